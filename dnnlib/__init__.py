@@ -1,0 +1,6 @@
+"""Small tools without torch: EasyDict, construction by name, cached downloads, errors that speak to the user."""
+
+from dnnlib import util
+from dnnlib.util import EasyDict, UserError, make_cache_dir_path
+
+__all__ = ["EasyDict", "UserError", "make_cache_dir_path", "util"]

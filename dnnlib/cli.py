@@ -1,0 +1,33 @@
+"""What every script does around its click command: one-line errors, exit code 2 for what the user can mend."""
+
+import sys
+
+import click
+
+from dnnlib.errors import UserError
+
+
+def run(command: click.Command) -> None:
+    """Run a click command as a program. Usage errors and `UserError` become one line on stderr and exit code 2."""
+    try:
+        status = command.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        fail(error.format_message(), exit_code=0)
+    except click.UsageError as error:
+        fail(f"Error: {one_line(error.format_message())} (see --help)")
+    except click.ClickException as error:
+        fail(f"Error: {one_line(error.format_message())}")
+    except click.Abort:
+        fail("Aborted.", exit_code=130)
+    except UserError as error:
+        fail(f"Error: {one_line(str(error))}")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def fail(message: str, exit_code: int = 2) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(exit_code)
