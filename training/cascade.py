@@ -1,0 +1,93 @@
+"""A chain of generators as one network: noise -> images of stage one -> images of stage two -> …"""
+
+from typing import Any
+
+import torch
+
+from torch_utils import persistence
+
+
+@persistence.persistent_class
+class Cascade(torch.nn.Module):
+    """`G(z, c) -> images`: `first` turns z into images, `generator` turns those into images of its own data set.
+
+    Both arguments are data, `{"class_name": …, **constructor arguments}`, so that a snapshot carries the whole chain;
+    `first` may be a cascade itself. `Cascade.chain(first, generator)` joins two existing networks.
+    """
+
+    def __init__(self, first: dict[str, Any], generator: dict[str, Any]):
+        super().__init__()
+        self.first = persistence.construct(**first)
+        self.generator = persistence.construct(**generator)
+        self.z_dim = self.first.z_dim
+        self.c_dim = self.generator.c_dim
+        self.w_dim = self.generator.w_dim
+        self.num_ws = self.generator.num_ws
+        self.img_resolution = self.generator.img_resolution
+        self.img_channels = self.generator.img_channels
+
+    @classmethod
+    def chain(cls, first: torch.nn.Module, generator: torch.nn.Module) -> "Cascade":
+        cascade = cls(first=recipe(first), generator=recipe(generator)).eval().requires_grad_(False)
+        cascade.first.load_state_dict(first.state_dict())
+        cascade.generator.load_state_dict(generator.state_dict())
+        return cascade.to(next(generator.parameters()).device)
+
+    @property
+    def synthesis(self) -> torch.nn.Module:
+        return self.generator.synthesis
+
+    @property
+    def mapping(self) -> "CascadeMapping":
+        return CascadeMapping(self)
+
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None, **kwargs: Any) -> torch.Tensor:
+        """z `[n, z_dim]` (or images for the first stage's encoder), labels of the last stage -> images."""
+        return self.generator(stage_images(self.first, z), c, **kwargs)
+
+    def stages(self, z: torch.Tensor) -> list[torch.Tensor]:
+        """The images of every stage but the last, first stage first."""
+        earlier = self.first.stages(z) if isinstance(self.first, Cascade) else []
+        return [*earlier, stage_images(self.first, z)]
+
+
+class CascadeMapping:
+    """The mapping of a cascade: everything up to the w of its last generator."""
+
+    def __init__(self, cascade: Cascade):
+        self.cascade = cascade
+        self.encoder = cascade.first.mapping.encoder
+        self.num_ws = cascade.num_ws
+        self.w_avg = cascade.generator.mapping.w_avg
+
+    def __call__(self, z: torch.Tensor, c: torch.Tensor | None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """z `[n, z_dim]` -> ws `[n, num_ws, w_dim]`."""
+        return self.cascade.generator.mapping(stage_images(self.cascade.first, z), c, *args, **kwargs)
+
+
+def recipe(network: torch.nn.Module) -> dict[str, Any]:
+    """The data that `persistence.construct` builds the network from."""
+    return {"class_name": persistence.class_path(type(network)), **network.init_kwargs}
+
+
+@torch.no_grad()
+def stage_images(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a trained generator hands to the next stage: images `[n, C, h, w]` in [-1, 1], the same for the same x.
+
+    A class-conditional stage draws its classes evenly, as a function of z, so that the chain stays deterministic.
+    """
+    z = network.mapping.encoder(x)
+    c = uniform_classes(z, network.c_dim) if network.c_dim > 0 else None
+    return network(z, c, noise_mode="const").clamp(-1, 1)
+
+
+def uniform_classes(z: torch.Tensor, c_dim: int) -> torch.Tensor:
+    """One-hot labels `[n, c_dim]`: the first coordinate of z through the normal distribution function."""
+    position = 0.5 * (1 + torch.erf(z[:, 0] / 2**0.5))  # uniform in (0, 1) for standard normal z
+    index = (position * c_dim).long().clamp(0, c_dim - 1)
+    return torch.nn.functional.one_hot(index, c_dim).to(torch.float32)
+
+
+def last_generator(network: torch.nn.Module) -> torch.nn.Module:
+    """The generator itself, or the last one of a cascade."""
+    return network.generator if isinstance(network, Cascade) else network

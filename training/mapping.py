@@ -1,0 +1,74 @@
+"""What feeds w: the encoder in front of the mapping network, the running mean of w, truncation (Karras 2019)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from torch_utils import misc
+from training.encoders import IdentityEncoder, build_encoder
+
+
+class EncodedMapping(torch.nn.Module):
+    """Base of the mapping networks: image or z in, z through `encoder`, w broadcast over the layers and truncated.
+
+    A subclass implements `embed_latent(z, c) -> w [n, w_dim]`.
+    """
+
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int | None, w_avg_beta: float | None):
+        super().__init__()
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.num_ws = num_ws
+        self.w_avg_beta = w_avg_beta
+        self.encoder: torch.nn.Module = IdentityEncoder(z_dim)
+        if num_ws is not None and w_avg_beta is not None:
+            self.register_buffer("w_avg", torch.zeros([w_dim]))
+
+    def embed_latent(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        z: torch.Tensor | None,
+        c: torch.Tensor | None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> torch.Tensor:
+        """Latents `[n, z_dim]` or source images `[n, C, H, W]`, labels `[n, c_dim]` -> ws `[n, num_ws, w_dim]`."""
+        if self.z_dim > 0:
+            z = self.encoder(z)  # [n, z_dim]
+        if self.c_dim > 0:
+            misc.assert_shape(c, [None, self.c_dim])
+        w = self.embed_latent(z, c)  # [n, w_dim]
+        if update_emas and self.w_avg_beta is not None:
+            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+        if self.num_ws is None:
+            return w
+        ws = w.unsqueeze(1).repeat([1, self.num_ws, 1])  # [n, num_ws, w_dim]
+        return ws if truncation_psi == 1 else self.truncate(ws, truncation_psi, truncation_cutoff)
+
+    def truncate(self, ws: torch.Tensor, psi: float, cutoff: int | None) -> torch.Tensor:
+        """Pull the first `cutoff` layers (all for None) towards the mean w."""
+        assert self.w_avg_beta is not None, "truncation needs the mean w, which this network does not track"
+        end = self.num_ws if cutoff is None else cutoff
+        return torch.cat([self.w_avg.lerp(ws[:, :end], psi), ws[:, end:]], dim=1)
+
+
+def normalize_2nd_moment(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
+    """Scale each row to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+
+
+def split_encoder_kwargs(mapping_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Separate the arguments of the mapping network from those of its encoder (key `encoder`)."""
+    kwargs = dict(mapping_kwargs)
+    return kwargs, kwargs.pop("encoder", None)
+
+
+def attach_encoder(mapping: EncodedMapping, encoder_kwargs: dict[str, Any] | None) -> None:
+    """Put the encoder that `encoder_kwargs` describes in front of `mapping`; None leaves it at plain z."""
+    if encoder_kwargs is not None:
+        mapping.encoder = build_encoder(z_dim=mapping.z_dim, **encoder_kwargs)

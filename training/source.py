@@ -1,0 +1,312 @@
+"""What feeds the generator: noise, images of a friendly neighbour, or a trained network (Asokan & Seelamantula 2023).
+
+A source is asked in two steps. `draw` makes the random choices for a whole batch, cheaply and on the CPU; `realize`
+turns the choices of some rows into tensors on the device. So every process can draw for the whole batch and realise
+its own rows. `LatentFeed` sees a source through an encoder and is what training, sampling and video use.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib.errors import UserError
+from torch_utils import persistence
+from training.cascade import stage_images
+from training.encoders import Encoder
+from training.image_files import ImageFiles, open_files, widen
+
+Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
+
+MAX_SIDE = 64  # pixels; the encoders look at no more than 32, and pictures of pairs are small
+MAX_BYTES = 4 << 30  # of decoded images in memory; a random subset of larger sources is used
+KEEPSAKE_IMAGES, KEEPSAKE_BYTES = 1000, 8 << 20  # what travels inside a snapshot
+FIT_SAMPLES = 4096  # network outputs that the statistics of an encoder are computed from
+
+
+class Source:
+    """Base of the sources: `sample(n, generator) -> x`, images `[n, C, h, w]` in [-1, 1] or noise `[n, z_dim]`."""
+
+    device = torch.device("cpu")
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        """The random choices for n samples, on the CPU."""
+        raise NotImplementedError
+
+    def realize(self, draw: Draw) -> torch.Tensor:
+        """The samples that the choices stand for, on the source's device."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.realize(self.draw(n, generator))
+
+    def to(self, device: torch.device | str) -> "Source":
+        self.device = torch.device(device)
+        return self
+
+    def all_batches(self, batch_size: int = 256) -> Iterator[torch.Tensor]:
+        """Samples that stand for the whole source, for the statistics of an encoder."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, path and fingerprint, as JSON data."""
+        raise NotImplementedError
+
+
+@persistence.persistent_class
+class GaussianSource(Source):
+    """Plain noise, the StyleGAN default."""
+
+    def __init__(self, z_dim: int):
+        self.z_dim = z_dim
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        return {"z": torch.randn([n, self.z_dim], generator=generator)}
+
+    def realize(self, draw: Draw) -> torch.Tensor:
+        return draw["z"].to(self.device)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "gaussian", "z_dim": self.z_dim}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        assert not state
+
+
+@persistence.persistent_class
+class ImageSource(Source):
+    """Images of another data set, of any size and channel count, held in memory at no more than 64 pixels a side.
+
+    `ImageSource.open(path)` reads a zip or folder. The object that a snapshot brings back holds a keepsake of up to
+    1,000 of the images, so that a generator works without the files that it was trained from.
+    """
+
+    def __init__(self, path: str, num_images: int, image_shape: list[int], fingerprint: str):
+        self.path = path
+        self.num_images = num_images
+        self.image_shape = list(image_shape)  # [C, h, w]
+        self.fingerprint = fingerprint
+        self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
+
+    @classmethod
+    def open(cls, path: str | Path, max_side: int = MAX_SIDE, seed: int = 0, verbose: bool = False) -> "ImageSource":
+        """Read a zip or folder; `UserError` names a missing path, an archive without images or a broken image."""
+        files = open_files(path)
+        try:
+            shape = common_shape(files, max_side)
+            names = choose_names(files.names, int(np.prod(shape)), seed)
+            images = read_images(files, names, shape, verbose)
+            fingerprint = content_fingerprint(files)
+        finally:
+            files.close()
+        source = cls(str(path), len(files.names), list(shape), fingerprint)
+        source.images = torch.from_numpy(images)
+        return source
+
+    @property
+    def img_channels(self) -> int:
+        return self.image_shape[0]
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        return {"index": torch.randint(len(self.images), [n], generator=generator)}
+
+    def realize(self, draw: Draw) -> torch.Tensor:
+        return self.images[draw["index"]].to(self.device, torch.float32) / 127.5 - 1
+
+    def all_batches(self, batch_size: int = 256) -> Iterator[torch.Tensor]:
+        for first in range(0, len(self.images), batch_size):
+            yield self.realize({"index": torch.arange(first, min(first + batch_size, len(self.images)))})
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "images",
+            "path": self.path,
+            "num_images": self.num_images,
+            "images_used": len(self.images),
+            "image_shape": self.image_shape,
+            "fingerprint": self.fingerprint,
+        }
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The keepsake: evenly spaced images."""
+        limit = min(KEEPSAKE_IMAGES, max(KEEPSAKE_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
+        index = torch.arange(limit) * len(self.images) // max(limit, 1)
+        return {"images": self.images[index]}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.images = state["images"]
+
+
+class NetworkSource(Source):
+    """A trained generator with the source that feeds it: stage one of a cascade.
+
+    network: `G_ema` of a snapshot (a `Cascade` counts as one network); root: the source that the snapshot came with.
+    """
+
+    def __init__(self, network: torch.nn.Module, root: Source, path: str, fingerprint: str):
+        self.network = network.eval().requires_grad_(False)
+        self.root = LatentFeed(root, network.mapping.encoder)
+        self.path = path
+        self.fingerprint = fingerprint
+
+    @property
+    def img_channels(self) -> int:
+        return self.network.img_channels
+
+    def to(self, device: torch.device | str) -> "NetworkSource":
+        super().to(device)
+        self.network.to(device)
+        self.root.to(device)
+        return self
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        return self.root.draw(n, generator)
+
+    def realize(self, draw: Draw) -> torch.Tensor:
+        return stage_images(self.network, self.root.latents(draw))
+
+    def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(0, FIT_SAMPLES, batch_size):
+            yield self.sample(batch_size, generator)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "network",
+            "path": self.path,
+            "fingerprint": self.fingerprint,
+            "source": self.root.source.describe(),
+        }
+
+
+class LatentFeed:
+    """A source seen through an encoder: z `[n, z_dim]` for the generator, and the images behind it for people.
+
+    With a parameter-free encoder and an image source, z of every image is computed once and kept on the device, so
+    that a Spider iteration costs what a Gaussian one does. The noise of `--source-noise` is added here, and only here.
+    """
+
+    def __init__(self, source: Source, encoder: Encoder):
+        self.source = source
+        self.encoder = encoder
+        self._table: torch.Tensor | None = None
+
+    @property
+    def has_images(self) -> bool:
+        return not isinstance(self.source, GaussianSource)
+
+    def to(self, device: torch.device | str) -> "LatentFeed":
+        self.source.to(device)
+        self._table = None
+        return self
+
+    def fit(self) -> None:
+        """Set the encoder's statistics from the source."""
+        if self.has_images:
+            self.encoder.fit(self.source.all_batches())
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        """The random choices for n samples: the source's, and the noise on z."""
+        draw = self.source.draw(n, generator)
+        if self.encoder.noise_std > 0:
+            draw["noise"] = torch.randn([n, self.encoder.z_dim], generator=generator)
+        return draw
+
+    def latents(self, draw: Draw, encoder: Encoder | None = None) -> torch.Tensor:
+        """z `[n, z_dim]`; through `encoder` where it is trained and has copies (G's and G_ema's)."""
+        encoder = self.encoder if encoder is None else encoder
+        if isinstance(self.source, ImageSource) and not encoder.is_trainable:
+            z = self.table[draw["index"].to(self.source.device)]
+        else:
+            z = encoder(self.source.realize(draw))
+        if "noise" in draw:
+            z = z + encoder.noise_std * draw["noise"].to(z.device)
+        return z
+
+    def images(self, draw: Draw) -> torch.Tensor | None:
+        """The source images behind a draw, `[n, C, h, w]` in [-1, 1]; None for noise."""
+        return self.source.realize(draw) if self.has_images else None
+
+    @property
+    @torch.no_grad()
+    def table(self) -> torch.Tensor:
+        if self._table is None:
+            self._table = torch.cat([self.encoder(images) for images in self.source.all_batches()])  # [N, z_dim]
+        return self._table
+
+
+def common_shape(files: ImageFiles, max_side: int) -> tuple[int, int, int]:
+    """`(C, h, w)` that all images are brought to: the widest channel count; the common size, reduced to `max_side`.
+
+    Images of mixed sizes or proportions are brought to a square.
+    """
+    headers = [files.probe(name) for name in files.names]
+    channels = max(header.channels for header in headers)
+    heights, widths = {header.height for header in headers}, {header.width for header in headers}
+    if len(heights) > 1 or len(widths) > 1:
+        side = min(max_side, max(max(heights), max(widths)))
+        return channels, side, side
+    height, width = heights.pop(), widths.pop()
+    scale = min(1.0, max_side / max(height, width))
+    return channels, max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def choose_names(names: list[str], bytes_each: int, seed: int) -> list[str]:
+    limit = max(MAX_BYTES // bytes_each, 1)
+    if len(names) <= limit:
+        return names
+    chosen = np.random.default_rng(seed).choice(len(names), limit, replace=False)
+    return [names[index] for index in np.sort(chosen)]
+
+
+def read_images(files: ImageFiles, names: list[str], shape: tuple[int, int, int], verbose: bool) -> np.ndarray:
+    """uint8 `[N, C, h, w]`; decoding runs in threads."""
+    images = np.empty([len(names), *shape], dtype=np.uint8)
+
+    def read(index: int) -> None:
+        images[index] = fit_image(files.decode(names[index]), shape)
+
+    with ThreadPoolExecutor() as pool:
+        reads = pool.map(read, range(len(names)))
+        for _ in tqdm(reads, total=len(names), desc="Source images", unit="img", disable=not verbose, leave=False):
+            pass
+    return images
+
+
+def fit_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """`[H, W, C]` of 8 or 16 bits -> uint8 `[C, h, w]`, antialiased; alpha weighs the colours."""
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    channels, height, width = shape
+    pixels = widen(pixels, channels)
+    if pixels.shape[:2] != (height, width):
+        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def content_fingerprint(files: ImageFiles) -> str:
+    """Hash of names and contents, never of the path."""
+    digest = hashlib.sha256()
+    for name in files.names:
+        digest.update(f"{name}\0{files.identity(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def check_source_encoder(source: Source, kind: str) -> None:
+    """`UserError` where source and encoder cannot meet."""
+    if isinstance(source, GaussianSource) != (kind == "identity"):
+        raise UserError(
+            "--source-encoder=identity is for noise; with a source of images use flatten, flatten-crop or conv"
+            if kind == "identity"
+            else f"--source-encoder={kind} needs a source of images: add --source=IMAGES.zip or --source=SNAPSHOT.pkl"
+        )
