@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.errors import UserError
 from torch_utils import persistence
 from training.cascade import stage_images
 from training.encoders import Encoder
@@ -57,6 +56,11 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """Kind, path and fingerprint, as JSON data."""
         raise NotImplementedError
+
+    @property
+    def root(self) -> "Source":
+        """The source that feeds the first network of the chain: this one, unless it is a network."""
+        return self
 
 
 @persistence.persistent_class
@@ -112,10 +116,6 @@ class ImageSource(Source):
         source.images = torch.from_numpy(images)
         return source
 
-    @property
-    def img_channels(self) -> int:
-        return self.image_shape[0]
-
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         return {"index": torch.randint(len(self.images), [n], generator=generator)}
 
@@ -154,25 +154,25 @@ class NetworkSource(Source):
 
     def __init__(self, network: torch.nn.Module, root: Source, path: str, fingerprint: str):
         self.network = network.eval().requires_grad_(False)
-        self.root = LatentFeed(root, network.mapping.encoder)
+        self.feed = LatentFeed(root, network.mapping.encoder)
         self.path = path
         self.fingerprint = fingerprint
 
     @property
-    def img_channels(self) -> int:
-        return self.network.img_channels
+    def root(self) -> Source:
+        return self.feed.source
 
     def to(self, device: torch.device | str) -> "NetworkSource":
         super().to(device)
         self.network.to(device)
-        self.root.to(device)
+        self.feed.to(device)
         return self
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        return self.root.draw(n, generator)
+        return self.feed.draw(n, generator)
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return stage_images(self.network, self.root.latents(draw))
+        return stage_images(self.network, self.feed.latents(draw))
 
     def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -184,7 +184,7 @@ class NetworkSource(Source):
             "kind": "network",
             "path": self.path,
             "fingerprint": self.fingerprint,
-            "source": self.root.source.describe(),
+            "source": self.root.describe(),
         }
 
 
@@ -277,7 +277,7 @@ def read_images(files: ImageFiles, names: list[str], shape: tuple[int, int, int]
 
     with ThreadPoolExecutor() as pool:
         reads = pool.map(read, range(len(names)))
-        for _ in tqdm(reads, total=len(names), desc="Source images", unit="img", disable=not verbose, leave=False):
+        for _ in tqdm(reads, total=len(names), desc="Source images", unit="img", disable=None if verbose else True, leave=False):
             pass
     return images
 
@@ -300,13 +300,3 @@ def content_fingerprint(files: ImageFiles) -> str:
     for name in files.names:
         digest.update(f"{name}\0{files.identity(name)}\n".encode())
     return digest.hexdigest()
-
-
-def check_source_encoder(source: Source, kind: str) -> None:
-    """`UserError` where source and encoder cannot meet."""
-    if isinstance(source, GaussianSource) != (kind == "identity"):
-        raise UserError(
-            "--source-encoder=identity is for noise; with a source of images use flatten, flatten-crop or conv"
-            if kind == "identity"
-            else f"--source-encoder={kind} needs a source of images: add --source=IMAGES.zip or --source=SNAPSHOT.pkl"
-        )

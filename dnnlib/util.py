@@ -1,0 +1,121 @@
+"""The names that StyleGAN users import from here: EasyDict, construction by name, downloads, the log, times."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from dnnlib.downloads import is_url, make_cache_dir_path, open_url
+from dnnlib.errors import UserError
+from dnnlib.logger import Logger
+
+__all__ = [
+    "EasyDict",
+    "Logger",
+    "UserError",
+    "call_func_by_name",
+    "construct_class_by_name",
+    "format_time",
+    "get_obj_by_name",
+    "is_url",
+    "make_cache_dir_path",
+    "open_url",
+]
+
+PROJECT_PACKAGES = ("training", "torch_utils", "metrics", "dnnlib")
+
+
+class EasyDict(dict):
+    """A dict whose items are also attributes. A missing attribute is an AttributeError, as for any object."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no item {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no item {name!r}") from None
+
+
+def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
+    """An instance of the project's class `class_name` ('training.networks_stylegan2.Generator').
+
+    Raises `UserError` (a ValueError) for names outside of the project, as in `get_obj_by_name`.
+    """
+    cls = get_obj_by_name(class_name)
+    if not inspect.isclass(cls):
+        raise UserError(f"{class_name!r} is not a class")
+    return cls(*args, **kwargs)
+
+
+def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
+    """Call the project's function or class `func_name`; the names allowed are those of `get_obj_by_name`."""
+    return get_obj_by_name(func_name)(*args, **kwargs)
+
+
+def get_obj_by_name(name: str) -> Callable[..., Any]:
+    """The class or function that one of the project's own modules defines under `name` ('package.module.Class').
+
+    Names come out of files that others wrote, so that nothing else resolves: no other package, no private name, and
+    nothing that a module of the project merely imported. Raises `UserError` (a ValueError) naming the offender.
+    """
+    obj = _resolve(name)
+    if obj is None or not _is_own(obj):
+        raise UserError(f"{name!r} is not a class or function of this project ({', '.join(PROJECT_PACKAGES)})")
+    return obj
+
+
+def _resolve(name: str) -> Any:
+    """Follow the dots through modules, then through classes; None where they lead nowhere or out of the project."""
+    parts = name.split(".") if isinstance(name, str) else [""]
+    if parts[0] not in PROJECT_PACKAGES or not all(part.isidentifier() and part[0] != "_" for part in parts):
+        return None
+    obj: Any = importlib.import_module(parts[0])
+    for part in parts[1:]:
+        submodule = _submodule(obj, part)
+        if submodule is not None:
+            obj = submodule
+        elif _is_own(obj) or isinstance(obj, ModuleType):
+            obj = inspect.getattr_static(obj, part, None)
+            obj = None if isinstance(obj, ModuleType) else obj
+        else:
+            return None
+    return obj
+
+
+def _submodule(package: Any, name: str) -> ModuleType | None:
+    """The package's submodule `name`. An error inside of it comes through: it is a bug, not a bad name."""
+    if not isinstance(package, ModuleType) or not hasattr(package, "__path__"):
+        return None
+    full_name = f"{package.__name__}.{name}"
+    if full_name not in sys.modules and importlib.util.find_spec(full_name) is None:
+        return None
+    return importlib.import_module(full_name)
+
+
+def _is_own(obj: Any) -> bool:
+    if not (inspect.isclass(obj) or inspect.isfunction(obj)):
+        return False
+    return str(obj.__module__).split(".")[0] in PROJECT_PACKAGES
+
+
+def format_time(seconds: float) -> str:
+    """A duration for people: '5.0s', '3m 04s', '2h 03m 04s', '1d 02h 03m'."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f}s"
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02d}h {minutes:02d}m"
+    return f"{hours}h {minutes:02d}m {secs:02d}s" if hours else f"{minutes}m {secs:02d}s"

@@ -1,0 +1,83 @@
+"""Bias, activation, gain and clamp in one call."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from torch_utils.ops import dispatch
+
+
+class Activation(NamedTuple):
+    func: Callable[[torch.Tensor, float], torch.Tensor]  # (x, alpha) -> y
+    def_alpha: float
+    def_gain: float  # keeps the variance of a standard normal input about 1
+
+
+# The gains of relu, lrelu and swish make up for the half of the signal that they remove (He et al. 2015).
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": Activation(lambda x, alpha: x, 0, 1),
+    "relu": Activation(lambda x, alpha: F.relu(x), 0, np.sqrt(2)),
+    "lrelu": Activation(F.leaky_relu, 0.2, np.sqrt(2)),
+    "tanh": Activation(lambda x, alpha: torch.tanh(x), 0, 1),
+    "sigmoid": Activation(lambda x, alpha: torch.sigmoid(x), 0, 1),
+    "elu": Activation(lambda x, alpha: F.elu(x), 0, 1),
+    "selu": Activation(lambda x, alpha: F.selu(x), 0, 1),
+    "softplus": Activation(lambda x, alpha: F.softplus(x), 0, 1),
+    "swish": Activation(lambda x, alpha: F.silu(x), 0, np.sqrt(2)),
+}
+
+
+def bias_act(
+    x: torch.Tensor,
+    b: torch.Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "cuda",
+) -> torch.Tensor:
+    """y = clamp(gain * act(x + b)), of the shape and dtype of `x`.
+
+    `x`: floating point, any shape. `b`: `[x.shape[dim]]`, the dtype of `x`, added along `dim`. `act`: a key of
+    `ACTIVATIONS`. `alpha` is the negative slope of lrelu (the other activations ignore it); `alpha` and `gain` None are
+    the activation's own. `clamp` bounds y to [-clamp, clamp]; the gradient outside is 0, None is no bound.
+    Raises ValueError or TypeError that names the argument.
+    """
+    _check_arguments(x, b, dim, act, clamp)
+    spec = ACTIVATIONS[act]
+    alpha = float(spec.def_alpha if alpha is None else alpha)
+    gain = float(spec.def_gain if gain is None else gain)
+    return dispatch.select("bias_act", x.device, impl)(x, b, dim, act, alpha, gain, clamp)
+
+
+def _bias_act_ref(x, b, dim, act, alpha, gain, clamp):
+    if b is not None:
+        x = x + b.reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
+    x = ACTIVATIONS[act].func(x, alpha)
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else F.hardtanh(x, -clamp, clamp)  # its backward is 5 times as fast as clamp's
+
+
+dispatch.register("bias_act", dispatch.REFERENCE, _bias_act_ref)
+
+
+def _check_arguments(x, b, dim, act, clamp):
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act is {act!r}, not one of: {', '.join(ACTIVATIONS)}")
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        raise TypeError("x must be a floating point tensor")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"clamp is {clamp}, must be None or at least 0")
+    if b is None:
+        return
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim is {dim}, but x has {x.ndim} dimensions")
+    if not isinstance(b, torch.Tensor) or b.dtype != x.dtype:
+        raise TypeError(f"b must be a tensor of the dtype of x, {x.dtype}")
+    if b.ndim != 1 or b.shape[0] != x.shape[dim]:
+        raise ValueError(f"b has shape {list(b.shape)}, must be [{x.shape[dim]}] like dimension {dim} of x")

@@ -1,0 +1,293 @@
+"""Pad, upsample, filter and downsample images: the resampling of StyleGAN2 and StyleGAN3."""
+
+import numbers
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from torch_utils.ops import dispatch
+
+
+def setup_filter(
+    f: torch.Tensor | np.ndarray | Sequence | float | None,
+    device: torch.device | str = torch.device("cpu"),
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> torch.Tensor:
+    """A float32 FIR filter for `upfirdn2d` on `device`: `[taps]` (used along both axes) or `[height, width]`.
+
+    `f`: taps as a number, a list, an array or a tensor of one or two dimensions; None is the identity. `normalize`
+    makes the taps sum to 1 (over each axis), `flip_filter` reverses them, `gain` is that of the filter as a whole.
+    `separable` None keeps a one-dimensional `f` so from 8 taps on and expands a shorter one to two dimensions.
+    """
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"f has shape {list(taps.shape)}, must have one or two dimensions and be non-empty")
+    taps = taps.reshape(1) if taps.ndim == 0 else taps
+    if separable is None:
+        separable = taps.ndim == 1 and taps.numel() >= 8
+    if separable and taps.ndim != 1:
+        raise ValueError("separable is True, but f has two dimensions")
+    if taps.ndim == 1 and not separable:
+        taps = torch.outer(taps, taps)
+    if normalize:
+        taps = taps / taps.sum()
+    if flip_filter:
+        taps = taps.flip(list(range(taps.ndim)))
+    return taps * gain ** (taps.ndim / 2)
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> torch.Tensor:
+    """Per channel: insert zeros, pad, filter, keep every `down`-th pixel.
+
+    `x`: `[N, C, H, W]`, floating point. `f`: float32 filter of `setup_filter`, None is the identity. `up`, `down`:
+    integers or [x, y]; `up - 1` zeros follow every pixel. `padding`: zeros round the upsampled image as an integer,
+    [x, y] or [left, right, top, bottom], negative to crop. The filter is convolved with the image, correlated with
+    `flip_filter`; only positions where all of it lies on the padded image count. `gain` scales the result.
+    Returns `[N, C, (H * up + top + bottom - f_height) // down + 1, ...]` of the dtype of `x`.
+    Raises ValueError or TypeError that names the argument.
+    """
+    _check_image(x)
+    up, down, padding = parse_scaling("up", up), parse_scaling("down", down), parse_padding(padding)
+    spec = Resampling(up, down, padding)
+    if min(_output_size(spec, _size(x), filter_size(f))) < 1:
+        raise ValueError(f"padding {padding} leaves less of the {_size(x)} image than the {filter_size(f)} taps of f")
+    return dispatch.select("upfirdn2d", x.device, impl)(x, f, up, down, padding, flip_filter, gain)
+
+
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> torch.Tensor:
+    """Filter `x` `[N, C, H, W]`, keeping its size; `padding` is added to what that needs. See `upfirdn2d`."""
+    return upfirdn2d(
+        x, f, padding=_add_padding(padding, same_padding(f)), flip_filter=flip_filter, gain=gain, impl=impl
+    )
+
+
+def upsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> torch.Tensor:
+    """Enlarge `x` `[N, C, H, W]` by `up`; `padding` is added to what that needs. The mean is kept. See `upfirdn2d`."""
+    up_x, up_y = parse_scaling("up", up)
+    padding = _add_padding(padding, upsample_padding(f, (up_x, up_y)))
+    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * up_x * up_y, impl=impl)
+
+
+def downsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> torch.Tensor:
+    """Shrink `x` `[N, C, H, W]` by `down`; `padding` is added to what that needs. See `upfirdn2d`."""
+    padding = _add_padding(padding, downsample_padding(f, parse_scaling("down", down)))
+    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+# Padding [left, right, top, bottom] that centres the filter.
+
+
+def same_padding(f: torch.Tensor | None) -> tuple[int, int, int, int]:
+    """So that the output has the size of the input."""
+    width, height = filter_size(f)
+    return width // 2, (width - 1) // 2, height // 2, (height - 1) // 2
+
+
+def upsample_padding(f: torch.Tensor | None, up: tuple[int, int]) -> tuple[int, int, int, int]:
+    """So that the output is `up` times the size of the input."""
+    width, height = filter_size(f)
+    return (width + up[0] - 1) // 2, (width - up[0]) // 2, (height + up[1] - 1) // 2, (height - up[1]) // 2
+
+
+def downsample_padding(f: torch.Tensor | None, down: tuple[int, int]) -> tuple[int, int, int, int]:
+    """So that the output is 1 / `down` of the size of the input."""
+    width, height = filter_size(f)
+    return (width - down[0] + 1) // 2, (width - down[0]) // 2, (height - down[1] + 1) // 2, (height - down[1]) // 2
+
+
+# The reference.
+
+
+FAST_CONV_PADDING = 3  # a CPU convolution that pads by more itself takes about 5 times as long
+
+
+class Resampling(NamedTuple):
+    """y[m] = sum_k taps[k] * x_up[m * down + k - before] along each axis; pairs are (x, y)."""
+
+    up: tuple[int, int]
+    down: tuple[int, int]
+    padding: tuple[int, int, int, int]  # left, right, top, bottom of the upsampled image
+
+    def adjoint(self, size_in: tuple[int, int], size_out: tuple[int, int], taps: tuple[int, int]) -> "Resampling":
+        """The transposed operator, for the reversed taps. All sizes are (width, height)."""
+        padding = []
+        for axis in (0, 1):
+            before = taps[axis] - 1 - self.padding[2 * axis]
+            padded = (size_in[axis] - 1) * self.up[axis] + taps[axis]
+            padding += [before, padded - size_out[axis] * self.down[axis] - before]
+        return Resampling(self.down, self.up, tuple(padding))
+
+
+class _Resample(torch.autograd.Function):
+    """Resampling is linear in the image, so that its derivative of any order is the same op again, transposed.
+
+    On a CPU torch's own second derivative of a depthwise convolution takes about ten times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, taps, spec):
+        y = _resample(x, taps, spec)
+        ctx.save_for_backward(taps)
+        ctx.adjoint = spec.adjoint(_size(x), _size(y), _size(taps))
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (taps,) = ctx.saved_tensors
+        return _Resample.apply(dy, taps.flip([0, 1]), ctx.adjoint), None, None
+
+
+def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
+    if f is None and up == down == (1, 1):
+        return _pad(x, padding) * gain
+    f = torch.ones([1, 1], device=x.device) if f is None else f
+    taps = f * gain ** (f.ndim / 2)
+    taps = (taps if flip_filter else taps.flip(list(range(f.ndim)))).to(x.dtype)
+    if taps.ndim == 2:
+        return _Resample.apply(x, taps, Resampling(up, down, padding))
+    x = _Resample.apply(x, taps[:, None], Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
+    return _Resample.apply(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
+
+
+dispatch.register("upfirdn2d", dispatch.REFERENCE, _upfirdn2d_ref)
+
+
+def _resample(x, taps, spec):
+    """Correlate `x` `[N, C, H, W]` with `taps` `[height, width]`, never touching an inserted zero."""
+    n, c, h, w = x.shape
+    if x.numel() == 0:
+        return x.new_zeros([n, c, *(_output_size(spec, (w, h), _size(taps))[::-1])])
+    x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
+    weight = taps.expand(n * c, 1, *taps.shape)
+    y = _gather(x, weight, spec) if spec.up == (1, 1) else _spread(x, weight, spec)
+    return y.reshape(n, c, *y.shape[2:])
+
+
+def _gather(x, weight, spec):
+    """Strided depthwise convolution."""
+    left, right, top, bottom = spec.padding
+    if not (left == right and top == bottom and 0 <= min(left, top) <= max(left, top) <= FAST_CONV_PADDING):
+        x, left, top = _pad(x, spec.padding), 0, 0
+    return F.conv2d(x, weight, stride=spec.down[::-1], padding=[top, left], groups=x.shape[1])
+
+
+def _spread(x, weight, spec):
+    """Transposed strided depthwise convolution. It makes every output that an input reaches; the surplus is cropped."""
+    inner, outer, surplus = [], [], []
+    for axis, taps in enumerate((weight.shape[3], weight.shape[2])):
+        up, before, after = spec.up[axis], *spec.padding[2 * axis : 2 * axis + 2]
+        skip_first, skip_last = max(-(before // up), 0), max(-after // up, 0)  # inputs that reach nothing
+        lead, trail = taps - 1 - before - skip_first * up, taps - up - after - skip_last * up
+        crop = max(min(lead, trail), 0)
+        inner += [-skip_first, -skip_last]
+        outer += [crop - lead, crop - trail]
+        surplus.append(crop)
+    y = F.conv_transpose2d(
+        _pad(x, inner), weight.flip([2, 3]), stride=spec.up[::-1], padding=surplus[::-1], groups=x.shape[1]
+    )
+    return _pad(y, outer)[:, :, :: spec.down[1], :: spec.down[0]]
+
+
+def _pad(x, padding):
+    """Zero padding, negative to crop; without the copy that F.pad makes even where there is nothing to add."""
+    left, right, top, bottom = padding
+    x = x[:, :, max(-top, 0) : x.shape[2] - max(-bottom, 0), max(-left, 0) : x.shape[3] - max(-right, 0)]
+    return F.pad(x, [max(p, 0) for p in padding]) if max(padding) > 0 else x
+
+
+def _size(x):
+    return x.shape[-1], x.shape[-2]
+
+
+def _output_size(spec, size, taps):
+    """(width, height) of the result; not positive where the padded image is smaller than the filter."""
+    pads = (sum(spec.padding[:2]), sum(spec.padding[2:]))
+    return tuple((size[a] * spec.up[a] + pads[a] - taps[a]) // spec.down[a] + 1 for a in (0, 1))
+
+
+# Arguments.
+
+
+def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
+    """(width, height) of a filter in taps; TypeError or ValueError for what is no filter."""
+    if f is None:
+        return 1, 1
+    if not isinstance(f, torch.Tensor) or f.dtype != torch.float32:
+        raise TypeError("f must be None or a float32 tensor (see setup_filter)")
+    if f.ndim not in (1, 2) or f.numel() == 0:
+        raise ValueError(f"f has shape {list(f.shape)}, must be [taps] or [height, width]")
+    return f.shape[-1], f.shape[0]
+
+
+def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
+    """(x, y) of an `up` or `down`."""
+    values = _integers(name, scaling, lengths=(1, 2))
+    if min(values) < 1:
+        raise ValueError(f"{name} is {scaling}, must be at least 1")
+    return values[0], values[-1]
+
+
+def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom)."""
+    values = _integers("padding", padding, lengths=(1, 2, 4))
+    if len(values) < 4:
+        values = [values[0], values[0], values[-1], values[-1]]
+    return tuple(values)
+
+
+def _integers(name, value, lengths):
+    values = [value] if isinstance(value, numbers.Number) else list(value)
+    if not all(isinstance(v, numbers.Integral) for v in values):
+        raise TypeError(f"{name} is {value!r}, must hold integers")
+    if len(values) not in lengths:
+        raise ValueError(f"{name} is {value!r}, must hold {' or '.join(map(str, lengths))} integers")
+    return [int(v) for v in values]
+
+
+def _add_padding(padding, extra):
+    return [own + more for own, more in zip(parse_padding(padding), extra, strict=True)]
+
+
+def _check_image(x):
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        raise TypeError("x must be a floating point tensor")
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")

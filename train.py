@@ -1,0 +1,169 @@
+"""Train a generator: StyleGAN2-ADA and StyleGAN3, from noise or from images of a friendly neighbour.
+
+\b
+# Plain StyleGAN on a zip or folder of images
+python train.py --data=emoji32.zip --cfg=stylegan2
+
+\b
+# Spider: images of one data set become images of the other
+python train.py --source=tinyimagenet.zip --data=emoji32.zip --cfg=stylegan3-t
+
+\b
+# A cascade: stage one on the source itself, then stage two on top of it
+python train.py --source=tinyimagenet.zip --cfg=stylegan3-t
+python train.py --source=training-runs/00000-.../network-snapshot-000200.pkl --data=emoji32.zip --cfg=stylegan3-t
+
+\b
+# Transfer learning, on two GPUs
+python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200.pkl --gpus=2
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import click
+import torch
+
+import dnnlib
+import dnnlib.cli
+from dnnlib.errors import UserError
+from torch_utils import distributed
+from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.encoders import ENCODERS, NORMS
+from training.progress import make_run_dir
+from training.resolve import resolve
+from training.training_loop import training_loop
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
+
+def auto_int(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """An integer, or `auto` for None."""
+    if value is None or value == "auto":
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    return () if names in (("none",), ()) else names
+
+
+@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+# Required and main features.
+@click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
+@click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)), required=True)
+@click.option("--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR]")
+@click.option(
+    "--source",
+    help="What the generator is fed: images of another data set, or a snapshot (with --data); "
+    "alone, it trains stage one, a plain generator of the source itself",
+    metavar="[ZIP|DIR|PKL|URL]",
+)
+@click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))
+@click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
+@click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
+@click.option(
+    "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
+)
+@click.option("--batch", help="Total batch size  [default: 32]", type=int)
+@click.option("--gamma", help="R1 regularization weight  [default: by resolution and batch]", type=float)
+# Optional features.
+@click.option("--cond", help="Train a conditional model", metavar="BOOL", type=bool, default=False)
+@click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
+@click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
+@click.option(
+    "--augpipe", help="Augmentation pipeline: blit, geom, color, filter, noise, cutout, bg, bgc, …", default="bgc"
+)
+@click.option("--resume", help="Resume from given network pickle: weights that fit", metavar="[PATH|URL]")
+@click.option("--freezed", help="Freeze first layers of D", metavar="INT", type=int, default=0)
+# Misc hyperparameters.
+@click.option("--p", help="Probability for --aug=fixed", type=float, default=0.2)
+@click.option("--target", help="Target value for --aug=ada", type=float, default=0.6)
+@click.option(
+    "--batch-gpu", help="Limit batch size per GPU; auto: the most that fits", callback=auto_int, default="auto"
+)
+@click.option("--cbase", help="Capacity multiplier", metavar="INT", type=int, default=32768)
+@click.option("--cmax", help="Max. feature maps", metavar="INT", type=int, default=512)
+@click.option("--z-dim", help="Dimensions of z", metavar="INT", type=int, default=512)
+@click.option("--w-dim", help="Dimensions of w", metavar="INT", type=int, default=512)
+@click.option("--glr", help="G learning rate  [default: 0.002 for stylegan2, 0.0025 for stylegan3]", type=float)
+@click.option("--dlr", help="D learning rate", type=float, default=0.002)
+@click.option("--map-depth", help="Mapping network depth  [default: 8 for stylegan2, 2 for stylegan3]", type=int)
+@click.option("--mbstd-group", help="Minibatch std group size", type=int, default=4)
+# Misc settings.
+@click.option("--desc", help="String to include in result dir name", metavar="STR")
+@click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")
+@click.option("--kimg", help="Total training duration", metavar="KIMG", type=float, default=25000)
+@click.option("--tick", help="How often to print progress", metavar="KIMG", type=float, default=4)
+@click.option(
+    "--snap", help="How often to save snapshots  [default: ticks 1, 2, 4, … 32, then 50]", metavar="TICKS", type=int
+)
+@click.option("--seed", help="Random seed", metavar="INT", type=int, default=0)
+@click.option("--fp32", help="Disable mixed-precision", metavar="BOOL", type=bool, default=False)
+@click.option("--nobench", help="Disable cuDNN benchmarking", metavar="BOOL", type=bool, default=False)
+@click.option("--workers", help="Threads that decode images", metavar="INT", type=int, default=3)
+@click.option("--device", help="Where to train", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
+def main(dry_run: bool, **options: Any) -> int:
+    resolved = resolve(TrainingOptions(**options))
+    if distributed.get_rank() == 0:
+        resolved.print_summary()
+    if dry_run:
+        distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
+        return 0
+    return launch(resolved.config)
+
+
+def launch(config: TrainingConfig) -> int:
+    """Train in this process (alone, or as one of torchrun's), or in processes of its own; the exit code."""
+    if distributed.is_launched() or config.num_gpus == 1:
+        return train_process(config, device=distributed.init(device=config.device))
+    with tempfile.TemporaryDirectory() as folder:
+        meeting_point = os.path.join(folder, "meeting-point")
+        processes = torch.multiprocessing.start_processes(
+            spawned_process, args=(config, meeting_point), nprocs=config.num_gpus, join=False, start_method="spawn"
+        )
+        # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            while not processes.join():
+                pass
+        except torch.multiprocessing.ProcessExitedException as error:
+            return error.exit_code
+    return 0
+
+
+def spawned_process(rank: int, config: TrainingConfig, meeting_point: str) -> None:
+    torch.set_num_threads(max(torch.get_num_threads() // config.num_gpus, 1))
+    try:
+        device = distributed.init(rank, config.num_gpus, meeting_point, device=config.device)
+        status = train_process(config, device)
+    except UserError as error:
+        dnnlib.cli.fail(f"Error: {dnnlib.cli.one_line(str(error))}")
+    sys.exit(status)
+
+
+def train_process(config: TrainingConfig, device: torch.device) -> int:
+    """One process of the run, from its folder to its end; the exit code."""
+    run_dir = make_run_dir(config.outdir, config.desc) if distributed.get_rank() == 0 else None
+    run_dir = distributed.broadcast_object(run_dir)
+    log = dnnlib.util.Logger(run_dir / "log.txt") if distributed.get_rank() == 0 else contextlib.nullcontext()
+    with log:
+        distributed.print0(f"Run folder: {run_dir}")
+        is_interrupted = training_loop(config, run_dir, device)
+    distributed.barrier()
+    distributed.shutdown()
+    return INTERRUPTED if is_interrupted else 0
+
+
+if __name__ == "__main__":
+    dnnlib.cli.run(main)

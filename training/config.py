@@ -1,0 +1,249 @@
+"""What a training run is: the configuration table, what the user may ask for, and the complete description of a run."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dnnlib.errors import UserError
+from training.augment import AUGPIPES
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of the configuration table."""
+
+    network: str
+    """Module of the generator."""
+    map_depth: int
+    """Layers of the mapping network."""
+    glr: float
+    """Learning rate of G."""
+    gamma_at_256: float | None
+    """R1 weight at 256x256, scaling with the number of pixels; None: StyleGAN2's rule, 0.0002 pixels / batch."""
+    width_multiplier: int = 1
+    """Factor on `--cbase` and `--cmax`, for generators whose convolutions are 1x1."""
+    pl_weight: float = 0.0
+    """Weight of the path-length regulariser."""
+    G_reg_interval: int | None = None
+    """Steps from one path-length regularisation to the next; None for none."""
+    style_mixing_prob: float = 0.0
+    """Share of samples whose later layers take another latent."""
+    blur_init_sigma: float = 0.0
+    """Blur of the images that D sees at the start, in pixels; it fades over the first images."""
+    magnitude_ema: bool = False
+    """Whether G tracks the magnitude of its activations (half-life 20 kimg)."""
+    synthesis: dict[str, Any] = field(default_factory=dict)
+    """Further constructor arguments of G."""
+
+
+# Beside each row the FID that the papers report on FFHQ; published figures, not measured with this code.
+PRESETS = {
+    # Karras 2020: 2.84 at 1024x1024
+    "stylegan2": Preset(
+        network="training.networks_stylegan2",
+        map_depth=8,
+        glr=0.002,
+        gamma_at_256=None,
+        pl_weight=2.0,
+        G_reg_interval=4,
+        style_mixing_prob=0.9,
+        synthesis={"fused_modconv_default": "inference_only"},
+    ),
+    # Karras 2021, translation equivariant: 2.79 at 1024x1024
+    "stylegan3-t": Preset(
+        network="training.networks_stylegan3", map_depth=2, glr=0.0025, gamma_at_256=2.0, magnitude_ema=True
+    ),
+    # Karras 2021, translation and rotation equivariant: 3.07 at 1024x1024
+    "stylegan3-r": Preset(
+        network="training.networks_stylegan3",
+        map_depth=2,
+        glr=0.0025,
+        gamma_at_256=2.0,
+        width_multiplier=2,
+        blur_init_sigma=10.0,
+        magnitude_ema=True,
+        synthesis={"conv_kernel": 1, "use_radial_filters": True},
+    ),
+}
+
+
+@dataclass
+class TrainingOptions:
+    """What the user asks for, named as the flags of train.py. None means: decide for me."""
+
+    cfg: str
+    data: str | None = None
+    source: str | None = None
+    source_encoder: str | None = None
+    source_norm: str = "standardize"
+    source_noise: float = 0.0
+    outdir: str = "training-runs"
+    gpus: int | None = None
+    batch: int | None = None
+    gamma: float | None = None
+    cond: bool = False
+    mirror: bool = False
+    aug: str = "ada"
+    augpipe: str = "bgc"
+    resume: str | None = None
+    freezed: int = 0
+    p: float = 0.2
+    target: float = 0.6
+    batch_gpu: int | None = None
+    cbase: int = 32768
+    cmax: int = 512
+    z_dim: int = 512
+    w_dim: int = 512
+    glr: float | None = None
+    dlr: float = 0.002
+    map_depth: int | None = None
+    mbstd_group: int = 4
+    desc: str | None = None
+    metrics: tuple[str, ...] = ()
+    kimg: float = 25000
+    tick: float = 4
+    snap: int | None = None
+    seed: int = 0
+    fp32: bool = False
+    nobench: bool = False
+    workers: int = 3
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Ranges; raises `UserError` that names the flag."""
+        if self.cfg not in PRESETS:
+            raise UserError(f"--cfg={self.cfg}: choose from {', '.join(PRESETS)}")
+        if self.augpipe not in AUGPIPES:
+            raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
+        for name in (
+            "batch",
+            "gpus",
+            "batch_gpu",
+            "cbase",
+            "cmax",
+            "z_dim",
+            "w_dim",
+            "snap",
+            "mbstd_group",
+            "map_depth",
+        ):
+            self._require(name, lambda value: value >= 1, "must be at least 1")
+        for name in ("kimg", "tick", "glr", "dlr"):
+            self._require(name, lambda value: value > 0, "must be positive")
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed"):
+            self._require(name, lambda value: value >= 0, "must not be negative")
+        for name in ("p", "target"):
+            self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
+        if self.metrics:
+            raise UserError(
+                f"--metrics={','.join(self.metrics)}: this version computes no metrics during training; "
+                "use --metrics=none"
+            )
+
+    def _require(self, name: str, holds: Any, rule: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise UserError(f"--{name.replace('_', '-')}={value} {rule}")
+
+    @property
+    def preset(self) -> Preset:
+        return PRESETS[self.cfg]
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that a run depends on, as plain data; saved as training_options.json."""
+
+    cfg: str
+    """Row of the configuration table."""
+    desc: str
+    """Name of the run, behind its number."""
+    training_set_kwargs: dict[str, Any]
+    """Constructor arguments of the dataset."""
+    source: dict[str, Any]
+    """`kind` (gaussian, images, network), and `path` or `z_dim`."""
+    G_kwargs: dict[str, Any]
+    """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
+    D_kwargs: dict[str, Any]
+    """Class and constructor arguments of the discriminator."""
+    G_opt_kwargs: dict[str, Any]
+    D_opt_kwargs: dict[str, Any]
+    outdir: str
+    """Folder of the run folders."""
+    device: str
+    """cpu or cuda."""
+    num_gpus: int
+    """Processes."""
+    batch_size: int
+    """Images per step, over all processes and accumulation rounds."""
+    batch_gpu: int | None
+    """Images that one process works on at a time; None: the most that fits."""
+    mbstd_group: int
+    """Samples per group of the minibatch standard deviation."""
+    r1_gamma: float
+    """Weight of the R1 regulariser."""
+    pl_weight: float
+    """Weight of the path-length regulariser."""
+    G_reg_interval: int | None
+    """Steps from one path-length regularisation to the next; None for none."""
+    style_mixing_prob: float
+    """Share of samples whose later layers take another latent."""
+    blur_init_sigma: float
+    """Blur of the images that D sees at the start, in pixels."""
+    blur_fade_kimg: float
+    """Over which it fades to none."""
+    augpipe_kwargs: dict[str, float] | None
+    """Arguments of the augmentation pipe; None for no augmentation."""
+    augment_p: float
+    """Augmentation probability at the start."""
+    ada_target: float | None
+    """Target for the mean sign of D on real images; None keeps p fixed."""
+    ada_kimg: int
+    """Over which p can rise from 0 to 1."""
+    ema_kimg: float
+    """Half-life of the average of G's weights."""
+    ema_rampup: float | None
+    """Half-life as a share of the images seen, early on; None for none."""
+    resume: str | None
+    """Snapshot whose weights the run starts from."""
+    total_kimg: float
+    kimg_per_tick: float
+    snapshot_ticks: int | None
+    """Ticks from one snapshot to the next; None: after ticks 1, 2, 4, …, then every 50."""
+    seed: int
+    fp32: bool
+    cudnn_benchmark: bool
+    num_workers: int
+    """Threads that decode images."""
+    D_reg_interval: int = 16
+    """Steps from one R1 regularisation to the next."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.num_gpus != 0:
+            raise UserError(
+                f"--batch={self.batch_size} is not a multiple of --gpus={self.num_gpus}; "
+                f"use --batch={self.batch_size // self.num_gpus * self.num_gpus or self.num_gpus}"
+            )
+        if self.batch_gpu is not None and self.per_process % self.batch_gpu != 0:
+            raise UserError(
+                f"--batch-gpu={self.batch_gpu} does not divide the {self.per_process} images of a process (--batch/--gpus); "
+                f"choose from {', '.join(map(str, divisors(self.per_process)))}"
+            )
+        smallest = self.per_process if self.batch_gpu is None else self.batch_gpu
+        if smallest % self.mbstd_group != 0:
+            choices = ", ".join(map(str, divisors(smallest)))
+            raise UserError(
+                f"--mbstd-group={self.mbstd_group} does not divide the {smallest} images that a process works on at a "
+                f"time; choose --mbstd-group from {choices}, or a larger --batch"
+            )
+
+    @property
+    def per_process(self) -> int:
+        return self.batch_size // self.num_gpus
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

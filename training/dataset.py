@@ -1,0 +1,512 @@
+"""Images and labels for training: folders and zips, kept in memory when they fit, read in a reproducible order."""
+
+import functools
+import hashlib
+import itertools
+import os
+import shlex
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dnnlib.errors import UserError
+from dnnlib.util import EasyDict
+from torch_utils import seeding
+from training.dataset_labels import as_array, find_labels
+from training.image_files import CHANNEL_NAMES, BadImage, Header, ImageFiles, open_files, widen
+
+PROGRESS_FROM = 5_000  # files; fewer are looked at in less than a second
+FALLBACK_MEMORY = 8 << 30  # bytes assumed where the system does not tell
+
+
+class _Memory:
+    """Decoded images, filled as they are first read; shared by all threads."""
+
+    def __init__(self, num_images: int, image_shape: list[int], dtype: np.dtype):
+        # The system hands out the pages only as they are written.
+        self.images = np.empty([num_images, *image_shape], dtype=dtype)
+        self.known = np.zeros(num_images, dtype=bool)
+
+
+class Dataset(torch.utils.data.Dataset):
+    """Indexable images `[C, H, W]` (uint8 or uint16) with labels. A subclass supplies the raw images and labels.
+
+    With `xflip` the second half of the indices is the first half mirrored left to right. `max_size` keeps a random
+    subset, drawn by `random_seed`, of the raw images (counted before mirroring).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        raw_shape: Sequence[int],
+        max_size: int | None = None,
+        use_labels: bool = False,
+        xflip: bool = False,
+        random_seed: int = 0,
+        cache_bytes: int | None = None,
+        dtype: np.dtype | type = np.uint8,
+    ):
+        """`raw_shape`: `[N, C, H, W]`. `cache_bytes`: memory for decoded images (None: `default_cache_bytes`)."""
+        self._name = name
+        self._raw_shape = list(raw_shape)
+        self._dtype = np.dtype(dtype)
+        self._use_labels = use_labels
+        self._xflip = bool(xflip)
+        self._raw_labels: np.ndarray | None = None
+        self._raw_idx = _subset(self._raw_shape[0], max_size, random_seed)
+        self._cache_limit = default_cache_bytes() if cache_bytes is None else cache_bytes
+        self._memory: _Memory | None = None
+        self._memory_lock = threading.Lock()
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        """`[C, H, W]`. To be overridden."""
+        raise NotImplementedError
+
+    def _load_raw_labels(self) -> np.ndarray | None:
+        """int64 `[N]` or float32 `[N, D]` for all raw images, None without labels. To be overridden."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release files and memory. The dataset stays usable: what is needed again is read again."""
+        with self._memory_lock:
+            self._memory = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_memory": None, "_memory_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _memory_lock=threading.Lock())
+
+    def __len__(self) -> int:
+        return len(self._raw_idx) * (2 if self._xflip else 1)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image, `[C, H, W]`, and its label, float32 `[label_dim]`. The image is the caller's own copy."""
+        images = self.read_images(np.array([self._position(idx)]))
+        return images[0], self.get_label(idx)
+
+    def read_images(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Images of several indices, `[n, C, H, W]`, written into `out` if given. Safe to call from several threads."""
+        out = np.empty([len(indices), *self.image_shape], dtype=self._dtype) if out is None else out
+        slots = indices % len(self._raw_idx)
+        memory = self._get_memory()
+        known = np.zeros(len(slots), dtype=bool) if memory is None else memory.known[slots]
+        if memory is not None and known.any():
+            out[known] = memory.images[slots[known]]
+        for i in np.flatnonzero(~known):
+            out[i] = self._load_raw_image(int(self._raw_idx[slots[i]]))
+            if memory is not None:
+                memory.images[slots[i]] = out[i]
+                memory.known[slots[i]] = True
+        flipped = indices >= len(self._raw_idx)
+        out[flipped] = out[flipped][..., ::-1]
+        return out
+
+    def is_in_memory(self, indices: np.ndarray) -> bool:
+        """Whether all of these images are decoded already."""
+        memory = self._memory
+        return memory is not None and bool(memory.known[indices % len(self._raw_idx)].all())
+
+    def _get_memory(self) -> "_Memory | None":
+        if not self.fits_in_memory:
+            return None
+        with self._memory_lock:
+            if self._memory is None:
+                self._memory = _Memory(len(self._raw_idx), self.image_shape, self._dtype)
+            return self._memory
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of all decoded images (mirrored copies are not stored)."""
+        return len(self._raw_idx) * int(np.prod(self.image_shape)) * self._dtype.itemsize
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether decoded images are kept."""
+        return self.decoded_bytes <= self._cache_limit
+
+    def _position(self, idx: int) -> int:
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f"index {idx} is outside of a dataset of {len(self)} images")
+        return int(idx) % len(self)
+
+    def _get_raw_labels(self) -> np.ndarray:
+        if self._raw_labels is None:
+            labels = self._load_raw_labels() if self._use_labels else None
+            self._raw_labels = np.zeros([self._raw_shape[0], 0], dtype=np.float32) if labels is None else labels
+            assert len(self._raw_labels) == self._raw_shape[0]
+        return self._raw_labels
+
+    def get_label(self, idx: int) -> np.ndarray:
+        """float32 `[label_dim]`: one-hot for classes, the vector itself otherwise; empty when labels are not used."""
+        return self.get_labels(np.array([self._position(idx)]))[0]
+
+    def get_labels(self, indices: np.ndarray) -> np.ndarray:
+        """Labels of several indices, float32 `[n, label_dim]`."""
+        raw = self._get_raw_labels()[self._raw_idx[indices % len(self._raw_idx)]]
+        if not self.has_onehot_labels:
+            return raw.astype(np.float32)
+        onehot = np.zeros([len(raw), self.label_dim], dtype=np.float32)
+        onehot[np.arange(len(raw)), raw] = 1
+        return onehot
+
+    def get_details(self, idx: int) -> EasyDict:
+        """`raw_idx` (index among all images), `xflip` (mirrored?), `raw_label` (as stored)."""
+        position = self._position(idx)
+        raw_idx = int(self._raw_idx[position % len(self._raw_idx)])
+        raw_label = self._get_raw_labels()[raw_idx].copy()
+        return EasyDict(raw_idx=raw_idx, xflip=position >= len(self._raw_idx), raw_label=raw_label)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def dtype(self) -> np.dtype:
+        """uint8 or uint16."""
+        return self._dtype
+
+    @property
+    def image_shape(self) -> list[int]:
+        """`[C, H, W]`."""
+        return list(self._raw_shape[1:])
+
+    @property
+    def num_channels(self) -> int:
+        """1 (gray), 3 (RGB) or 4 (RGBA)."""
+        return self.image_shape[0]
+
+    @property
+    def resolution(self) -> int:
+        """The side of square images. Raises `UserError` for others; `image_shape` knows both sides."""
+        _, height, width = self.image_shape
+        if height != width:
+            raise UserError(f"{self.name}: its images are {width}x{height}; square ones are needed here")
+        return height
+
+    @property
+    def label_shape(self) -> list[int]:
+        """`[label_dim]`; `[0]` when labels are not used."""
+        labels = self._get_raw_labels()
+        # The classes of the whole set: a subset has the same networks.
+        return [int(labels.max()) + 1] if labels.dtype == np.int64 else list(labels.shape[1:])
+
+    @functools.cached_property
+    def label_dim(self) -> int:
+        """Number of classes, or length of the label vectors; 0 when labels are not used."""
+        (label_dim,) = self.label_shape
+        return label_dim
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_dim > 0
+
+    @property
+    def has_onehot_labels(self) -> bool:
+        """Whether labels are classes rather than vectors."""
+        return self._get_raw_labels().dtype == np.int64
+
+
+class ImageFolderDataset(Dataset):
+    """Images of a folder (with its subfolders) or zip: PNG, JPEG, WebP, BMP, TIFF; other files are ignored.
+
+    All must have one size and bit depth. Gray images among RGB ones are read as RGB; transparent among opaque ones
+    are refused. Labels come from `dataset.json`, else from subfolders. Raises `UserError` for what is not so.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        resolution: int | None = None,
+        use_labels: bool = False,
+        max_size: int | None = None,
+        xflip: bool = False,
+        random_seed: int = 0,
+        cache_bytes: int | None = None,
+    ):
+        """`resolution`: the side that the images must have. `cache_bytes`: as in `Dataset`; 0 keeps nothing."""
+        self._path = Path(path)
+        self._files = open_files(path)
+        self._headers = _read_headers(self._files)
+        header = _common_header(self._files, self._headers)
+        super().__init__(
+            name=self._path.stem,
+            raw_shape=[len(self._files.names), header.channels, header.height, header.width],
+            max_size=max_size,
+            use_labels=use_labels,
+            xflip=xflip,
+            random_seed=random_seed,
+            cache_bytes=cache_bytes,
+            dtype=np.uint16 if header.bits == 16 else np.uint8,
+        )
+        self._check_resolution(resolution)
+        self._label_source: str | None = None
+        if use_labels:
+            self._get_raw_labels()
+
+    def _check_resolution(self, resolution: int | None) -> None:
+        _, height, width = self.image_shape
+        if resolution is not None and (height, width) != (resolution, resolution):
+            raise UserError(
+                f"{self._path}: its images are {width}x{height}, not {resolution}x{resolution}; "
+                + _convert(self._path, f"--resolution={resolution}x{resolution}")
+            )
+
+    def _load_raw_image(self, raw_idx: int) -> np.ndarray:
+        name, header = self._files.names[raw_idx], self._headers[raw_idx]
+        pixels = self._files.decode(name)
+        if pixels.shape != (header.height, header.width, header.channels) or pixels.dtype != self.dtype:
+            raise BadImage(str(self._path), name, "its pixels are not what its header announces")
+        return widen(pixels, self.num_channels).transpose(2, 0, 1)
+
+    def _load_raw_labels(self) -> np.ndarray:
+        self._label_source, labels = find_labels(self._files)
+        if not labels:
+            raise UserError(
+                f"{self._path} has no labels: put a dataset.json into it, or its images into one subfolder per class, "
+                "or drop --cond"
+            )
+        return as_array([labels[name] for name in self._files.names])
+
+    def close(self) -> None:
+        super().close()
+        self._files.close()
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def label_source(self) -> str | None:
+        """Where labels are found, whether used or not: `dataset.json`, `subfolders`, or None."""
+        if self._label_source is None and not self._use_labels:
+            try:
+                self._label_source, _ = find_labels(self._files)
+            except UserError:  # labels that nobody asked for may be damaged
+                return None
+        return self._label_source
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of what the dataset holds (subset and mirroring included), wherever it lies."""
+        names = [self._files.names[raw_idx] for raw_idx in self._raw_idx]
+        digest = hashlib.sha256(f"xflip={self._xflip} channels={self.num_channels}\n".encode())
+        for name in names:
+            digest.update(f"{name}\0{self._files.identity(name)}\n".encode("utf-8", "surrogateescape"))
+        if self._use_labels:
+            digest.update(self.get_labels(np.arange(len(names))).tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What a summary or a snapshot needs to know: plain values only."""
+        _, height, width = self.image_shape
+        as_rgb = sum(header.channels < self.num_channels for header in self._headers)
+        return {
+            "kind": "images",
+            "name": self.name,
+            "path": str(self._path),
+            "fingerprint": self.fingerprint,
+            "num_images": len(self._raw_idx),
+            "num_available": len(self._headers),
+            "width": width,
+            "height": height,
+            "channels": self.num_channels,
+            "bits": 8 * self.dtype.itemsize,
+            "gray_read_as_rgb": as_rgb,
+            "xflip": self._xflip,
+            "label_source": self.label_source,
+            "label_dim": self.label_dim,
+            "label_kind": "class" if self.has_onehot_labels else "vector" if self.has_labels else None,
+            "decoded_bytes": self.decoded_bytes,
+            "kept_in_memory": self.fits_in_memory,
+        }
+
+
+def _subset(num_images: int, max_size: int | None, random_seed: int) -> np.ndarray:
+    if max_size is None or max_size >= num_images:
+        return np.arange(num_images)
+    if max_size < 1:
+        raise UserError(f"a dataset of {max_size} images was asked for; use 1 or more")
+    order = _random_state("subset", random_seed).permutation(num_images)
+    return np.sort(order[:max_size])
+
+
+def _random_state(*key: int | str) -> np.random.RandomState:
+    # RandomState's streams are frozen for good; those of numpy's newer generators may change with a release.
+    seed = seeding.derive(*key)
+    return np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32])
+
+
+def default_cache_bytes() -> int:
+    """A quarter of the memory that is available now."""
+    return available_memory() // 4
+
+
+def available_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    try:
+        # Physical, not free: what other systems call free leaves out the memory that caches would give back.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return FALLBACK_MEMORY
+
+
+def _read_headers(files: ImageFiles) -> list[Header]:
+    names = files.names
+    disable = True if len(names) <= PROGRESS_FROM else None
+    return [files.probe(name) for name in tqdm(names, f"Reading {files.path.name}", leave=False, disable=disable)]
+
+
+def _common_header(files: ImageFiles, headers: list[Header]) -> Header:
+    """The header that fits all images: one size, one bit depth, gray among RGB as RGB. Raises `UserError`."""
+    first = headers[0]
+    for name, header in zip(files.names, headers, strict=True):
+        difference = _difference(first, header)
+        if difference:
+            raise UserError(
+                f"{files.path}: {files.names[0]} is {difference[0]} and {name} is {difference[1]}; "
+                + _convert(files.path, difference[2])
+            )
+    return first._replace(channels=max(header.channels for header in headers))
+
+
+def _difference(first: Header, other: Header) -> tuple[str, str, str] | None:
+    """How two headers differ, and the option that mends it."""
+    if (first.width, first.height) != (other.width, other.height):
+        size = f"{first.width}x{first.height}"
+        return size, f"{other.width}x{other.height}", f"--resolution={size}"
+    if first.bits != other.bits:
+        return f"{first.bits}-bit", f"{other.bits}-bit", ""
+    if (first.channels == 4) != (other.channels == 4):
+        return CHANNEL_NAMES[first.channels], CHANNEL_NAMES[other.channels], "--channels=rgb"
+    return None
+
+
+def _convert(path: Path, option: str) -> str:
+    paths = f"--source={shlex.quote(str(path))} --dest={shlex.quote(path.stem + '-converted.zip')}"
+    return f"make them alike with: python dataset_tool.py {paths} {option}".rstrip()
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(num_items: int, seed: int, epoch: int) -> np.ndarray:
+    order = _random_state("order", seed, epoch).permutation(num_items)
+    order.flags.writeable = False
+    return order
+
+
+def sample_order(num_items: int, seed: int, start: int, count: int) -> np.ndarray:
+    """Indices of the items at positions `start` to `start + count` of an endless shuffled sequence, int64 `[count]`.
+
+    Each epoch of `num_items` positions holds every item once, shuffled by (seed, epoch).
+    """
+    assert num_items > 0
+    assert min(start, count) >= 0
+    parts = []
+    position = start
+    while position < start + count:
+        epoch, offset = divmod(position, num_items)
+        part = _epoch_order(num_items, seed, epoch)[offset : offset + start + count - position]
+        parts.append(part)
+        position += len(part)
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+class BatchLoader:
+    """An endless iterator over this process's share of each batch: `(images, labels)`.
+
+    images: uint8 or uint16 tensor `[n, C, H, W]`; labels: float32 `[n, label_dim]`; n = batch_size / rows_step.
+    Batch k takes the positions from `start + k * batch_size` of `sample_order`, and this loader every `rows_step`-th
+    of them from `rows_start`: what a batch holds depends on the position only. `num_workers` threads decode (0: the
+    caller's own), `prefetch` batches ahead. A corrupt image raises `UserError` from `next`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        rows_start: int = 0,
+        rows_step: int = 1,
+        seed: int = 0,
+        start: int = 0,
+        num_workers: int = 3,
+        prefetch: int = 2,
+    ):
+        assert 0 <= rows_start < rows_step
+        assert batch_size > 0
+        assert batch_size % rows_step == 0
+        self.dataset = dataset
+        self._batch_size, self._rows = batch_size, slice(rows_start, None, rows_step)
+        self._seed = seed
+        self._num_workers = num_workers
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers > 0 else None
+        self._positions = itertools.count(start, batch_size)
+        self._pending: deque[_PendingBatch] = deque()
+        self._num_ahead = prefetch if num_workers > 0 else 0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        while len(self._pending) <= self._num_ahead:
+            self._pending.append(self._request(next(self._positions)))
+        return self._pending.popleft().wait()
+
+    def _request(self, position: int) -> "_PendingBatch":
+        indices = sample_order(len(self.dataset), self._seed, position, self._batch_size)[self._rows]
+        return _PendingBatch(self.dataset, indices, self._pool, self._num_workers)
+
+    def close(self) -> None:
+        """Drop what was prefetched and end the threads."""
+        self._pending.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "BatchLoader":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class _PendingBatch:
+    """A batch whose images are being decoded."""
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray, pool: ThreadPoolExecutor | None, num_workers: int):
+        self._images = np.empty([len(indices), *dataset.image_shape], dtype=dataset.dtype)
+        self._labels = dataset.get_labels(indices)
+        self._futures: list[Future] = []
+        if pool is None or dataset.is_in_memory(indices):
+            dataset.read_images(indices, self._images)
+            return
+        for rows in np.array_split(np.arange(len(indices)), min(num_workers, len(indices))):
+            part = slice(rows[0], rows[-1] + 1)
+            self._futures.append(pool.submit(dataset.read_images, indices[part], self._images[part]))
+
+    def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
+        for future in self._futures:
+            future.result()
+        return torch.from_numpy(self._images), torch.from_numpy(self._labels)
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 or uint16 images as float32 in [-1, 1]."""
+    half = {torch.uint8: 127.5, torch.uint16: 32767.5}[images.dtype]
+    return images.to(torch.float32) / half - 1
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] as uint8, rounded, values outside clamped; the inverse of `to_float`."""
+    return ((images.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,280 @@
+"""One training step: which losses run, on which images, with which random numbers (Karras 2020; Karras 2021).
+
+Every random number is a function of (seed, images seen, phase, sample): the step is the same however its batch is
+divided over processes and accumulation rounds.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UserError
+from torch_utils import distributed, seeding, training_stats
+from torch_utils.ops import upfirdn2d
+from training import losses
+from training.config import TrainingConfig
+from training.dataset import to_float
+from training.source import Draw
+from training.state import TrainingState
+
+ADA_INTERVAL = 4  # steps
+PL_DECAY = 0.01  # of the running mean of path lengths
+PL_BATCH_SHRINK = 2  # path lengths are computed on this fraction of the batch
+MAX_SKIPPED_STEPS = 10  # in a row, with gradients that are not finite
+
+SIGN_OF_REALS = "Loss/signs/real"
+
+
+@dataclass
+class Batch:
+    """What one process sees of a batch: real images with labels, and the choices that the generated ones come from."""
+
+    rows: seeding.Rows
+    real_images: torch.Tensor  # [n, C, H, W] in [-1, 1]
+    real_labels: torch.Tensor  # [n, c_dim]
+    draws: dict[str, Draw]  # phase -> choices of the latents, of this micro-batch
+    mixing_draws: dict[str, Draw]  # the second latents of style mixing
+    labels: dict[str, torch.Tensor]  # phase -> labels of the generated images [n, c_dim]
+
+
+@dataclass
+class Phase:
+    """An optimizer step: who learns, from which loss, how often."""
+
+    name: str
+    module: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    interval: int
+    accumulate: Callable[[Batch, float], None]  # adds gradients of one micro-batch, times a gain
+
+    def is_due(self, batch_idx: int) -> bool:
+        return batch_idx % self.interval == 0
+
+
+class TrainingStep:
+    """Runs the phases of one batch after another on a `TrainingState`."""
+
+    def __init__(self, state: TrainingState, config: TrainingConfig, batch_gpu: int, labels: torch.Tensor):
+        """labels: all labels of the dataset `[N, c_dim]`, from which those of generated images are drawn."""
+        self.state = state
+        self.config = config
+        self.labels = labels
+        self.num_rounds = config.per_process // batch_gpu
+        self.phases = list(self._phases())
+        self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
+        self.num_skipped = 0
+
+    def _phases(self) -> Iterator[Phase]:
+        s, config = self.state, self.config
+        yield Phase("Gmain", s.G, s.G_opt, 1, self.generator_main)
+        if config.G_reg_interval is not None and config.pl_weight > 0:
+            yield Phase("Greg", s.G, s.G_opt, config.G_reg_interval, self.generator_path_length)
+        yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main)
+        if config.r1_gamma > 0:
+            yield Phase("Dreg", s.D, s.D_opt, config.D_reg_interval, self.discriminator_r1)
+
+    def run(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """One step on this process's share of the real images (uint8 or uint16) and labels."""
+        phases = [phase for phase in self.phases if phase.is_due(self.state.batch_idx)]
+        batches = self.micro_batches(phases, images, labels)
+        for phase in phases:
+            self.run_phase(phase, batches)
+        self.state.cur_nimg += self.config.batch_size
+        self.state.batch_idx += 1
+        self.update_average()
+        self.update_augmentation()
+
+    def run_phase(self, phase: Phase, batches: list[Batch]) -> None:
+        phase.optimizer.zero_grad(set_to_none=True)
+        phase.module.requires_grad_(True)
+        for batch in batches:
+            with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
+                phase.accumulate(batch, phase.interval / len(batches))
+        phase.module.requires_grad_(False)
+        distributed.all_reduce_grads(phase.module.parameters())
+        if self.gradients_are_finite(phase):
+            phase.optimizer.step()
+        if phase.name == "Dmain":
+            self.average_running_means()
+
+    def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
+        """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
+        draws, mixing_draws, labels_of = {}, {}, {}
+        for phase in phases:
+            gen = seeding.generator(self.config.seed, self.state.cur_nimg, phase.name, "latents")
+            draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+            if self.config.style_mixing_prob > 0:
+                mixing_draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+            labels_of[phase.name] = self.labels[
+                torch.randint(len(self.labels), [self.config.batch_size], generator=gen)
+            ]
+        world, rank = distributed.get_world_size(), distributed.get_rank()
+        batches = []
+        for index in range(self.num_rounds):
+            rows = seeding.Rows(self.config.batch_size, start=index * world + rank, step=self.num_rounds * world)
+            batches.append(
+                Batch(
+                    rows=rows,
+                    real_images=to_float(images[index :: self.num_rounds].to(self.device)),
+                    real_labels=labels[index :: self.num_rounds].to(self.device),
+                    draws={name: take_rows(draw, rows) for name, draw in draws.items()},
+                    mixing_draws={name: take_rows(draw, rows) for name, draw in mixing_draws.items()},
+                    labels={name: rows.take(c).to(self.device) for name, c in labels_of.items()},
+                )
+            )
+        return batches
+
+    # Losses of one micro-batch. Each adds to the gradients of the phase's module.
+
+    def generator_main(self, batch: Batch, gain: float) -> None:
+        """G makes D believe in its images."""
+        c = batch.labels["Gmain"]
+        logits = self.run_D(self.generate(self.ws(batch, "Gmain")), c)
+        training_stats.report("Loss/scores/fake", logits)
+        training_stats.report("Loss/signs/fake", logits.sign())
+        loss = losses.generator_loss(logits)
+        training_stats.report("Loss/G/loss", loss)
+        loss.mean().mul(gain).backward()
+
+    def generator_path_length(self, batch: Batch, gain: float) -> None:
+        """Steps in w change the image by a constant amount (Karras 2020, eq. 4), on a part of the batch."""
+        n = max(len(batch.rows) // PL_BATCH_SHRINK, 1)
+        ws = self.ws(batch, "Greg", n)
+        images = self.generate(ws)
+        noise = seeding.randn(images.shape, device=self.device)
+        lengths = losses.path_lengths(images, ws, noise)
+        mean = distributed.all_mean(lengths.detach().mean())
+        self.state.pl_mean = self.state.pl_mean.lerp(mean, PL_DECAY)
+        penalty = (lengths - self.state.pl_mean).square()
+        training_stats.report("Loss/pl_penalty", penalty)
+        loss = penalty * self.config.pl_weight
+        training_stats.report("Loss/G/reg", loss)
+        loss.mean().mul(gain).backward()
+
+    def discriminator_main(self, batch: Batch, gain: float) -> None:
+        """D tells generated images from real ones. The running means of G are kept here."""
+        with torch.no_grad():
+            images = self.generate(self.ws(batch, "Dmain", update_emas=True), update_emas=True)
+        fake_logits = self.run_D(images, batch.labels["Dmain"])
+        training_stats.report("Loss/scores/fake", fake_logits)
+        training_stats.report("Loss/signs/fake", fake_logits.sign())
+        fake_loss = losses.discriminator_fake_loss(fake_logits)
+        fake_loss.mean().mul(gain).backward()
+
+        real_logits = self.run_D(batch.real_images, batch.real_labels)
+        training_stats.report("Loss/scores/real", real_logits)
+        training_stats.report(SIGN_OF_REALS, real_logits.sign())
+        real_loss = losses.discriminator_real_loss(real_logits)
+        real_loss.mean().mul(gain).backward()
+        training_stats.report("Loss/D/loss", (fake_loss + real_loss).detach())
+
+    def discriminator_r1(self, batch: Batch, gain: float) -> None:
+        """D is flat around the real images (Mescheder 2018)."""
+        images = batch.real_images.detach().requires_grad_(True)
+        penalty = losses.r1_penalty(self.run_D(images, batch.real_labels), images)
+        training_stats.report("Loss/r1_penalty", penalty)
+        loss = penalty * (self.config.r1_gamma / 2)
+        training_stats.report("Loss/D/reg", loss)
+        loss.mean().mul(gain).backward()
+
+    def ws(self, batch: Batch, phase: str, n: int | None = None, update_emas: bool = False) -> torch.Tensor:
+        """w of every layer for the (first n) latents of a phase, `[n, num_ws, w_dim]`, styles mixed."""
+        G = self.state.G
+        c = batch.labels[phase][:n]
+        z = self.state.feed.latents(first_rows(batch.draws[phase], n), G.mapping.encoder)
+        ws = G.mapping(z, c, update_emas=update_emas)
+        if self.config.style_mixing_prob > 0:
+            # Layers from a random one on take the w of another latent, of the same source (Karras 2019, sec. 3.1).
+            other_z = self.state.feed.latents(first_rows(batch.mixing_draws[phase], n), G.mapping.encoder)
+            first_mixed = 1 + seeding.randint(G.num_ws - 1, [len(z), 1], device=self.device)  # [n, 1]
+            is_kept = seeding.rand([len(z), 1], device=self.device) >= self.config.style_mixing_prob
+            layers = torch.arange(G.num_ws, device=self.device)  # [num_ws]
+            keeps_own = (layers < first_mixed) | is_kept  # [n, num_ws]
+            ws = torch.where(keeps_own.unsqueeze(2), ws, G.mapping(other_z, c))
+        return ws
+
+    def generate(self, ws: torch.Tensor, update_emas: bool = False) -> torch.Tensor:
+        return self.state.G.synthesis(ws, update_emas=update_emas)
+
+    def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Logits `[n, 1]` of augmented images."""
+        sigma = self.blur_sigma()
+        if sigma > 0:
+            images = blur(images, sigma)
+        if self.state.augment_pipe is not None:
+            images = self.state.augment_pipe(images)
+        return self.state.D(images, c)
+
+    def blur_sigma(self) -> float:
+        """Standard deviation of the blur in pixels, fading linearly (Karras 2021, app. G)."""
+        fade_nimg = self.config.blur_fade_kimg * 1000
+        return max(1 - self.state.cur_nimg / fade_nimg, 0) * self.config.blur_init_sigma if fade_nimg > 0 else 0.0
+
+    # What follows the losses.
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.pl_mean.device
+
+    def gradients_are_finite(self, phase: Phase) -> bool:
+        """Whether the step may be taken. Steps with NaN or Inf are left out; too many in a row end the run."""
+        grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
+        is_finite = bool(torch.isfinite(torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()))
+        training_stats.report(f"Loss/{phase.name}/skipped", float(not is_finite))
+        self.num_skipped = 0 if is_finite else self.num_skipped + 1
+        if self.num_skipped > MAX_SKIPPED_STEPS:
+            raise UserError(
+                f"the gradients of {phase.name} are not finite {self.num_skipped} times in a row, after "
+                f"{self.state.cur_nimg / 1000:.1f} kimg; continue from an earlier snapshot with another --gamma or lower --glr and --dlr"
+            )
+        return is_finite
+
+    @torch.no_grad()
+    def average_running_means(self) -> None:
+        """Running means of G (w, magnitudes) are those of the whole batch, not of one process's share."""
+        if distributed.get_world_size() > 1:
+            means = [buffer for name, buffer in self.state.G.named_buffers() if name.endswith(("_avg", "_ema"))]
+            flat = distributed.all_mean(torch.cat([mean.flatten() for mean in means]))
+            for mean, piece in zip(means, flat.split([mean.numel() for mean in means]), strict=True):
+                mean.copy_(piece.view_as(mean))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """G_ema moves towards G, with a half-life that grows with the images seen at first."""
+        half_life = self.config.ema_kimg * 1000
+        if self.config.ema_rampup is not None:
+            half_life = min(half_life, self.state.cur_nimg * self.config.ema_rampup)
+        beta = 0.5 ** (self.config.batch_size / max(half_life, 1e-8))
+        torch._foreach_lerp_(list(self.state.G_ema.parameters()), list(self.state.G.parameters()), 1 - beta)
+        for average, buffer in zip(self.state.G_ema.buffers(), self.state.G.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def update_augmentation(self) -> None:
+        """ADA (Karras 2020b, sec. 3.2): p rises while D is surer of the real images than the target, and stays in [0, 1]."""
+        pipe, target = self.state.augment_pipe, self.config.ada_target
+        if pipe is None or target is None or self.state.batch_idx % ADA_INTERVAL != 0:
+            return
+        self.ada_stats.update()
+        overconfidence = np.sign(self.ada_stats[SIGN_OF_REALS] - target)
+        step = self.config.batch_size * ADA_INTERVAL / (self.config.ada_kimg * 1000)
+        pipe.p.copy_((pipe.p + float(overconfidence) * step).clamp(0, 1))
+
+
+def take_rows(draw: Draw, rows: seeding.Rows) -> Draw:
+    return {name: rows.take(value) for name, value in draw.items()}
+
+
+def first_rows(draw: Draw, n: int | None) -> Draw:
+    return {name: value[:n] for name, value in draw.items()}
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian-like blur with taps 2^-(x / sigma)^2 out to 3 sigma."""
+    radius = int(sigma * 3)
+    if radius == 0:
+        return images
+    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    taps = (-(taps / sigma).square()).exp2()
+    return upfirdn2d.filter2d(images, taps / taps.sum())

@@ -1,0 +1,184 @@
+"""What a run tells people while it goes on: a bar or plain lines, log.txt, stats.jsonl, TensorBoard; and Ctrl-C."""
+
+import json
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import dnnlib
+from dnnlib.errors import UserError
+from torch_utils import distributed, training_stats
+from training.state import TrainingState
+
+HEARTBEAT_SEC = 30  # between plain lines within a tick
+LOSSES = {"G": "Loss/G/loss", "D": "Loss/D/loss"}
+
+
+def make_run_dir(outdir: str, desc: str) -> Path:
+    """A new folder `<outdir>/<number>-<desc>`, numbered after the ones that are there."""
+    root = Path(outdir)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        numbers = [int(match[0]) for entry in root.iterdir() if (match := re.match(r"^\d+", entry.name))]
+        run_dir = root / f"{max(numbers, default=-1) + 1:05d}-{desc}"
+        run_dir.mkdir()
+    except OSError as error:
+        raise UserError(f"--outdir={outdir}: no run folder can be made there ({error.strerror})") from error
+    return run_dir
+
+
+class StopSignal:
+    """Ctrl-C asks the run to stop after the step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> "StopSignal":
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.is_asked:
+            raise KeyboardInterrupt
+        self.is_asked = True
+        distributed.print0("\nStopping after this step; a snapshot will be saved. Press Ctrl-C again to leave at once.")
+
+    def is_asked_anywhere(self) -> bool:
+        """Whether any process was asked. Call on all ranks."""
+        return bool(distributed.all_sum(torch.tensor(float(self.is_asked))) > 0)
+
+
+class Progress:
+    """Times, statistics and their files. On every rank, since statistics are summed over ranks; rank 0 writes."""
+
+    def __init__(self, run_dir: Path, state: TrainingState, total_kimg: float, device: torch.device):
+        self.run_dir = run_dir
+        self.state = state
+        self.total_kimg = total_kimg
+        self.device = device
+        self.is_writer = distributed.get_rank() == 0
+        self.tick_stats = training_stats.Collector()
+        self.recent_stats = training_stats.Collector(regex="|".join(LOSSES.values()))
+        self.start_time = self.tick_time = self.beat_time = time.time()
+        self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
+        self.img_per_sec = 0.0
+        self.has_bar = self.is_writer and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_kimg,
+            initial=state.cur_nimg / 1000,
+            disable=not self.has_bar,
+            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
+        )
+        self._jsonl = open(run_dir / "stats.jsonl", "a", encoding="utf-8") if self.is_writer else None
+        self._events = self._open_events() if self.is_writer else None
+
+    def _open_events(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        return SummaryWriter(self.run_dir)
+
+    def step(self) -> None:
+        """After each step: move the bar, or print a plain line now and then. On all ranks."""
+        self.recent_stats.update()
+        now = time.time()
+        if not self.is_writer:
+            return
+        if self.has_bar:
+            self.measure_speed(now)
+            self._bar.set_postfix_str(self.short_status(), refresh=False)
+            self._bar.update(self.state.cur_nimg / 1000 - self._bar.n)
+        elif now - self.beat_time >= HEARTBEAT_SEC:
+            self.measure_speed(now)
+            print(
+                f"  kimg {self.state.cur_nimg / 1000:<8.2f} {self.short_status()}, {self.time_left()} left", flush=True
+            )
+
+    def measure_speed(self, now: float) -> None:
+        """Images per second since the last look, smoothed."""
+        current = (self.state.cur_nimg - self.beat_nimg) / max(now - self.beat_time, 1e-9)
+        self.img_per_sec = current if self.img_per_sec == 0 else 0.8 * self.img_per_sec + 0.2 * current
+        self.beat_time, self.beat_nimg = now, self.state.cur_nimg
+
+    def short_status(self) -> str:
+        shown = [f"{short} {self.recent_stats[name]:.3f}" for short, name in LOSSES.items()]
+        return ", ".join([f"{self.img_per_sec:.1f} img/s", *shown, f"augment p {self.augment_p():.3f}"])
+
+    def augment_p(self) -> float:
+        pipe = self.state.augment_pipe
+        return 0.0 if pipe is None else float(pipe.p)
+
+    def time_left(self) -> str:
+        done = self.state.cur_nimg - self.start_nimg
+        left = self.total_kimg * 1000 - self.state.cur_nimg
+        elapsed = time.time() - self.start_time
+        return dnnlib.util.format_time(elapsed / max(done, 1) * max(left, 0))
+
+    def tick(self) -> None:
+        """At the end of a tick: the line, stats.jsonl, TensorBoard. On all ranks."""
+        now = time.time()
+        sec_per_tick = now - self.tick_time
+        kimg = (self.state.cur_nimg - self.tick_nimg) / 1000
+        timing = {
+            "Progress/tick": self.state.cur_tick,
+            "Progress/kimg": self.state.cur_nimg / 1000,
+            "Progress/augment": self.augment_p(),
+            "Timing/total_sec": now - self.start_time,
+            "Timing/sec_per_tick": sec_per_tick,
+            "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
+            "Resources/peak_gb": peak_memory_gb(self.device),
+        }
+        for name, value in timing.items():
+            training_stats.report0(name, value)
+        self.tick_stats.update()
+        self.tick_time, self.tick_nimg = now, self.state.cur_nimg
+        if self.is_writer:
+            self.print_line(timing)
+            self.write_files(now)
+
+    def print_line(self, timing: dict[str, float]) -> None:
+        line = (
+            f"tick {self.state.cur_tick:<5d} kimg {timing['Progress/kimg']:<8.1f} "
+            f"time {dnnlib.util.format_time(timing['Timing/total_sec']):<12s} "
+            f"sec/kimg {timing['Timing/sec_per_kimg']:<8.2f} "
+            f"G {self.tick_stats[LOSSES['G']]:<7.3f} D {self.tick_stats[LOSSES['D']]:<7.3f} "
+            f"augment {timing['Progress/augment']:.3f}  peak {timing['Resources/peak_gb']:.2f} GB  left {self.time_left()}"
+        )
+        tqdm.write(line) if self.has_bar else print(line, flush=True)
+
+    def write_files(self, now: float) -> None:
+        assert self._jsonl is not None and self._events is not None
+        stats = self.tick_stats.as_dict()
+        self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
+        self._jsonl.flush()
+        for name, value in stats.items():
+            self._events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._jsonl is not None:
+            self._jsonl.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory use so far in GB (2^30 bytes): of the GPU, or of the process. NaN where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,337 @@
+"""From what the user asks for to the configuration of a run: every default is decided here, and says why.
+
+Files are looked at, nothing is written; whatever the user can mend raises `UserError`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.errors import UserError, naming
+from torch_utils import distributed
+from torch_utils.ops import dispatch
+from training.augment import AUGPIPES
+from training.config import PRESETS, Preset, TrainingConfig, TrainingOptions
+from training.dataset import CHANNEL_NAMES, ImageFolderDataset
+from training.encoders import ENCODERS, build_encoder
+from training.image_files import open_files
+from training.layers import image_size, resolution_pyramid
+from training.networks_stylegan3 import check_resolution
+from training.snapshot import is_snapshot, load_snapshot
+from training.source import MAX_SIDE, common_shape
+
+MAGNITUDE_HALF_LIFE = 20_000  # images
+
+
+@dataclass
+class Resolved:
+    """The configuration, and for people what was decided and why: (topic, line)."""
+
+    config: TrainingConfig
+    summary: list[tuple[str, str]]
+
+    def print_summary(self) -> None:
+        print()
+        for topic, line in self.summary:
+            print(f"  {topic + ':':<10} {line}")
+        print()
+
+
+def resolve(options: TrainingOptions) -> Resolved:
+    """Decide what is open and check everything against the files."""
+    options, stage_line = settle_stage(options)
+    device, device_line = choose_device(options)
+    num_gpus = choose_processes(options, device)
+    batch_size = 32 if options.batch is None else options.batch
+    dataset, data_line = open_data(options)
+    source, encoder_kwargs, source_line = describe_source(options)
+    gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
+    augment, augment_line = choose_augmentation(options)
+    resume_line = describe_resume(options)
+    shape = network_shape(dataset)
+    is_fresh = options.resume is None
+    config = TrainingConfig(
+        cfg=options.cfg,
+        desc=describe_run(options, dataset.name, batch_size, num_gpus, gamma),
+        training_set_kwargs=dataset_kwargs(options),
+        source=source,
+        G_kwargs=generator_kwargs(options, encoder_kwargs, batch_size) | shape,
+        D_kwargs=discriminator_kwargs(options) | shape,
+        G_opt_kwargs=adam(options.preset.glr if options.glr is None else options.glr),
+        D_opt_kwargs=adam(options.dlr),
+        outdir=options.outdir,
+        device=device,
+        num_gpus=num_gpus,
+        batch_size=batch_size,
+        batch_gpu=options.batch_gpu,
+        mbstd_group=options.mbstd_group,
+        r1_gamma=gamma,
+        pl_weight=options.preset.pl_weight,
+        G_reg_interval=options.preset.G_reg_interval,
+        style_mixing_prob=options.preset.style_mixing_prob,
+        blur_init_sigma=options.preset.blur_init_sigma if is_fresh else 0.0,
+        blur_fade_kimg=batch_size * 200 / 32,
+        **augment,
+        ada_kimg=500 if is_fresh else 100,
+        ema_kimg=batch_size * 10 / 32,
+        ema_rampup=0.05 if is_fresh else None,
+        resume=options.resume,
+        total_kimg=options.kimg,
+        kimg_per_tick=options.tick,
+        snapshot_ticks=options.snap,
+        seed=options.seed,
+        fp32=options.fp32,
+        cudnn_benchmark=not options.nobench,
+        num_workers=options.workers,
+    )
+    summary = [
+        ("Stage", stage_line),
+        ("Data", data_line),
+        ("Source", source_line),
+        ("Network", network_line(options)),
+        ("Batch", batch_line(config)),
+        ("Gamma", gamma_line),
+        ("Augment", augment_line),
+        ("Device", device_line),
+        ("Kernels", dispatch.describe(device)),
+        ("Start", resume_line),
+        ("Length", length_line(config)),
+    ]
+    return Resolved(config, summary)
+
+
+def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
+    """What the combination of --data and --source means. --source alone trains stage one on the source itself."""
+    if options.source is None and options.data is None:
+        raise UserError(
+            "nothing to train on: give --data=IMAGES.zip (plain StyleGAN), --source=IMAGES.zip --data=IMAGES.zip "
+            "(Spider), or --source=IMAGES.zip (stage one of a cascade)"
+        )
+    if options.source is None:
+        return options, "plain StyleGAN: Gaussian noise in, images of --data out"
+    if options.data is not None:
+        kind = "images of a trained network" if is_snapshot(options.source) else "images of --source"
+        return options, f"Spider: {kind} in, images of --data out"
+    if is_snapshot(options.source):
+        raise UserError(
+            f"--source={options.source} is a snapshot: add --data=IMAGES.zip, what the next stage shall make"
+        )
+    if options.source_encoder is not None or options.source_noise > 0:
+        raise UserError("--source-encoder and --source-noise need --data: --source alone trains from Gaussian noise")
+    line = (
+        "stage one of a cascade: --source without --data trains a plain generator of the source itself; "
+        "stage two is --source=ITS-SNAPSHOT.pkl --data=TARGET.zip"
+    )
+    return dataclasses.replace(options, data=options.source, source=None), line
+
+
+def choose_device(options: TrainingOptions) -> tuple[str, str]:
+    has_gpu = torch.cuda.is_available()
+    if options.device == "cuda" and not has_gpu:
+        raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
+    device = ("cuda" if has_gpu else "cpu") if options.device == "auto" else options.device
+    why = "--device" if options.device != "auto" else "the fastest at hand"
+    if device == "cpu":
+        return device, f"cpu, {torch.get_num_threads()} threads, float32 ({why})"
+    precision = "float32" if options.fp32 else "mixed precision"
+    return device, f"{torch.cuda.get_device_name(0)}, {precision} ({why})"
+
+
+def choose_processes(options: TrainingOptions, device: str) -> int:
+    """torchrun's number of processes, the user's, or one for each GPU at hand; one on a CPU."""
+    if distributed.is_launched():
+        world_size = distributed.get_world_size()
+        if options.gpus not in (None, world_size):
+            raise UserError(f"--gpus={options.gpus}, but torchrun started {world_size} processes; leave --gpus out")
+        return world_size
+    available = torch.cuda.device_count() if device == "cuda" else 1
+    if device == "cuda" and options.gpus is not None and options.gpus > available:
+        raise UserError(f"--gpus={options.gpus}, but there are only {available} GPUs here")
+    return available if options.gpus is None else options.gpus
+
+
+def dataset_kwargs(options: TrainingOptions) -> dict[str, Any]:
+    assert options.data is not None
+    return {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
+
+
+def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, str]:
+    """The dataset, checked against the networks, and its line."""
+    with naming("--data"):
+        dataset = ImageFolderDataset(**dataset_kwargs(options))
+        info = dataset.describe()
+        height, width = info["height"], info["width"]
+        resolution_pyramid([height, width])  # raises where the discriminator cannot do this size
+        if options.preset.network == "training.networks_stylegan3":
+            check_resolution(height if height == width else [height, width])
+    parts = [f"{info['num_images']:,} images {width}x{height}", f"{CHANNEL_NAMES[info['channels']]} {info['bits']} bit"]
+    if options.cond:
+        classes = (
+            f"{dataset.label_dim} classes" if dataset.has_onehot_labels else f"label vectors of {dataset.label_dim}"
+        )
+        parts.append(f"{classes} from {dataset.label_source}")
+    elif dataset.label_source is not None:
+        parts.append(f"labels in {dataset.label_source} ignored (--cond=1 uses them)")
+    else:
+        parts.append("no labels")
+    if options.mirror:
+        parts.append("mirrored copies added")
+    return dataset, f"{', '.join(parts)} [{options.data}]"
+
+
+def network_shape(dataset: ImageFolderDataset) -> dict[str, Any]:
+    """Constructor arguments that both networks take from the data."""
+    channels, height, width = dataset.image_shape
+    resolution = height if height == width else [height, width]
+    return {"c_dim": dataset.label_dim, "img_resolution": resolution, "img_channels": channels}
+
+
+def describe_source(options: TrainingOptions) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    """`(source, constructor arguments of the encoder, line)`; checks the files, and that images and z_dim can meet."""
+    if options.source is None:
+        if options.source_encoder not in (None, "identity"):
+            raise UserError(f"--source-encoder={options.source_encoder} needs --source=IMAGES.zip or SNAPSHOT.pkl")
+        if options.source_noise > 0:
+            raise UserError(f"--source-noise={options.source_noise:g} needs --source; Gaussian input is noise already")
+        return {"kind": "gaussian", "z_dim": options.z_dim}, None, f"Gaussian noise, z_dim {options.z_dim}"
+    encoder = options.source_encoder or "flatten"
+    if encoder == "identity":
+        raise UserError(
+            "--source-encoder=identity is for Gaussian noise; with --source use flatten, flatten-crop or conv"
+        )
+    with naming("--source"):
+        kind, channels, line = probe_source(options.source)
+    kwargs = {"kind": encoder, "norm": options.source_norm, "noise_std": options.source_noise}
+    if encoder in ENCODERS and ENCODERS[encoder].is_trainable:
+        kwargs["img_channels"] = channels
+    build_encoder(z_dim=options.z_dim, **kwargs)  # raises where the choice is unknown, or source and z_dim cannot meet
+    noise = f", noise {options.source_noise:g}" if options.source_noise > 0 else ""
+    line = f"{line}, encoder {encoder} to z_dim {options.z_dim}, {options.source_norm}{noise} [{options.source}]"
+    return {"kind": kind, "path": options.source}, kwargs, line
+
+
+def probe_source(path: str) -> tuple[str, int, str]:
+    """`(kind, channels, line)` of a source."""
+    if is_snapshot(path):
+        network = load_snapshot(path, verbose=True)["G_ema"]
+        height, width = image_size(network.img_resolution)
+        colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
+        return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
+    files = open_files(path)
+    try:
+        channels, height, width = common_shape(files, MAX_SIDE)
+    finally:
+        files.close()
+    return "images", channels, f"{len(files.names):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
+
+
+def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
+    """R1 weight from the number of pixels (and the batch), unless given."""
+    if options.gamma is not None:
+        return options.gamma, f"{options.gamma:g} (--gamma)"
+    pixels = image_shape[1] * image_shape[2]
+    if options.preset.gamma_at_256 is None:
+        gamma = 0.0002 * pixels / batch_size
+        return (
+            gamma,
+            f"{gamma:.4g} = 0.0002 * {pixels} pixels / batch {batch_size} (StyleGAN2's rule; try half and twice)",
+        )
+    gamma = options.preset.gamma_at_256 * pixels / 256**2
+    rule = f"{options.preset.gamma_at_256:g} at 256x256, scaled with the pixels"
+    return gamma, f"{gamma:.4g} ({rule}; try half and twice)"
+
+
+def choose_augmentation(options: TrainingOptions) -> tuple[dict[str, Any], str]:
+    """Configuration fields of the augmentation, and its line."""
+    if options.aug == "noaug":
+        return {"augpipe_kwargs": None, "augment_p": 0.0, "ada_target": None}, "none (--aug=noaug)"
+    pipe = dict(AUGPIPES[options.augpipe])
+    if options.aug == "fixed":
+        fields = {"augpipe_kwargs": pipe, "augment_p": options.p, "ada_target": None}
+        return fields, f"{options.augpipe} with probability {options.p:g}, fixed"
+    fields = {"augpipe_kwargs": pipe, "augment_p": 0.0, "ada_target": options.target}
+    return fields, f"{options.augpipe}, adaptive (ADA), target {options.target:g}"
+
+
+def generator_kwargs(
+    options: TrainingOptions, encoder_kwargs: dict[str, Any] | None, batch_size: int
+) -> dict[str, Any]:
+    preset = options.preset
+    mapping_kwargs: dict[str, Any] = {"num_layers": options.map_depth or preset.map_depth}
+    if encoder_kwargs is not None:
+        mapping_kwargs["encoder"] = encoder_kwargs
+    kwargs = {
+        "class_name": f"{preset.network}.Generator",
+        "z_dim": options.z_dim,
+        "w_dim": options.w_dim,
+        "mapping_kwargs": mapping_kwargs,
+        "channel_base": options.cbase * preset.width_multiplier,
+        "channel_max": options.cmax * preset.width_multiplier,
+        **preset.synthesis,
+    }
+    if preset.magnitude_ema:
+        kwargs["magnitude_ema_beta"] = 0.5 ** (batch_size / MAGNITUDE_HALF_LIFE)
+    return kwargs | precision_kwargs(options)
+
+
+def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
+    return {
+        "class_name": "training.networks_stylegan2.Discriminator",
+        "block_kwargs": {"freeze_layers": options.freezed},
+        "mapping_kwargs": {},
+        "epilogue_kwargs": {"mbstd_group_size": options.mbstd_group},
+        "channel_base": options.cbase,
+        "channel_max": options.cmax,
+    } | precision_kwargs(options)
+
+
+def precision_kwargs(options: TrainingOptions) -> dict[str, Any]:
+    return {"num_fp16_res": 0, "conv_clamp": None} if options.fp32 else {}
+
+
+def adam(learning_rate: float) -> dict[str, Any]:
+    return {"lr": learning_rate, "betas": [0.0, 0.99], "eps": 1e-8}
+
+
+def describe_run(options: TrainingOptions, data_name: str, batch_size: int, num_gpus: int, gamma: float) -> str:
+    parts = [options.cfg]
+    if options.source is not None:
+        parts += [Path(options.source.split("?")[0]).stem, "to"]
+    parts += [data_name, f"gpus{num_gpus}", f"batch{batch_size}", f"gamma{gamma:.4g}"]
+    if options.desc is not None:
+        parts.append(options.desc)
+    return "-".join(parts)
+
+
+def describe_resume(options: TrainingOptions) -> str:
+    if options.resume is None:
+        return "from scratch"
+    with naming("--resume"):
+        contents = load_snapshot(options.resume, verbose=True)
+    kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
+    return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg); optimizers and ADA anew"
+
+
+def network_line(options: TrainingOptions) -> str:
+    preset: Preset = PRESETS[options.cfg]
+    width = (
+        f"at most {options.cmax * preset.width_multiplier} feature maps (--cbase={options.cbase} --cmax={options.cmax})"
+    )
+    frozen = f", {options.freezed} layers of D frozen" if options.freezed else ""
+    return f"{options.cfg}, {width}, w_dim {options.w_dim}{frozen}"
+
+
+def batch_line(config: TrainingConfig) -> str:
+    processes = f"{config.num_gpus} processes" if config.num_gpus > 1 else "one process"
+    micro = "as many at a time as fit" if config.batch_gpu is None else f"{config.batch_gpu} at a time (--batch-gpu)"
+    return f"{config.batch_size} images a step, {processes}, {micro}"
+
+
+def length_line(config: TrainingConfig) -> str:
+    often = "snapshots after ticks 1, 2, 4, … and every 50"
+    if config.snapshot_ticks is not None:
+        often = f"a snapshot every {config.snapshot_ticks} ticks"
+    return f"{config.total_kimg:g} kimg, a tick is {config.kimg_per_tick:g} kimg, {often}, seed {config.seed}"
