@@ -10,7 +10,6 @@ import functools
 import importlib
 import inspect
 import pickle
-import pickletools
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -197,17 +196,3 @@ SafeUnpickler.allowed = {
     (__name__, "_reconstruct_persistent_obj"): _reconstruct_persistent_obj,
     (__name__, "_rebuild_tensor"): _rebuild_tensor,
 }
-
-
-def globals_in(data: bytes) -> set[str]:
-    """Every `module name` that a pickle refers to, found without running it (for tests and curious users)."""
-    names: set[str] = set()
-    strings: list[str] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if isinstance(argument, str) and "UNICODE" in opcode.name:
-            strings.append(argument)
-        elif opcode.name == "GLOBAL":
-            names.add(str(argument))
-        elif opcode.name == "STACK_GLOBAL":
-            names.add(" ".join(strings[-2:]))
-    return names

@@ -2,7 +2,7 @@
 
 Both real and generated images pass through it before the discriminator sees them. Every transformation is applied with
 probability `p` to each image on its own, so that at p < 1 the generator cannot learn the augmentations. `p` is a
-buffer: the ADA heuristic writes it during training, a snapshot carries it.
+buffer, 1 at first: the ADA heuristic writes it during training, a snapshot carries it.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_utils import seeding
+from torch_utils import persistence, seeding
 from torch_utils.ops import grid_sample_gradfix, upfirdn2d
 
 _BLIT = {"xflip": 1, "rotate90": 1, "xint": 1}
@@ -22,7 +22,7 @@ _COLOR = {"brightness": 1, "contrast": 1, "lumaflip": 1, "hue": 1, "saturation":
 _FILTER, _NOISE, _CUTOUT = {"imgfilter": 1}, {"noise": 1}, {"cutout": 1}
 
 # The named combinations of the paper (its figure 4 compares them): arguments of `AugmentPipe`.
-AUGPIPES: dict[str, dict[str, float]] = {
+AUGPIPES: dict[str, dict[str, int]] = {
     "blit": _BLIT,
     "geom": _GEOM,
     "color": _COLOR,
@@ -46,6 +46,7 @@ _SYM6 = [
 _BAND_POWER = [10 / 13, 1 / 13, 1 / 13, 1 / 13]  # of natural images (power ~ 1 / f): the low band has most
 
 
+@persistence.persistent_class
 class AugmentPipe(nn.Module):
     """Random transformations of a batch of images.
 
@@ -54,6 +55,10 @@ class AugmentPipe(nn.Module):
     `xint_max` and `xfrac_std` as a part of the image size, `rotate_max` and `hue_max` in half turns, `imgfilter_bands`
     relative probabilities of the bands from low to high, `cutout_size` as a part of the image size.
     """
+
+    p: torch.Tensor
+    Hz_geom: torch.Tensor
+    Hz_fbank: torch.Tensor
 
     def __init__(
         self,
@@ -130,12 +135,13 @@ class AugmentPipe(nn.Module):
     def forward(self, images: torch.Tensor, debug_percentile: float | None = None) -> torch.Tensor:
         """Augment `images` `[N, C, H, W]` in [-1, 1], C 1, 3 or 4 (the fourth is alpha: it only moves and is cut out).
 
-        Random numbers come from `torch_utils.seeding`. `debug_percentile` in (0, 1) takes that quantile of every
-        distribution instead, whatever `p` is.
+        Random numbers come from `torch_utils.seeding`. `debug_percentile` in (0, 1) puts that quantile in place of
+        every random number (of a normal distribution, the quantile / sqrt(2)), whatever `p` is; only noise is random.
+        Differentiable twice with respect to `images`. ValueError for another number of channels.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3, 4):
             raise ValueError(f"images has shape {list(images.shape)}, must be [N, C, H, W] with C 1, 3 or 4")
-        if debug_percentile is None and self.p == 0:
+        if len(images) == 0 or (debug_percentile is None and self.p == 0):
             return images
         draw = _Draw(images, self.p, debug_percentile)
         images = self._move(images, draw)
@@ -158,6 +164,10 @@ class AugmentPipe(nn.Module):
         every map is off.
         """
         height, width = images.shape[2:]
+        maps = self._blitting_maps(draw, width, height) + self._geometric_maps(draw, width, height)
+        return functools.reduce(torch.matmul, maps) if maps else None
+
+    def _blitting_maps(self, draw, width, height):
         maps = []
         if self.xflip > 0:
             maps.append(_scale_2d(1 - 2 * draw.sometimes(self.xflip, draw.choice(2), 0), 1))
@@ -166,23 +176,29 @@ class AugmentPipe(nn.Module):
         if self.xint > 0:
             shift = draw.sometimes(self.xint, draw.symmetric(2) * self.xint_max, 0)
             maps.append(_translate_2d(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
+        return maps
+
+    def _geometric_maps(self, draw, width, height):
+        maps = []
         if self.scale > 0:
             factor = draw.sometimes(self.scale, draw.lognormal() ** self.scale_std, 1)
             maps.append(_scale_2d(1 / factor, 1 / factor))
-        # Rotations happen before and after the anisotropic scaling; either of them with the probability asked for.
-        rotate = 1 - (1 - (self.rotate * draw.p).clamp(0, 1)).sqrt()
         if self.rotate > 0:
-            maps.append(_rotate_2d(draw.sometimes_at(rotate, draw.symmetric() * math.pi * self.rotate_max, 0)))
+            maps.append(_rotate_2d(self._angle(draw)))
         if self.aniso > 0:
             factor = draw.sometimes(self.aniso, draw.lognormal() ** self.aniso_std, 1)
             maps.append(_scale_2d(1 / factor, factor))
-        if self.rotate > 0:
-            angle = draw.sometimes_at(rotate, draw.symmetric() * math.pi * self.rotate_max, 0)
-            maps.append(_rotate_2d(angle if draw.quantile is None else 0 * angle))
+        if self.rotate > 0 and draw.quantile is None:
+            maps.append(_rotate_2d(self._angle(draw)))
         if self.xfrac > 0:
             shift = draw.sometimes(self.xfrac, draw.normal(2) * self.xfrac_std, 0)
             maps.append(_translate_2d(-shift[:, 0] * width, -shift[:, 1] * height))
-        return functools.reduce(torch.matmul, maps) if maps else None
+        return maps
+
+    def _angle(self, draw):
+        """Of the rotation before, or of that after, the anisotropic scaling: either, with the probability asked for."""
+        probability = 1 - (1 - (self.rotate * draw.p).clamp(0, 1)).sqrt()
+        return draw.sometimes_at(probability, draw.symmetric() * math.pi * self.rotate_max, 0)
 
     def _recolor_and_filter(self, images, draw):
         images = self._recolor(images, draw)
@@ -241,12 +257,11 @@ class AugmentPipe(nn.Module):
             return images
         size = draw.sometimes(self.cutout, torch.full([images.shape[0]], self.cutout_size, device=images.device), 0)
         center = draw.uniform(2)
-        is_kept = [
-            ((_pixel_centers(length, images) - center[:, [axis]]).abs() >= size[:, None] / 2)
+        columns, rows = (
+            (_pixel_centers(length, images) - center[:, [axis]]).abs() >= size[:, None] / 2  # [N, length]
             for axis, length in enumerate((images.shape[3], images.shape[2]))
-        ]  # per axis x, y: [N, length]
-        mask = is_kept[0][:, None, None, :] | is_kept[1][:, None, :, None]  # [N, 1, H, W]
-        return images * mask
+        )
+        return images * (columns[:, None, None, :] | rows[:, None, :, None])
 
 
 class _Draw:
@@ -262,6 +277,7 @@ class _Draw:
         return seeding.rand([self.count, *shape], self.device)
 
     def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal, or its quantile / sqrt(2)."""
         if self.quantile is not None:
             return torch.erfinv(2 * self.uniform(*shape) - 1)
         return seeding.randn([self.count, *shape], self.device)
@@ -275,6 +291,7 @@ class _Draw:
         return (self.uniform() * count).floor()
 
     def half_normal(self) -> torch.Tensor:
+        """The magnitude of a standard normal number, or its quantile / sqrt(2)."""
         return self.normal().abs() if self.quantile is None else torch.erfinv(self.uniform())
 
     def lognormal(self) -> torch.Tensor:
@@ -286,6 +303,7 @@ class _Draw:
         return self.sometimes_at(rate * self.p, value, otherwise)
 
     def sometimes_at(self, probability: torch.Tensor, value: torch.Tensor, otherwise: float) -> torch.Tensor:
+        """`value` for each image with `probability`, else `otherwise`; always `value` where it is a quantile."""
         if self.quantile is not None:
             return value
         is_on = seeding.rand([self.count], self.device) < probability
@@ -296,20 +314,22 @@ def warp(images: torch.Tensor, inverse: torch.Tensor, filt: torch.Tensor) -> tor
     """Move `images` `[N, C, H, W]` by affine maps, interpolating with the orthogonal low-pass filter `filt` `[taps]`.
 
     `inverse` `[N, 3, 3]` takes output to input coordinates, in pixels from the centre. Outside the image lies its
-    reflection, one image size deep. The sampling is bilinear at twice the resolution (Karras 2020, appendix B.1).
+    reflection, one image size deep. The sampling is bilinear at twice the resolution (Karras 2020, appendix B).
     """
     height, width = images.shape[2:]
     border = len(filt) // 4  # what the filter needs round the output, in pixels
-    extent = torch.tensor([width, height], device=images.device) / 2 + border
-    reach = (inverse[:, :2, :2].abs() @ extent + inverse[:, :2, 2].abs()).amax(dim=0)  # of the output's corners
-    size = torch.tensor([width, height], device=images.device)
+    wanted = inverse.new_tensor([width / 2 + border, height / 2 + border, 1])
+    reach = (inverse.abs() @ wanted).amax(dim=0)[:2]  # of the output's corners, from the image's centre
+    size = inverse.new_tensor([width, height])
     margin_x, margin_y = torch.minimum((reach - size / 2 + border).ceil().clamp(min=0), size - 1).int().tolist()
+    padded = inverse.new_tensor([[width / 2 + margin_x], [height / 2 + margin_y]])
 
     images = F.pad(images, [margin_x, margin_x, margin_y, margin_y], mode="reflect")
     images = upfirdn2d.upsample2d(images, filt)
-    padded = torch.tensor([width / 2 + margin_x, height / 2 + margin_y, 1], device=images.device)
-    wanted = torch.tensor([width / 2 + border, height / 2 + border, 1], device=images.device)
-    theta = (inverse * wanted / padded[:, None])[:, :2].to(images.dtype)  # in units of half the image, [N, 2, 3]
+    # The weight of the filter lies half a fine pixel off its middle, so that a quarter of a pixel shifts the grid.
+    shift = inverse.new_full([len(inverse)], 0.25)
+    inverse = _translate_2d(-shift, -shift) @ inverse @ _translate_2d(shift, shift)
+    theta = (inverse[:, :2] * wanted / padded).to(images.dtype)  # [N, 2, 3], in units of half the image
     shape = [*images.shape[:2], 2 * (height + 2 * border), 2 * (width + 2 * border)]
     images = grid_sample_gradfix.grid_sample(images, F.affine_grid(theta, shape, align_corners=False))
     return upfirdn2d.downsample2d(images, filt, padding=-2 * border, flip_filter=True)
@@ -347,7 +367,7 @@ def band_filters(lowpass: list[float]) -> np.ndarray:
 
     `lowpass` belongs to an orthogonal wavelet and sums to 1; its autocorrelation is a half-band filter. The bands are a
     pyramid of it: A(z) A(z^2) A(z^4), A(z) A(z^2) B(z^4), A(z) B(z^2) and B(z) with B = 1 - A; they sum to the identity
-    (Karras 2020, appendix B.2). Returns `[4, 43]` for four taps.
+    (Karras 2020, appendix B). Returns `[4, 43]` for four taps.
     """
     low = np.convolve(lowpass, lowpass[::-1])
     high = -low

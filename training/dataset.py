@@ -351,6 +351,20 @@ def default_cache_bytes() -> int:
 
 
 def available_memory() -> int:
+    """Bytes that this process may still use; an estimate."""
+    return min(_system_memory(), _container_memory())
+
+
+def _container_memory() -> int:
+    """What the limit of a container (cgroup 2) leaves; without one, a number that is larger than any memory."""
+    try:
+        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        return max(int(limit) - int(used), 0)
+    except (OSError, ValueError):  # no such file; or "max", for no limit
+        return 1 << 62
+
+
+def _system_memory() -> int:
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)

@@ -3,6 +3,7 @@
 The work behind dataset_tool.py: `open_collection` reads folders, zips, CIFAR-10, MNIST and LSUN; `convert` writes.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -448,11 +449,13 @@ class Output:
         if self._archive is not None and self._archive.fp is not None:
             self._archive.fp.close()  # not the archive, which would write its directory to what may be a full disk
             self._archive.fp = None
-        if self._temporary.is_dir():
-            shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.unlink(missing_ok=True)
-        for folder in reversed(self._new_folders):
-            folder.rmdir()
+        # The error that led here is the one to report.
+        with contextlib.suppress(OSError):
+            if self._temporary.is_dir():
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.unlink(missing_ok=True)
+            for folder in reversed(self._new_folders):
+                folder.rmdir()
 
     def _write_error(self, error: OSError) -> UserError:
         return UserError(

@@ -48,7 +48,15 @@ def save_grid(path: Path, images: torch.Tensor, columns: int) -> None:
 
 def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: int) -> None:
     """Rows of source images, each above what the generator made of it."""
-    height, width = fakes.shape[2:]
-    above, below = to_rgb(resize(sources, (height, width))), to_rgb(fakes)
-    gap = np.full([len(below), GAP, width, 3], BACKGROUND, dtype=np.uint8)
-    Image.fromarray(tile(np.concatenate([above, below, gap], axis=1), columns)).save(path)
+    save_stacks(path, [sources, fakes], columns)
+
+
+def save_stacks(path: Path, images: list[torch.Tensor], columns: int) -> None:
+    """Cells in which image i of the first tensor `[n, C, h, w]` stands above image i of the second, and so on.
+
+    All are shown at the size of the last.
+    """
+    height, width = images[-1].shape[2:]
+    rows = [to_rgb(resize(part, (height, width))) for part in images]
+    gap = np.full([len(rows[-1]), GAP, width, 3], BACKGROUND, dtype=np.uint8)
+    Image.fromarray(tile(np.concatenate([*rows, gap], axis=1), columns)).save(path)

@@ -23,6 +23,7 @@ from PIL import Image, ImageFile
 from dnnlib.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
+MAX_FILE_BYTES = 1 << 30  # a small zip can unfold into more than the memory holds
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 GRAY_16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
@@ -81,16 +82,25 @@ class ImageFiles(ABC):
         return self.open(name)
 
     @abstractmethod
+    def _identity(self, name: str) -> str: ...
+
     def identity(self, name: str) -> str:
-        """Changes when the file's contents do: size and checksum, or size and sampled bytes."""
+        """Changes when the file's contents do: size and checksum, or size and sampled bytes. Raises `BadImage`."""
+        try:
+            return self._identity(name)
+        except _STORAGE_ERRORS as error:
+            raise BadImage(str(self.path), name, reason_for(error)) from error
 
     def read(self, name: str) -> bytes:
         """The whole file. Raises `BadImage` where the storage is damaged."""
         try:
             with self.open(name) as file:
-                return file.read()
+                data = file.read(MAX_FILE_BYTES + 1)
         except _STORAGE_ERRORS as error:
             raise BadImage(str(self.path), name, reason_for(error)) from error
+        if len(data) > MAX_FILE_BYTES:
+            raise BadImage(str(self.path), name, f"it has more than {MAX_FILE_BYTES >> 20:,} MB")
+        return data
 
     def probe(self, name: str) -> Header:
         """The header of an image. Raises `BadImage`."""
@@ -128,7 +138,7 @@ class FolderFiles(ImageFiles):
     def open(self, name: str) -> IO[bytes]:
         return open(self.path / name, "rb")
 
-    def identity(self, name: str) -> str:
+    def _identity(self, name: str) -> str:
         with self.open(name) as file:
             size = os.fstat(file.fileno()).st_size
             sample = file.read(self.SAMPLE_BYTES)
@@ -140,7 +150,7 @@ class FolderFiles(ImageFiles):
 class ZipFiles(ImageFiles):
     """A zip archive. Readable from several threads, and again in the child of a fork."""
 
-    SMALL_FILE = 1 << 17
+    SMALL_FILE = 1 << 15
 
     def __init__(self, path: Path):
         self._lock = threading.Lock()
@@ -164,7 +174,7 @@ class ZipFiles(ImageFiles):
         info = self._opened().getinfo(name)
         return io.BytesIO(self._opened().read(info)) if info.file_size <= self.SMALL_FILE else self.open(name)
 
-    def identity(self, name: str) -> str:
+    def _identity(self, name: str) -> str:
         info = self._opened().getinfo(name)
         return f"{info.file_size} {info.CRC:08x}"
 
@@ -256,7 +266,9 @@ def decode(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         orientation = _orientation(image)
         channels, bits = _channels_bits(image)
-        pixels = _decode_16(data, image) if bits == 16 else _decode_8(image, channels)
+        raw_mode = _raw_mode(image)
+        image.load()  # numpy would swallow some of the errors
+        pixels = _decode_16(data, image, raw_mode) if bits == 16 else _decode_8(image, channels)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(_turn(pixels, orientation))
 
@@ -285,7 +297,10 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     # Pillow turns TIFFs while decoding. A PNG's EXIF may follow its pixels, where a look at the header misses it.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
-    return image.getexif().get(274, 1)
+    try:
+        return image.getexif().get(274, 1)
+    except Exception:  # damaged EXIF is common, and no reason to do without the image
+        return 1
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -306,8 +321,7 @@ def _decode_8(image: Image.Image, channels: int) -> np.ndarray:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
-def _decode_16(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
-    raw_mode = _raw_mode(image)
+def _decode_16(data: bytes, image: Image.Image, raw_mode: str) -> np.ndarray:
     if raw_mode in GRAY_16:
         return np.asarray(image).astype(np.uint16)
     if raw_mode == GRAY_ALPHA_16:
@@ -321,10 +335,13 @@ def _decode_16(data: bytes, image: ImageFile.ImageFile) -> np.ndarray:
 def _decode_as(data: bytes, raw_mode: str) -> np.ndarray:
     """Decode with another notion of what the file's bytes mean."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        tiles: list[Any] = []  # a named tuple or, in older Pillow, a plain one; a plain one is taken by both
-        for codec, box, offset, args in image.tile:
-            tiles.append((codec, box, offset, (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode))
+        tiles: list[Any] = []
+        for tile in image.tile:
+            args = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
+            # Pillow before version 11 has plain tuples.
+            tiles.append(tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args))
         image.tile = tiles
+        image.load()
         return np.asarray(image)
 
 

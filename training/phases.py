@@ -32,6 +32,7 @@ class Batch:
     """What one process sees of a batch: real images with labels, and the choices that the generated ones come from."""
 
     rows: seeding.Rows
+    is_first: bool  # of its accumulation rounds: the one that running means are updated from, once a step
     real_images: torch.Tensor  # [n, C, H, W] in [-1, 1]
     real_labels: torch.Tensor  # [n, c_dim]
     draws: dict[str, Draw]  # phase -> choices of the latents, of this micro-batch
@@ -64,7 +65,8 @@ class TrainingStep:
         self.num_rounds = config.per_process // batch_gpu
         self.phases = list(self._phases())
         self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
-        self.num_skipped = 0
+        self.pl_lengths: list[torch.Tensor] = []  # mean of each micro-batch, until the running mean takes them in
+        self.num_skipped = {phase.name: 0 for phase in self.phases}  # in a row
 
     def _phases(self) -> Iterator[Phase]:
         s, config = self.state, self.config
@@ -96,8 +98,7 @@ class TrainingStep:
         distributed.all_reduce_grads(phase.module.parameters())
         if self.gradients_are_finite(phase):
             phase.optimizer.step()
-        if phase.name == "Dmain":
-            self.average_running_means()
+        self.update_running_means(phase)
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
@@ -117,6 +118,7 @@ class TrainingStep:
             batches.append(
                 Batch(
                     rows=rows,
+                    is_first=index == 0,
                     real_images=to_float(images[index :: self.num_rounds].to(self.device)),
                     real_labels=labels[index :: self.num_rounds].to(self.device),
                     draws={name: take_rows(draw, rows) for name, draw in draws.items()},
@@ -145,8 +147,7 @@ class TrainingStep:
         images = self.generate(ws)
         noise = seeding.randn(images.shape, device=self.device)
         lengths = losses.path_lengths(images, ws, noise)
-        mean = distributed.all_mean(lengths.detach().mean())
-        self.state.pl_mean = self.state.pl_mean.lerp(mean, PL_DECAY)
+        self.pl_lengths.append(lengths.detach().mean())
         penalty = (lengths - self.state.pl_mean).square()
         training_stats.report("Loss/pl_penalty", penalty)
         loss = penalty * self.config.pl_weight
@@ -156,7 +157,8 @@ class TrainingStep:
     def discriminator_main(self, batch: Batch, gain: float) -> None:
         """D tells generated images from real ones. The running means of G are kept here."""
         with torch.no_grad():
-            images = self.generate(self.ws(batch, "Dmain", update_emas=True), update_emas=True)
+            ws = self.ws(batch, "Dmain", update_emas=batch.is_first)
+            images = self.generate(ws, update_emas=batch.is_first)
         fake_logits = self.run_D(images, batch.labels["Dmain"])
         training_stats.report("Loss/scores/fake", fake_logits)
         training_stats.report("Loss/signs/fake", fake_logits.sign())
@@ -223,18 +225,23 @@ class TrainingStep:
         grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
         is_finite = bool(torch.isfinite(torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()))
         training_stats.report(f"Loss/{phase.name}/skipped", float(not is_finite))
-        self.num_skipped = 0 if is_finite else self.num_skipped + 1
-        if self.num_skipped > MAX_SKIPPED_STEPS:
+        self.num_skipped[phase.name] = 0 if is_finite else self.num_skipped[phase.name] + 1
+        if self.num_skipped[phase.name] > MAX_SKIPPED_STEPS:
             raise UserError(
-                f"the gradients of {phase.name} are not finite {self.num_skipped} times in a row, after "
-                f"{self.state.cur_nimg / 1000:.1f} kimg; continue from an earlier snapshot with another --gamma or lower --glr and --dlr"
+                f"the gradients of {phase.name} were not finite {MAX_SKIPPED_STEPS + 1} times in a row, up to "
+                f"{self.state.cur_nimg / 1000:.1f} kimg: start from an earlier snapshot with another --gamma, or with "
+                "lower --glr and --dlr"
             )
         return is_finite
 
     @torch.no_grad()
-    def average_running_means(self) -> None:
-        """Running means of G (w, magnitudes) are those of the whole batch, not of one process's share."""
-        if distributed.get_world_size() > 1:
+    def update_running_means(self, phase: Phase) -> None:
+        """Running means are those of the whole batch, not of one process's share or of one round."""
+        if phase.name == "Greg":
+            mean = distributed.all_mean(torch.stack(self.pl_lengths).mean())
+            self.state.pl_mean = self.state.pl_mean.lerp(mean, PL_DECAY)
+            self.pl_lengths.clear()
+        if phase.name == "Dmain" and distributed.get_world_size() > 1:
             means = [buffer for name, buffer in self.state.G.named_buffers() if name.endswith(("_avg", "_ema"))]
             flat = distributed.all_mean(torch.cat([mean.flatten() for mean in means]))
             for mean, piece in zip(means, flat.split([mean.numel() for mean in means]), strict=True):

@@ -22,11 +22,14 @@ def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
     assert set(contents) == set(KEYS)
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:

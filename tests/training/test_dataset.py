@@ -19,6 +19,7 @@ from PIL import Image
 
 from dnnlib.errors import UserError
 from training import dataset as dataset_module
+from training import image_files
 from training.dataset import BatchLoader, Dataset, ImageFolderDataset, sample_order, to_float, to_uint8
 from training.image_files import BadImage, decode, encode_png, open_files, probe
 
@@ -213,6 +214,13 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert pixels.shape == np.asarray(expected).shape
     assert probe(io.BytesIO(data))[:2] == expected.size
     assert abs(pixels.astype(int) - np.asarray(expected)).mean() < 12  # of JPEG and WebP; a wrong turn costs 16
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_ignored():
+    data = encode(RGB, "jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\xff\x01\x12\0\x03\xff\xff")
+    assert decode(data).shape == (6, 8, 3)
+    assert probe(io.BytesIO(data)) == (8, 6, 3, 8)
 
 
 def png_chunks(width, height, bits, color_type, scanlines: bytes, interlace: int = 0) -> bytes:
@@ -509,6 +517,15 @@ def test_decompression_bomb_is_refused(tmp_path):
         ImageFolderDataset(path)
 
 
+def test_a_file_that_unfolds_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 1 << 20)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", encode_png(noise(4, 4, 3)) + bytes(1 << 21))
+    with pytest.raises(BadImage, match=r"a\.png .*more than 1 MB"):
+        ImageFolderDataset(path)[0]
+
+
 def test_encrypted_zip(tmp_path):
     path = write_zip(tmp_path / "a.zip", pngs(["a.png"]))
     data = bytearray(path.read_bytes())
@@ -753,17 +770,17 @@ def test_a_dataset_of_ones_own():
 def test_fingerprint_knows_contents_not_places(store, tmp_path):
     files = pngs(["a.png", "b.png", "x/c.png"])
     path = store(files)
-    dataset = ImageFolderDataset(path)
+    fingerprint = ImageFolderDataset(path).fingerprint
     moved = tmp_path / "elsewhere.zip"
     shutil.move(path, moved)
-    assert ImageFolderDataset(moved).fingerprint == dataset.fingerprint
+    assert ImageFolderDataset(moved).fingerprint == fingerprint
     others = [
         {**files, "b.png": files["a.png"]},
         {**files, "d.png": files["a.png"]},
         pngs(["a.png", "b.png", "x/d.png"]),
     ]
     prints = {ImageFolderDataset(store(other, f"{i}.zip")).fingerprint for i, other in enumerate(others)}
-    assert len(prints | {dataset.fingerprint}) == 4
+    assert len(prints | {fingerprint}) == 4
 
 
 def test_fingerprint_knows_subset_mirroring_and_labels(labelled):
@@ -784,7 +801,7 @@ def test_to_float(dtype, high):
     values = to_float(images)
     assert values.dtype == torch.float32
     assert values[[0, 3]].tolist() == [-1, 1]
-    assert values[1] == pytest.approx(-values[2], abs=1e-6)
+    assert values[1].item() == pytest.approx(-values[2].item(), abs=1e-6)
 
 
 def test_to_uint8_undoes_to_float():

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from torch_utils.ops.upfirdn2d import downsample_padding, parse_padding, parse_scaling, upfirdn2d, upsample_padding
+from torch_utils.ops.upfirdn2d import (
+    add_padding,
+    downsample_padding,
+    parse_padding,
+    parse_scaling,
+    upfirdn2d,
+    upsample_padding,
+)
 
 
 def conv2d_resample(
@@ -29,16 +36,17 @@ def conv2d_resample(
     """
     up, down = _factor("up", up), _factor("down", down)
     _check_weight(x, w, groups)
+    _check_size(x, w, up, down, padding)
     padding = _total_padding(padding, f, up, down)
     w = w if flip_weight else w.flip([2, 3])
     is_pointwise = w.shape[2] == w.shape[3] == 1
 
     # Filtering, zero insertion and convolution commute as long as they act on one grid. Each case filters, and
     # convolves, where there are fewest pixels and channels.
-    if is_pointwise and up == 1:
-        x = upfirdn2d(x, f if down > 1 else None, down=down, padding=padding, flip_filter=flip_filter)
+    if is_pointwise and down > 1 and up == 1:
+        x = upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter)
         return F.conv2d(x, w, groups=groups)
-    if is_pointwise and down == 1:
+    if is_pointwise and up > 1 and down == 1:
         x = F.conv2d(x, w, groups=groups)
         return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=up**2)
     if up > 1:
@@ -78,16 +86,11 @@ def _padded_conv(x, w, padding, groups):
 
 
 def _total_padding(padding, f, up, down):
-    total = parse_padding(padding)
     if up > 1:
-        total = _add(total, upsample_padding(f, (up, up)))
+        padding = add_padding(padding, upsample_padding(f, (up, up)))
     if down > 1:
-        total = _add(total, downsample_padding(f, (down, down)))
-    return total
-
-
-def _add(padding, extra):
-    return tuple(own + more for own, more in zip(padding, extra, strict=True))
+        padding = add_padding(padding, downsample_padding(f, (down, down)))
+    return parse_padding(padding)
 
 
 def _factor(name, value):
@@ -98,9 +101,18 @@ def _factor(name, value):
 
 
 def _check_weight(x, w, groups):
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        raise TypeError("x must be a floating point tensor")
     if not isinstance(w, torch.Tensor) or w.dtype != x.dtype:
         raise TypeError(f"w must be a tensor of the dtype of x, {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
     if groups < 1 or w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups != 0:
         raise ValueError(f"w has shape {list(w.shape)}, does not fit {x.shape[1]} channels of x in groups={groups}")
+
+
+def _check_size(x, w, up, down, padding):
+    left, right, top, bottom = parse_padding(padding)
+    height, width = x.shape[2] * up + top + bottom - w.shape[2] + 1, x.shape[3] * up + left + right - w.shape[3] + 1
+    if min(height, width) < down:
+        raise ValueError(f"padding {padding} leaves less than the kernel needs of an image of {list(x.shape[2:])}")

@@ -2,7 +2,7 @@
 
 R1 penalises the gradient of D(augment(images)) with respect to the images, so that training needs its derivative. The
 sampled image is linear in the input: the gradient is the transposed operator, and its derivative the operator itself.
-Older versions of torch (before 2.12 or so) refuse that second step.
+Older versions of torch refuse that second step.
 """
 
 import torch

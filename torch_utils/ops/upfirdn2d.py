@@ -78,9 +78,7 @@ def filter2d(
     impl: str = "cuda",
 ) -> torch.Tensor:
     """Filter `x` `[N, C, H, W]`, keeping its size; `padding` is added to what that needs. See `upfirdn2d`."""
-    return upfirdn2d(
-        x, f, padding=_add_padding(padding, same_padding(f)), flip_filter=flip_filter, gain=gain, impl=impl
-    )
+    return upfirdn2d(x, f, padding=add_padding(padding, same_padding(f)), flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 def upsample2d(
@@ -94,7 +92,7 @@ def upsample2d(
 ) -> torch.Tensor:
     """Enlarge `x` `[N, C, H, W]` by `up`; `padding` is added to what that needs. The mean is kept. See `upfirdn2d`."""
     up_x, up_y = parse_scaling("up", up)
-    padding = _add_padding(padding, upsample_padding(f, (up_x, up_y)))
+    padding = add_padding(padding, upsample_padding(f, (up_x, up_y)))
     return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * up_x * up_y, impl=impl)
 
 
@@ -108,7 +106,7 @@ def downsample2d(
     impl: str = "cuda",
 ) -> torch.Tensor:
     """Shrink `x` `[N, C, H, W]` by `down`; `padding` is added to what that needs. See `upfirdn2d`."""
-    padding = _add_padding(padding, downsample_padding(f, parse_scaling("down", down)))
+    padding = add_padding(padding, downsample_padding(f, parse_scaling("down", down)))
     return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
@@ -148,12 +146,13 @@ class Resampling(NamedTuple):
 
     def adjoint(self, size_in: tuple[int, int], size_out: tuple[int, int], taps: tuple[int, int]) -> "Resampling":
         """The transposed operator, for the reversed taps. All sizes are (width, height)."""
-        padding = []
-        for axis in (0, 1):
+
+        def padding(axis: int) -> tuple[int, int]:
             before = taps[axis] - 1 - self.padding[2 * axis]
             padded = (size_in[axis] - 1) * self.up[axis] + taps[axis]
-            padding += [before, padded - size_out[axis] * self.down[axis] - before]
-        return Resampling(self.down, self.up, tuple(padding))
+            return before, padded - size_out[axis] * self.down[axis] - before
+
+        return Resampling(self.down, self.up, (*padding(0), *padding(1)))
 
 
 class _Resample(torch.autograd.Function):
@@ -176,8 +175,6 @@ class _Resample(torch.autograd.Function):
 
 
 def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
-    if f is None and up == down == (1, 1):
-        return _pad(x, padding) * gain
     f = torch.ones([1, 1], device=x.device) if f is None else f
     taps = f * gain ** (f.ndim / 2)
     taps = (taps if flip_filter else taps.flip(list(range(f.ndim)))).to(x.dtype)
@@ -192,45 +189,52 @@ dispatch.register("upfirdn2d", dispatch.REFERENCE, _upfirdn2d_ref)
 
 def _resample(x, taps, spec):
     """Correlate `x` `[N, C, H, W]` with `taps` `[height, width]`, never touching an inserted zero."""
+    size = _output_size(spec, _size(x), _size(taps))
+    x, spec = _crop(x, spec)
     n, c, h, w = x.shape
-    if x.numel() == 0:
-        return x.new_zeros([n, c, *(_output_size(spec, (w, h), _size(taps))[::-1])])
+    if x.numel() == 0:  # an empty batch, or all of the image was cropped
+        return x.new_zeros([n, c, size[1], size[0]])
     x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
     weight = taps.expand(n * c, 1, *taps.shape)
-    y = _gather(x, weight, spec) if spec.up == (1, 1) else _spread(x, weight, spec)
+    if spec.up != (1, 1):
+        y = _spread(x, weight, spec)
+    elif weight[0].numel() == 1 and spec.down == (1, 1):
+        y = F.pad(x * taps, spec.padding)
+    else:
+        y = _gather(x, weight, spec)
     return y.reshape(n, c, *y.shape[2:])
+
+
+def _crop(x, spec):
+    """Drop the pixels that negative padding keeps out of the result. What is left of that is less than `up`."""
+    (up_x, up_y), (left, right, top, bottom) = spec.up, spec.padding
+    left, top = max(-(left // up_x), 0), max(-(top // up_y), 0)  # rounded up
+    right, bottom = max(-right // up_x, 0), max(-bottom // up_y, 0)  # rounded down: zeros follow the last pixel
+    h, w = x.shape[2:]
+    x = x[:, :, top : max(h - bottom, top), left : max(w - right, left)]
+    skipped = (left * up_x, right * up_x, top * up_y, bottom * up_y)
+    return x, spec._replace(padding=add_padding(spec.padding, skipped))
 
 
 def _gather(x, weight, spec):
     """Strided depthwise convolution."""
     left, right, top, bottom = spec.padding
-    if not (left == right and top == bottom and 0 <= min(left, top) <= max(left, top) <= FAST_CONV_PADDING):
-        x, left, top = _pad(x, spec.padding), 0, 0
+    if left != right or top != bottom or max(left, top) > FAST_CONV_PADDING:
+        x, left, top = F.pad(x, spec.padding), 0, 0
     return F.conv2d(x, weight, stride=spec.down[::-1], padding=[top, left], groups=x.shape[1])
 
 
 def _spread(x, weight, spec):
     """Transposed strided depthwise convolution. It makes every output that an input reaches; the surplus is cropped."""
-    inner, outer, surplus = [], [], []
+    crop, rest = [], []
     for axis, taps in enumerate((weight.shape[3], weight.shape[2])):
-        up, before, after = spec.up[axis], *spec.padding[2 * axis : 2 * axis + 2]
-        skip_first, skip_last = max(-(before // up), 0), max(-after // up, 0)  # inputs that reach nothing
-        lead, trail = taps - 1 - before - skip_first * up, taps - up - after - skip_last * up
-        crop = max(min(lead, trail), 0)
-        inner += [-skip_first, -skip_last]
-        outer += [crop - lead, crop - trail]
-        surplus.append(crop)
-    y = F.conv_transpose2d(
-        _pad(x, inner), weight.flip([2, 3]), stride=spec.up[::-1], padding=surplus[::-1], groups=x.shape[1]
-    )
-    return _pad(y, outer)[:, :, :: spec.down[1], :: spec.down[0]]
-
-
-def _pad(x, padding):
-    """Zero padding, negative to crop; without the copy that F.pad makes even where there is nothing to add."""
-    left, right, top, bottom = padding
-    x = x[:, :, max(-top, 0) : x.shape[2] - max(-bottom, 0), max(-left, 0) : x.shape[3] - max(-right, 0)]
-    return F.pad(x, [max(p, 0) for p in padding]) if max(padding) > 0 else x
+        lead = taps - 1 - spec.padding[2 * axis]
+        trail = taps - spec.up[axis] - spec.padding[2 * axis + 1]
+        crop.append(max(min(lead, trail), 0))
+        rest += [crop[axis] - lead, crop[axis] - trail]
+    y = F.conv_transpose2d(x, weight.flip([2, 3]), stride=spec.up[::-1], padding=crop[::-1], groups=x.shape[1])
+    y = F.pad(y, rest) if any(rest) else y
+    return y[:, :, :: spec.down[1], :: spec.down[0]]
 
 
 def _size(x):
@@ -254,6 +258,8 @@ def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
         raise TypeError("f must be None or a float32 tensor (see setup_filter)")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"f has shape {list(f.shape)}, must be [taps] or [height, width]")
+    if f.requires_grad:
+        raise ValueError("f requires a gradient, which no op gives; detach it")
     return f.shape[-1], f.shape[0]
 
 
@@ -270,7 +276,13 @@ def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     values = _integers("padding", padding, lengths=(1, 2, 4))
     if len(values) < 4:
         values = [values[0], values[0], values[-1], values[-1]]
-    return tuple(values)
+    return values[0], values[1], values[2], values[3]
+
+
+def add_padding(padding: int | Sequence[int], extra: Sequence[int]) -> tuple[int, int, int, int]:
+    """A caller's padding and (left, right, top, bottom) of our own."""
+    left, right, top, bottom = (own + more for own, more in zip(parse_padding(padding), extra, strict=True))
+    return left, right, top, bottom
 
 
 def _integers(name, value, lengths):
@@ -280,10 +292,6 @@ def _integers(name, value, lengths):
     if len(values) not in lengths:
         raise ValueError(f"{name} is {value!r}, must hold {' or '.join(map(str, lengths))} integers")
     return [int(v) for v in values]
-
-
-def _add_padding(padding, extra):
-    return [own + more for own, more in zip(parse_padding(padding), extra, strict=True)]
 
 
 def _check_image(x):

@@ -1,0 +1,47 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# Each makes .venv if it is missing and installs into it. On Windows use WSL, or the plain pip lines of the README.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TORCH ?= 2.13.0
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m demo.run_demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A new extra is installed on top of what is there; a changed pyproject.toml installs again.
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install -e ".[$*]"
+	@touch $@
+
+# On Linux without an NVIDIA driver the CPU build of PyTorch is a tenth of the default one: take it where it is offered,
+# from the configured index or from PyTorch's own.
+$(VENV)/.torch: $(BIN)/python
+	@if $(BIN)/python -c "import torch" 2>/dev/null; then \
+		echo "PyTorch is there already"; \
+	elif [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(BIN)/python -m pip install "torch==$(TORCH)+cpu" \
+		|| $(BIN)/python -m pip --retries 1 --timeout 15 install "torch==$(TORCH)" --index-url https://download.pytorch.org/whl/cpu \
+		|| $(BIN)/python -m pip install "torch>=2.6"; \
+	else \
+		$(BIN)/python -m pip install "torch>=2.6"; \
+	fi
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 or newer is needed; name it with PYTHON=python3.x"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+
+clean:
+	rm -rf $(VENV) build *.egg-info demo/out demo/index.html

@@ -1,0 +1,205 @@
+"""gen_images.py from its command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import gen_images
+from dnnlib.errors import UserError
+from gen_images import parse_range, parse_size, parse_vec2
+from tests.conftest import ROOT
+from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
+from training.cascade import Cascade
+from training.grids import GAP
+from training.source import GaussianSource, ImageSource
+
+FLATTEN = {"kind": "flatten"}
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("snapshots")
+    source = ImageSource.open(write_images(folder / "source", num=5))
+    spider = generator2(encoder=FLATTEN)
+    spider.mapping.encoder.fit(source.all_batches())
+    return {
+        "gaussian": save(folder / "gaussian.pkl", generator2(), GaussianSource(Z_DIM)),
+        "gray": save(folder / "gray.pkl", generator2(channels=1), None),
+        "spider": save(folder / "spider.pkl", spider, source),
+        "cascade": save(
+            folder / "cascade.pkl", Cascade.chain(spider, generator2(seed=1, channels=4, encoder=FLATTEN)), source
+        ),
+        "conditional": save(folder / "conditional.pkl", generator2(c_dim=3), GaussianSource(Z_DIM)),
+        "stylegan3": save(folder / "stylegan3.pkl", generator3(), GaussianSource(Z_DIM)),
+    }
+
+
+@pytest.fixture
+def run(snapshots, tmp_path):
+    """Run the command on a snapshot by name; the folder that it wrote to and what it said."""
+
+    def run(name: str, *args: str, outdir: str = "out") -> tuple[Path, str]:
+        folder = tmp_path / outdir
+        arguments = [f"--network={snapshots[name]}", f"--outdir={folder}", "--device=cpu", *args]
+        result = CliRunner().invoke(gen_images.main, arguments, standalone_mode=False)
+        if result.exception is not None:
+            raise result.exception
+        return folder, result.output
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What is written.
+
+
+def test_one_png_per_seed(run):
+    folder, said = run("gaussian", "--seeds=0,7-8")
+    assert names(folder) == ["seed0000.png", "seed0007.png", "seed0008.png"]
+    assert "3 images of 16x16 pixels, RGB" in said and str(folder) in said
+    assert Image.open(folder / "seed0007.png").mode == "RGB"
+
+
+def test_an_image_depends_on_its_seed_alone(run):
+    together, _ = run("gaussian", "--seeds=0-4", "--batch=3", "--noise-mode=random", outdir="a")
+    again, _ = run("gaussian", "--seeds=0-4", "--batch=3", "--noise-mode=random", outdir="b")
+    alone, _ = run("gaussian", "--seeds=4", "--batch=1", "--noise-mode=random", outdir="c")
+    for name in names(together):
+        assert (together / name).read_bytes() == (again / name).read_bytes()
+    assert np.abs(pixels(together / "seed0004.png") - pixels(alone / "seed0004.png")).max() <= 1
+
+
+def test_old_files_stay_and_same_names_are_overwritten(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    (tmp_path / "out" / "seed0000.png").write_text("old")
+    folder, _ = run("gaussian", "--seeds=0")
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert pixels(folder / "seed0000.png").shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("gray", "L"), ("gaussian", "RGB"), ("cascade", "RGBA")])
+def test_channels_are_kept(run, name, mode):
+    folder, _ = run(name, "--seeds=0")
+    assert Image.open(folder / "seed0000.png").mode == mode
+
+
+def test_truncation(run):
+    mean = [pixels(run("gaussian", "--seeds=0,1", "--trunc=0")[0] / name) for name in ("seed0000.png", "seed0001.png")]
+    assert np.array_equal(*mean)
+    folder, _ = run("gaussian", "--seeds=0", "--truncation-psi=1")
+    assert not np.array_equal(pixels(folder / "seed0000.png"), mean[0])
+
+
+def test_grid(run):
+    folder, said = run("gaussian", "--seeds=0-4", "--grid=3x2")
+    grid = pixels(folder / "grid.png")
+    assert grid.shape == (2 * SIDE, 3 * SIDE, 3) and "grid.png" in said
+    assert np.array_equal(grid[SIDE:, :SIDE], pixels(folder / "seed0003.png"))
+    assert np.all(grid[SIDE:, 2 * SIDE :] == 255)
+
+
+def test_pairs_of_source_images(run, tmp_path):
+    photos = write_images(tmp_path / "photos", num=3, seed=9)
+    folder, _ = run("spider", f"--source-images={photos}", "--pairs", "--grid=3x1")
+    pairs = pixels(folder / "pairs.png")
+    assert names(folder) == ["grid.png", "pairs.png", "seed0000.png", "seed0001.png", "seed0002.png"]
+    assert pairs.shape == (2 * SIDE + GAP, 3 * SIDE, 3)
+    assert np.array_equal(pairs[:SIDE, SIDE : 2 * SIDE], pixels(photos / "01.png"))
+    assert np.array_equal(pairs[SIDE : 2 * SIDE, SIDE : 2 * SIDE], pixels(folder / "seed0001.png"))
+
+
+def test_pairs_of_a_cascade_show_all_stages(run):
+    folder, _ = run("cascade", "--seeds=0-8", "--pairs")
+    assert pixels(folder / "pairs.png").shape == (2 * (3 * SIDE + GAP), 8 * SIDE, 3)
+
+
+def test_seeds_pick_among_the_chosen_images(run, tmp_path):
+    photos = write_images(tmp_path / "photos", num=3, seed=9)
+    every, _ = run("spider", f"--source-images={photos}", outdir="a")
+    one, _ = run("spider", f"--source-images={photos}", "--seeds=2", outdir="b")
+    assert names(one) == ["seed0002.png"]
+    assert np.abs(pixels(every / "seed0002.png") - pixels(one / "seed0002.png")).max() <= 1
+
+
+def test_class(run):
+    images = [pixels(run("conditional", "--seeds=0", f"--class={index}")[0] / "seed0000.png") for index in (0, 2)]
+    assert not np.array_equal(*images)
+    _, said = run("gaussian", "--seeds=0", "--class=1")
+    assert "Warning: --class=1 is ignored" in said
+
+
+def test_translation(run):
+    still, _ = run("stylegan3", "--seeds=0", outdir="a")
+    moved, _ = run("stylegan3", "--seeds=0", "--translate=0.25,-0.125", outdir="b")
+    expected = np.roll(pixels(still / "seed0000.png"), (-2, 4), axis=(0, 1))[4:-4, 5:-4]
+    assert np.abs(pixels(moved / "seed0000.png")[4:-4, 5:-4] - expected).max() <= 1
+    turned, _ = run("stylegan3", "--seeds=0", "--rotate=45", outdir="c")
+    assert not np.array_equal(pixels(turned / "seed0000.png"), pixels(still / "seed0000.png"))
+
+
+# What the flags take.
+
+
+def test_parse():
+    assert parse_range("0,3, 5-7,3") == [0, 3, 5, 6, 7, 3]
+    assert parse_range([1, 2]) == [1, 2]
+    assert parse_vec2("0.5,-1") == (0.5, -1.0)
+    assert parse_size("4x2") == (4, 2)
+    for parse, texts in {
+        parse_range: ["5-2", "a", "", "1,,2", "-1", "4294967296", "0-99999999"],
+        parse_vec2: ["1", "1,2,3", "a,b"],
+        parse_size: ["4", "0x2", "axb"],
+    }.items():
+        for text in texts:
+            with pytest.raises(click.BadParameter):
+                parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("gaussian", [], "--seeds is needed"),
+        ("gaussian", ["--seeds=0-4", "--grid=2x2"], "--grid=2x2 is too small for 5 images; use --grid=2x3"),
+        ("gaussian", ["--seeds=0", "--pairs"], "--pairs: .*noise"),
+        ("gaussian", ["--seeds=0", "--translate=0.1,0"], "--translate.*StyleGAN3"),
+        ("stylegan3", ["--seeds=0", "--translate=nan,0"], "--translate.*finite"),
+        ("gaussian", ["--seeds=0", "--rotate=5"], "--rotate.*StyleGAN3"),
+        ("conditional", ["--seeds=0"], "--class is needed.*0 to 2"),
+        ("conditional", ["--seeds=0", "--class=-1"], "--class=-1.*0 to 2"),
+        ("spider", ["--source-images=nowhere.zip"], r"--source-images: nowhere\.zip: no such file"),
+        ("gaussian", ["--seeds=5-2"], "'5-2' is no seed or range"),
+        ("gaussian", ["--seeds=a"], "'a' is no seed or range"),
+    ],
+)
+def test_bad_input_writes_nothing(run, tmp_path, name, args, message):
+    with pytest.raises((UserError, click.UsageError), match=message):
+        run(name, *args)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--outdir: .*cannot be written"):
+        run("gaussian", "--seeds=0", outdir="file/out")
+
+
+def test_as_a_program(tmp_path):
+    command = [sys.executable, str(ROOT / "gen_images.py"), "--network=nowhere.pkl", "--seeds=0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --network: nowhere.pkl: no such file") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,240 @@
+"""train.py at the command line: the stages, what a run leaves behind, refusals, processes, Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.training.test_source import write_images
+from training.cascade import Cascade
+from training.snapshot import feed_of, load_snapshot
+from training.source import GaussianSource, ImageSource
+
+TINY = "--device=cpu --batch=8 --cbase=64 --cmax=8 --z-dim=16 --w-dim=16 --map-depth=2 --kimg=0.032 --tick=0.016".split()
+
+
+def run(*args, env=None, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def train(tmp_path, *args, cfg="stylegan2"):
+    result = run("train.py", f"--outdir={tmp_path / 'runs'}", f"--cfg={cfg}", *TINY, *args)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return max((tmp_path / "runs").iterdir()), result.stdout
+
+
+def snapshot_of(run_dir):
+    return max(run_dir.glob("network-snapshot-*.pkl"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    return {
+        "target": write_images(root / "target", size=(16, 16), count=20),
+        "source": write_images(root / "source", size=(16, 16), count=20, seed=1, mode="RGBA"),
+    }
+
+
+@pytest.fixture(scope="module")
+def spider_run(folders, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("spider")
+    run_dir, output = train(tmp_path, f"--source={folders['source']}", f"--data={folders['target']}", "--snap=1")
+    return run_dir, output
+
+
+def test_a_run_leaves_everything_behind(spider_run):
+    run_dir, output = spider_run
+    names = {path.name for path in run_dir.iterdir()}
+    expected = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "sources.png", "fakes_init.png"}
+    expected |= {"pairs_init.png", "fakes000000.png", "pairs000000.png", "network-snapshot-000000.pkl"}
+    assert expected <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.endswith(".part") for name in names)
+    assert re.search(r"tick 2 +kimg 0\.0", output)
+    assert "Done." in (run_dir / "log.txt").read_text()
+    stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    assert len(stats) == 2
+    assert {"Loss/G/loss", "Loss/D/loss", "Loss/r1_penalty", "Loss/signs/real", "timestamp"} <= set(stats[0])
+    options = json.loads((run_dir / "training_options.json").read_text())
+    assert options["source"]["kind"] == "images"
+    assert options["run"]["source"]["num_images"] == 20
+
+
+def test_pictures_have_the_size_of_their_cells(spider_run):
+    run_dir, _ = spider_run
+    assert Image.open(run_dir / "reals.png").size == (8 * 16, 5 * 16)
+    assert Image.open(run_dir / "fakes000000.png").size == (8 * 16, 5 * 16)
+    assert Image.open(run_dir / "pairs000000.png").size == (8 * 16, 5 * (16 + 16 + 2))
+    assert np.asarray(Image.open(run_dir / "reals.png")).std() > 50
+
+
+def test_a_spider_snapshot_generates_from_its_own_source(spider_run):
+    contents = load_snapshot(snapshot_of(spider_run[0]))
+    assert isinstance(contents["source"], ImageSource)
+    feed = feed_of(contents)
+    draw = feed.draw(3, torch.Generator().manual_seed(0))
+    z = feed.latents(draw)
+    images = contents["G_ema"](z, None, noise_mode="const")
+    assert images.shape == (3, 3, 16, 16)
+    assert torch.allclose(contents["G_ema"](feed.images(draw), None, noise_mode="const"), images, atol=1e-5)
+    assert contents["G"].mapping.encoder.mean.abs().sum() > 0
+
+
+def test_an_existing_run_folder_is_left_alone(spider_run, folders):
+    run_dir, _ = spider_run
+    before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir()}
+    new_dir, _ = train(run_dir.parent.parent, f"--data={folders['target']}")
+    assert new_dir.name.startswith("00001-stylegan2-target-")
+    assert not (new_dir / "sources.png").exists()
+    assert {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir()} == before
+
+
+@pytest.mark.parametrize("cfg", ["stylegan3-t", "stylegan3-r"])
+def test_stylegan3(tmp_path, folders, cfg):
+    run_dir, _ = train(tmp_path, f"--source={folders['source']}", f"--data={folders['target']}", "--kimg=0.016", cfg=cfg)
+    G = load_snapshot(snapshot_of(run_dir))["G_ema"]
+    assert G(torch.randn(2, 16), None).shape == (2, 3, 16, 16)
+
+
+def test_three_stages_and_resume_together(tmp_path, folders):
+    """Stage one on the source alone; two and three take both its images and, where they fit, its weights."""
+    run_dir, output = train(tmp_path, f"--source={folders['target']}")
+    assert "stage one" in output
+    assert isinstance(load_snapshot(snapshot_of(run_dir))["source"], GaussianSource)
+    for stage in (2, 3):
+        previous = snapshot_of(run_dir)
+        new_dir, output = train(tmp_path, f"--source={previous}", f"--resume={previous}", f"--data={folders['target']}")
+        assert "Resume: G:" in output
+        assert (new_dir / "sources.png").exists()
+        run_dir = new_dir
+    contents = load_snapshot(snapshot_of(run_dir))
+    cascade = contents["G_ema"]
+    assert isinstance(cascade, Cascade)
+    assert isinstance(cascade.first, Cascade)
+    for path in (tmp_path / "runs").glob("0000[01]*/*.pkl"):
+        path.unlink()
+    assert cascade(torch.randn(2, 16), None).shape == (2, 3, 16, 16)
+    assert stage == 3
+
+
+def test_resume_lists_what_did_not_fit(tmp_path, spider_run, folders):
+    wide = write_images(tmp_path / "wide", size=(16, 32), mode="L", count=12)
+    _, output = train(tmp_path, f"--data={wide}", f"--resume={snapshot_of(spider_run[0])}", "--kimg=0.008")
+    assert re.search(r"Resume: G: \d+ of \d+ tensors taken over, \d+ start afresh", output)
+    assert re.search(r"G\.synthesis\.b4x8\.const: not in the snapshot", output)
+    assert "mapping.fc0" not in output
+
+
+def test_classes(tmp_path):
+    for name in ("a", "b"):
+        write_images(tmp_path / "data" / name, size=(16, 16), count=8)
+    run_dir, output = train(tmp_path, f"--data={tmp_path / 'data'}", "--cond=1", "--kimg=0.016")
+    assert "2 classes from" in output
+    contents = load_snapshot(snapshot_of(run_dir))
+    assert contents["G_ema"].c_dim == contents["D"].c_dim == 2
+
+
+def test_two_processes_equal_one(tmp_path, folders):
+    args = (f"--source={folders['source']}", f"--data={folders['target']}", "--source-noise=0.1", "--p=0.3", "--aug=fixed")
+    one, _ = train(tmp_path, *args, "--source-encoder=conv")
+    two, _ = train(tmp_path, *args, "--source-encoder=conv", "--gpus=2")
+    a, b = (load_snapshot(snapshot_of(run_dir)) for run_dir in (one, two))
+    for name in ("G", "D", "G_ema"):
+        for (key, x), (_, y) in zip(a[name].state_dict().items(), b[name].state_dict().items(), strict=True):
+            assert torch.allclose(x, y, rtol=1e-5, atol=1e-5), f"{name}.{key}"
+
+
+def test_torchrun(tmp_path, folders):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", *TINY]
+    result = run(*command, f"--outdir={tmp_path / 'runs'}", "--cfg=stylegan2", f"--data={folders['target']}")
+    assert result.returncode == 0, result.stderr
+    assert "2 processes" in result.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_ctrl_c_saves_and_leaves(tmp_path, folders):
+    command = [sys.executable, "train.py", *TINY, "--kimg=1000", "--cfg=stylegan2", f"--data={folders['target']}"]
+    command += [f"--outdir={tmp_path / 'runs'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("tick 1"):
+            process.send_signal(signal.SIGINT)
+            break
+    start = time.time()
+    output = "".join(lines) + process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert time.time() - start < 30
+    assert "Traceback" not in output
+    assert "Interrupted" in output
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"] > 0
+
+
+def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, folders):
+    outdir = tmp_path / "runs"
+    result = run("train.py", f"--outdir={outdir}", "--cfg=stylegan3-t", f"--data={folders['target']}", "--dry-run")
+    assert result.returncode == 0
+    assert "Kernels:" in result.stdout
+    assert json.loads(result.stdout[result.stdout.index("{") :])["cfg"] == "stylegan3-t"
+    assert not outdir.exists()
+
+
+OFFICIAL_FLAGS = """outdir cfg data gpus batch gamma cond mirror aug resume freezed p target batch-gpu cbase cmax glr dlr
+map-depth mbstd-group desc metrics kimg tick snap seed fp32 nobench workers dry-run""".split()
+
+
+def test_help_lists_every_official_flag():
+    text = run("train.py", "--help").stdout
+    ours = ["source", "source-encoder", "source-norm", "source-noise", "device", "augpipe"]
+    missing = [flag for flag in OFFICIAL_FLAGS + ours if not re.search(rf"--{flag}\b", text)]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data=nowhere.zip"], "--data: nowhere.zip: no such file"),
+        (["--data=TARGET", "--source=nowhere.pkl"], "--source: nowhere.pkl: no such file"),
+        (["--data=TARGET", "--resume=http://127.0.0.1:9/x.pkl"], "--resume: http://127.0.0.1:9/x.pkl"),
+        (["--data=TARGET", "--batch=9", "--gpus=2"], "--batch=9"),
+        (["--data=TARGET", "--cond=1"], "--cond"),
+        (["--data=TARGET", "--cfg=stylegan9"], "--cfg"),
+        (["--data=TARGET", "--batch=many"], "--batch"),
+        (["--data=TARGET", "--batch-gpu=many"], "neither a number nor auto"),
+        (["--data=TARGET", "--source=PICKLE"], "which a snapshot has no business with"),
+        ([], "nothing to train on"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, folders, args, words):
+    (tmp_path / "evil.pkl").write_bytes(b"\x80\x04cposix\nsystem\nX\x05\x00\x00\x00falsetR.")
+    args = [arg.replace("TARGET", str(folders["target"])).replace("PICKLE", str(tmp_path / "evil.pkl")) for arg in args]
+    result = run("train.py", "--cfg=stylegan2", f"--outdir={tmp_path / 'runs'}", *args)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dataset_to_images_end_to_end(tmp_path, folders):
+    zip_path, outdir = tmp_path / "target.zip", tmp_path / "out"
+    assert run("dataset_tool.py", f"--source={folders['target']}", f"--dest={zip_path}", "--resolution=16x16").returncode == 0
+    run_dir, _ = train(tmp_path, f"--source={folders['source']}", f"--data={zip_path}", cfg="stylegan3-t")
+    result = run("gen_images.py", f"--network={snapshot_of(run_dir)}", "--seeds=0-3", f"--outdir={outdir}")
+    assert result.returncode == 0, result.stderr
+    assert {"seed0000.png", "seed0003.png"} <= {path.name for path in outdir.iterdir()}

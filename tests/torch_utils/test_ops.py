@@ -1,0 +1,322 @@
+"""The plain PyTorch ops against golden numbers, their definitions and numerical derivatives."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.conftest import golden_cases, relative_error
+from torch_utils.ops import dispatch
+from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
+from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.filtered_lrelu import filtered_lrelu
+from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+OPS = {
+    op.__name__: op for op in (bias_act, upfirdn2d, filter2d, upsample2d, downsample2d, filtered_lrelu, conv2d_resample)
+}
+GOLDEN_FILES = {
+    "ops_bias_act": ["bias_act"],
+    "ops_upfirdn2d": ["upfirdn2d", "filter2d", "upsample2d", "downsample2d"],
+    "ops_filtered_lrelu": ["filtered_lrelu"],
+    "ops_conv2d_resample": ["conv2d_resample"],
+}
+GOLDEN = [case for name, ops in GOLDEN_FILES.items() for op in ops for case in golden_cases(name, op)]
+FILTERS = ("f", "fu", "fd")
+# (output, gradients): d2_* of conv2d_resample are stored in float32, filters are float32 everywhere.
+TOLERANCE = {torch.float64: (1e-6, 1e-6), torch.float32: (1e-5, 1e-4)}
+
+
+def errors_of(case, dtype):
+    """Relative error of each output of a golden case: y, first (d*) and second-order (d2_*) gradients."""
+    tensors = {k: v if v is None or k in FILTERS else v.to(dtype) for k, v in case.inputs().items()}
+    expected = case.outputs()
+    wanted = [name for name, value in tensors.items() if value is not None and f"d{name}" in expected]
+    leaves = {name: tensors[name].requires_grad_() for name in [*wanted, "dy"]}
+
+    y = OPS[case.op](**{k: v for k, v in tensors.items() if not k.startswith("d")}, **case.args)
+    grads = torch.autograd.grad((y * leaves["dy"]).sum(), [leaves[name] for name in wanted], create_graph=True)
+    first = dict(zip(wanted, grads, strict=True))
+    actual = {"y": y} | {f"d{name}": grad for name, grad in first.items()}
+    if any(name.startswith("d2_") for name in expected):
+        terms = [(grad * tensors[f"dd{name}"]).sum() for name, grad in first.items() if f"dd{name}" in tensors]
+        grads = torch.autograd.grad(sum(terms), list(leaves.values()), allow_unused=True)
+        for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
+            actual[f"d2_{name}"] = torch.zeros_like(leaf) if grad is None else grad
+    compared = {name: value for name, value in expected.items() if value is not None}
+    assert compared.keys() <= actual.keys()
+    return {name: relative_error(actual[name], value) for name, value in compared.items()}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden(case, dtype):
+    of_output, of_gradient = TOLERANCE[dtype]
+    for name, error in errors_of(case, dtype).items():
+        assert error < (of_output if name == "y" else of_gradient), name
+
+
+@pytest.mark.parametrize("case", golden_cases("ops_upfirdn2d", "setup_filter"))
+def test_setup_filter_golden(case):
+    taps = setup_filter(**case.args)
+    assert taps.dtype == torch.float32
+    assert relative_error(taps, case.outputs()["f_out"]) < 1e-6
+
+
+# Derivatives, numerically.
+
+
+def randn(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def check_derivatives(fn, *inputs):
+    assert torch.autograd.gradcheck(fn, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(fn, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("clamp", [None, 0.4])
+def test_bias_act_derivatives(act, clamp):
+    torch.manual_seed(0)
+    check_derivatives(lambda x, b: bias_act(x, b, act=act, gain=1.3, clamp=clamp), randn(2, 3, 1, 2), randn(3))
+
+
+@pytest.mark.parametrize("taps", [(3,), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("up", "down", "padding"), [(1, 1, [-1, 2, 0, 3]), (2, 1, 3), ([3, 1], [1, 2], 2), (2, 3, [0, 4, 5, -1])], ids=str
+)
+def test_upfirdn2d_derivatives(taps, up, down, padding):
+    torch.manual_seed(0)
+    f = torch.randn(taps)
+    check_derivatives(lambda x: upfirdn2d(x, f, up=up, down=down, padding=padding, gain=1.5), randn(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("kernel", "up", "down"), list(itertools.product([1, 3], [1, 2], [1, 2])))
+def test_conv2d_resample_derivatives(kernel, up, down):
+    torch.manual_seed(0)
+    f = torch.randn(4, 4)
+    fn = lambda x, w: conv2d_resample(x, w, f, up=up, down=down, padding=kernel // 2, groups=2)  # noqa: E731
+    check_derivatives(fn, randn(1, 2, 3, 4), randn(2, 1, kernel, kernel))
+
+
+@pytest.mark.parametrize(("up", "down", "clamp"), [(1, 1, None), (2, 1, 0.5), (2, 2, None)], ids=str)
+def test_filtered_lrelu_derivatives(up, down, clamp):
+    torch.manual_seed(0)
+    fu, fd = torch.randn(4), torch.randn(3, 3)
+    fn = lambda x, b: filtered_lrelu(x, fu, fd, b, up=up, down=down, padding=3, clamp=clamp)  # noqa: E731
+    check_derivatives(fn, randn(1, 2, 2, 3), randn(2))
+
+
+# Definitions, word for word.
+
+
+def literal_upfirdn2d(x, f, up, down, padding, flip_filter=False, gain=1):
+    """Zeros really inserted, every position really filtered, unwanted ones thrown away."""
+    n, c, h, w = x.shape
+    f = torch.ones(1, 1, dtype=x.dtype) if f is None else f.to(x.dtype)
+    f = gain * (torch.outer(f, f) if f.ndim == 1 else f)
+    upsampled = x.new_zeros(n, c, h * up[1], w * up[0])
+    upsampled[:, :, :: up[1], :: up[0]] = x
+    kernel = f if flip_filter else f.flip([0, 1])
+    padded = F.pad(F.pad(upsampled, [max(p, 0) for p in padding]), [min(p, 0) for p in padding])
+    y = F.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None])
+    return y.reshape(n, c, *y.shape[2:])[:, :, :: down[1], :: down[0]]
+
+
+def random_filter(rng, sizes=(1, 2, 3, 4, 5)):
+    height, width = rng.choice(sizes), rng.choice(sizes)
+    return rng.choice([None, torch.randn(width), torch.randn(height, width)])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_upfirdn2d_is_its_definition(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    x = torch.randn(rng.randint(1, 2), rng.randint(1, 3), rng.randint(1, 7), rng.randint(1, 7), dtype=torch.float64)
+    f = random_filter(rng)
+    up, down = ([rng.randint(1, 3) for _ in "xy"] for _ in range(2))
+    padding = [rng.randint(-3, 9) for _ in range(4)]
+    args = dict(up=up, down=down, padding=padding, flip_filter=rng.random() < 0.5)
+    width, height = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    fits = x.shape[3] * up[0] + sum(padding[:2]) >= width and x.shape[2] * up[1] + sum(padding[2:]) >= height
+    if not fits:
+        with pytest.raises(ValueError, match="padding"):
+            upfirdn2d(x, f, **args)
+        return
+    expected = literal_upfirdn2d(x, f, **args, gain=2.0)
+    assert relative_error(upfirdn2d(x, f, **args, gain=2.0), expected) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_conv2d_resample_is_its_definition(seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    groups, kernel, up, down = rng.randint(1, 2), rng.randint(1, 4), rng.randint(1, 3), rng.randint(1, 3)
+    x = torch.randn(2, 2 * groups, rng.randint(4, 7), rng.randint(4, 7), dtype=torch.float64)
+    w = torch.randn(3 * groups, 2, kernel, rng.randint(1, 4), dtype=torch.float64)
+    f = random_filter(rng, sizes=(3, 4, 5))
+    padding = [rng.randint(0, 3) for _ in range(4)]
+    flips = dict(flip_weight=rng.random() < 0.5, flip_filter=rng.random() < 0.5)
+    taps = [1, 1] if f is None else [f.shape[-1], f.shape[0]]
+
+    around = list(padding)
+    for axis in (0, 1):
+        around[2 * axis] += (taps[axis] + up - 1) // 2 * (up > 1) + (taps[axis] - down + 1) // 2 * (down > 1)
+        around[2 * axis + 1] += (taps[axis] - up) // 2 * (up > 1) + (taps[axis] - down) // 2 * (down > 1)
+    f_up, f_down = f if up > 1 else None, f if down > 1 else None
+    expected = literal_upfirdn2d(x, f_up, [up] * 2, [1, 1], around, flips["flip_filter"], gain=up**2)
+    expected = F.conv2d(expected, w if flips["flip_weight"] else w.flip([2, 3]), groups=groups)
+    expected = literal_upfirdn2d(expected, f_down, [1, 1], [down] * 2, [0] * 4, flips["flip_filter"])
+    actual = conv2d_resample(x, w, f, up=up, down=down, padding=padding, groups=groups, **flips)
+    assert relative_error(actual, expected) < 1e-6
+
+
+def test_filtered_lrelu_is_its_definition():
+    torch.manual_seed(0)
+    x, b = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    fu, fd = setup_filter(torch.rand(8)), setup_filter(torch.rand(6, 6))
+    fine = literal_upfirdn2d(x + b[:, None, None], fu, [2, 2], [1, 1], [7, 6, 5, 4], gain=4)
+    fine = torch.where(fine > 0, fine, 0.1 * fine).mul(1.7).clamp(-0.5, 0.5)
+    expected = literal_upfirdn2d(fine, fd, [1, 1], [2, 2], [0] * 4)
+    actual = filtered_lrelu(x, fu, fd, b, up=2, down=2, padding=[7, 6, 5, 4], gain=1.7, slope=0.1, clamp=0.5)
+    assert relative_error(actual, expected) < 1e-6
+
+
+@pytest.mark.parametrize("taps", [[1, 3, 3, 1], [1, 2, 1], list(range(1, 9))], ids=str)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_resampling_keeps_sizes_and_constants(taps, factor):
+    """A normalised filter changes no constant image away from the border, once it is smooth enough for the factor."""
+    x, f = torch.ones(1, 2, 24, 18), setup_filter(taps)
+    assert filter2d(x, f).shape == x.shape
+    assert upsample2d(x, f, up=factor).shape == (1, 2, 24 * factor, 18 * factor)
+    down = downsample2d(x, f, down=factor)
+    assert down.shape == (1, 2, 24 // factor, 18 // factor)
+    torch.testing.assert_close(down[:, :, 2:-2, 2:-2], torch.ones_like(down[:, :, 2:-2, 2:-2]))
+    torch.testing.assert_close(upsample2d(x, f, up=factor).mean(), torch.tensor(1.0), rtol=0.2, atol=0)
+
+
+# Kinds of tensors.
+
+
+def calls(x):
+    """Every op once on `x` [N, 4, H, W]."""
+    f, b, w = setup_filter([1, 3, 3, 1]), torch.ones(4).to(x.dtype), torch.ones(2, 4, 3, 3).to(x.dtype) / 36
+    return {
+        "bias_act": lambda: bias_act(x, b, act="lrelu", clamp=2),
+        "filter2d": lambda: filter2d(x, f),
+        "upsample2d": lambda: upsample2d(x, f),
+        "downsample2d": lambda: downsample2d(x, f),
+        "filtered_lrelu": lambda: filtered_lrelu(x, f, f, b, up=2, down=2, padding=4),
+        "conv up": lambda: conv2d_resample(x, w, f, up=2, padding=1),
+        "conv down": lambda: conv2d_resample(x, w, f, down=2, padding=1),
+    }
+
+
+NAMES = list(calls(torch.zeros(1, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)], ids=str)
+def test_half_precision(name, dtype, tolerance):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, 8)
+    y = calls(x.to(dtype))[name]()
+    assert y.dtype == dtype
+    assert relative_error(y, calls(x)[name]()) < tolerance
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_layout_is_of_no_account(name):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, 8)
+    transposed = x.transpose(2, 3).contiguous().transpose(2, 3)
+    for other in (x.contiguous(memory_format=torch.channels_last), transposed, x.repeat(1, 2, 1, 1)[:, :4]):
+        torch.testing.assert_close(calls(other)[name](), calls(x)[name](), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_batch(name):
+    x = torch.zeros(0, 4, 6, 8, requires_grad=True)
+    y = calls(x)[name]()
+    assert y.shape[1:] == calls(torch.zeros(1, 4, 6, 8))[name]().shape[1:]
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert grad.shape == x.shape
+
+
+def test_expanded_gradient():
+    """sum() hands back a gradient without memory of its own."""
+    x, f = torch.randn(1, 2, 4, 4, requires_grad=True), setup_filter([1, 3, 3, 1])
+    (grad,) = torch.autograd.grad(upsample2d(x, f).sum(), x)
+    (expected,) = torch.autograd.grad((upsample2d(x, f) * torch.ones(1, 2, 8, 8)).sum(), x)
+    torch.testing.assert_close(grad, expected)
+
+
+# What a caller can get wrong.
+
+X, TAPS, WEIGHT = torch.zeros(1, 2, 4, 4), torch.ones(3), torch.zeros(2, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: bias_act(X, act="gelu"), ValueError, "act is 'gelu', not one of: linear"),
+        (lambda: bias_act(X, impl="fast"), ValueError, "impl is 'fast', not one of: cuda, ref"),
+        (lambda: bias_act(X, clamp=-1), ValueError, "clamp"),
+        (lambda: bias_act(X, torch.zeros(3)), ValueError, r"b has shape \[3\]"),
+        (lambda: bias_act(X, torch.zeros(2), dim=4), ValueError, "dim is 4"),
+        (lambda: bias_act(X, torch.zeros(2).double()), TypeError, "b must be"),
+        (lambda: bias_act(X.int()), TypeError, "x must be"),
+        (lambda: upfirdn2d(X[0], TAPS), ValueError, "x has shape"),
+        (lambda: upfirdn2d(X.long(), TAPS), TypeError, "x must be"),
+        (lambda: upfirdn2d(X, TAPS.double()), TypeError, "f must be"),
+        (lambda: upfirdn2d(X, [1, 2, 1]), TypeError, "f must be"),
+        (lambda: upfirdn2d(X, torch.ones(1, 1, 3)), ValueError, "f has shape"),
+        (lambda: upfirdn2d(X, TAPS.clone().requires_grad_()), ValueError, "f requires a gradient"),
+        (lambda: upfirdn2d(X, TAPS, up=0), ValueError, "up is 0"),
+        (lambda: upfirdn2d(X, TAPS, down=[1, 2, 3]), ValueError, "down"),
+        (lambda: upfirdn2d(X, TAPS, up=1.5), TypeError, "up is 1.5"),
+        (lambda: upfirdn2d(X, TAPS, padding=[1, 2, 3]), ValueError, "padding"),
+        (lambda: upfirdn2d(X, TAPS, padding=-1), ValueError, "padding"),
+        (lambda: upfirdn2d(X, TAPS, impl="cpu"), ValueError, "impl"),
+        (lambda: filtered_lrelu(X, TAPS, TAPS, up=[1, 2]), ValueError, "up"),
+        (lambda: filtered_lrelu(X, TAPS, TAPS, clamp=-1), ValueError, "clamp"),
+        (lambda: filtered_lrelu(X, impl="x"), ValueError, "impl"),
+        (lambda: conv2d_resample(X, WEIGHT.double()), TypeError, "w must be"),
+        (lambda: conv2d_resample(X, WEIGHT, groups=2), ValueError, "w has shape"),
+        (lambda: conv2d_resample(X, WEIGHT, down=[1, 2]), ValueError, "down"),
+        (lambda: conv2d_resample(X, WEIGHT, padding=-1), ValueError, "padding"),
+        (lambda: setup_filter([]), ValueError, "f has shape"),
+        (lambda: setup_filter([[1, 2]], separable=True), ValueError, "separable"),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# Dispatch.
+
+
+def test_dispatch_prefers_the_kernel_of_the_device(monkeypatch):
+    monkeypatch.setattr(dispatch, "_registry", dict(dispatch._registry))
+    dispatch.register("bias_act", "cpu", lambda x, *args: x + 42)
+    x = torch.zeros(1, 2)
+    assert bias_act(x).max() == 42
+    assert bias_act(x, impl="ref").max() == 0
+    assert dispatch.select("bias_act", torch.device("cuda"), "cuda") is dispatch.select("bias_act", x.device, "ref")
+    assert dispatch.describe("cpu") == "cpu kernels for bias_act; reference PyTorch for the other ops"
+
+
+def test_describe():
+    assert dispatch.describe("meta") == "reference PyTorch ops (meta)"
+
+
+def test_setup_filter_kinds_of_input():
+    expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    for f in ([1, 2, 1], (1, 2, 1), np.array([1, 2, 1]), torch.tensor([1, 2, 1])):
+        torch.testing.assert_close(setup_filter(f), expected)
+    assert setup_filter(None).shape == setup_filter(3.0).shape == (1, 1)

@@ -1,0 +1,115 @@
+"""The training step: independent of how a batch is divided, ADA within its range, averages, skipped steps."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dnnlib.errors import UserError
+from tests.conftest import relative_error
+from tests.training.test_source import write_images
+from training.config import TrainingOptions
+from training.phases import MAX_SKIPPED_STEPS, TrainingStep, blur
+from training.resolve import resolve
+from training.state import build_state
+
+
+def make_step(tmp_path, batch_gpu=8, **kwargs):
+    data = write_images(tmp_path / "data", size=(16, 16), count=16)
+    source = write_images(tmp_path / "source", size=(16, 16), count=16, seed=1)
+    options = dict(cfg="stylegan2", data=str(data), source=str(source), device="cpu", batch=8, source_noise=0.1)
+    options |= dict(cbase=128, cmax=16, z_dim=16, w_dim=16, map_depth=2, aug="fixed", p=0.5)
+    config = resolve(TrainingOptions(**{**options, **kwargs})).config
+    state = build_state(config, torch.device("cpu"), verbose=False)
+    return TrainingStep(state, config, batch_gpu, labels=torch.zeros(16, 0))
+
+
+def images(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, [8, 3, 16, 16], generator=generator, dtype=torch.uint8), torch.zeros(8, 0)
+
+
+def run(step, num_steps=3):
+    for index in range(num_steps):
+        step.run(*images(index))
+    return torch.cat([p.flatten() for module in (step.state.G, step.state.D) for p in module.parameters()])
+
+
+@pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])
+@pytest.mark.parametrize("encoder", ["flatten", "conv"])
+def test_accumulation_rounds_change_nothing(tmp_path, cfg, encoder):
+    # Running means of stylegan3 move once a round, so their effect is switched off by a beta of 1.
+    whole = make_step(tmp_path, batch_gpu=8, cfg=cfg, source_encoder=encoder)
+    parts = make_step(tmp_path, batch_gpu=4, cfg=cfg, source_encoder=encoder)
+    for step in (whole, parts):
+        for module in step.state.G.modules():
+            if hasattr(module, "magnitude_ema_beta"):
+                module.magnitude_ema_beta = 1.0
+    start = torch.cat([p.flatten() for m in (whole.state.G, whole.state.D) for p in m.parameters()])
+    a, b = run(whole), run(parts)
+    assert relative_error(a - start, b - start) < 1e-3
+    assert relative_error(a, b) < 1e-5
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    assert torch.equal(run(make_step(tmp_path)), run(make_step(tmp_path)))
+    assert not torch.equal(run(make_step(tmp_path)), run(make_step(tmp_path, seed=1)))
+
+
+def test_every_parameter_learns(tmp_path):
+    step = make_step(tmp_path, source_encoder="conv", aug="noaug")
+    before = {name: p.clone() for name, p in step.state.G.named_parameters()}
+    before |= {f"D.{name}": p.clone() for name, p in step.state.D.named_parameters()}
+    run(step)
+    after = dict(step.state.G.named_parameters()) | {f"D.{n}": p for n, p in step.state.D.named_parameters()}
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert still == []
+
+
+def test_the_average_follows_its_half_life(tmp_path):
+    step = make_step(tmp_path)
+    step.config = dataclasses.replace(step.config, ema_kimg=0.008, ema_rampup=None)  # half-life: one batch
+    start = step.state.G_ema.synthesis.b4.const.clone()
+    run(step, 1)
+    expected = (start + step.state.G.synthesis.b4.const) / 2
+    assert torch.allclose(step.state.G_ema.synthesis.b4.const, expected, atol=1e-6)
+    assert torch.equal(step.state.G_ema.mapping.w_avg, step.state.G.mapping.w_avg)
+
+
+@pytest.mark.parametrize(("target", "expected"), [(1.0, 0.0), (0.0, 1.0)])
+def test_augment_p_stays_within_its_range(tmp_path, target, expected):
+    """A target that D can never meet drives p to an end, and no further."""
+    step = make_step(tmp_path, aug="ada", target=target)
+    step.config = dataclasses.replace(step.config, ada_kimg=0.016, ada_target=target * 4 - 2)
+    run(step, 12)
+    assert step.state.augment_pipe.p == expected
+
+
+def test_steps_with_nan_are_left_out_and_end_the_run(tmp_path):
+    step = make_step(tmp_path, aug="noaug")
+    with torch.no_grad():
+        step.state.D.b4.out.bias.fill_(float("nan"))
+    run(step, 1)
+    assert all(torch.isfinite(p).all() for p in step.state.G.parameters())
+    assert [name for name, p in step.state.D.named_parameters() if not torch.isfinite(p).all()] == ["b4.out.bias"]
+    with pytest.raises(UserError, match="gradients of Gmain were not finite 11 times"):
+        run(step, MAX_SKIPPED_STEPS)
+
+
+def test_blur():
+    x = torch.zeros(1, 1, 33, 33)
+    x[0, 0, 16, 16] = 1
+    y = blur(x, 2.0)
+    assert y.sum().item() == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(y, y.flip(2)) and torch.allclose(y, y.transpose(2, 3))  # noqa: PT018
+    assert (y[0, 0, 16, 18] / y[0, 0, 16, 16]).item() == pytest.approx(0.5, abs=1e-5)  # 2^-(2/2)^2
+    assert torch.equal(blur(x, 0.2), x)
+
+
+def test_the_blur_of_stylegan3_r_fades(tmp_path):
+    step = make_step(tmp_path, cfg="stylegan3-r")
+    assert step.blur_sigma() == 10
+    step.state.cur_nimg = int(step.config.blur_fade_kimg * 500)
+    assert step.blur_sigma() == pytest.approx(5)
+    step.state.cur_nimg *= 3
+    assert step.blur_sigma() == 0

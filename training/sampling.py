@@ -1,0 +1,403 @@
+"""What seeds become: latents, images, and closed loops between them. For gen_images.py, gen_video.py and notebooks.
+
+Whatever a seed decides is drawn from a generator of its own, so that its image depends on no other seed and, up to
+the rounding of float32 arithmetic, not on the batch size.
+"""
+
+import contextlib
+import functools
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+
+from dnnlib.errors import UserError, naming
+from torch_utils import seeding
+from training.cascade import Cascade, last_generator, stage_images
+from training.encoders import IdentityEncoder, resize
+from training.grids import BACKGROUND, to_rgb
+from training.layers import image_size
+from training.snapshot import load_snapshot
+from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source
+
+MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
+BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
+MAX_BATCH = 16
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a latent is shown."""
+
+    class_idx: int | None = None
+    """Class of a conditional network; None for an unconditional one."""
+    truncation_psi: float = 1.0
+    """Distance from the mean w: 1 leaves w alone, 0 gives the mean image."""
+    noise_mode: str = "const"
+    """Pixel noise of StyleGAN2: const, random (drawn from the seed) or none."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What goes into a network, one row per image."""
+
+    z: torch.Tensor
+    """`[n, z_dim]` of the first stage."""
+    noise: torch.Tensor | None = None
+    """`[n, z_dim of the last stage]`, what `--source-noise` adds to z of a cascade's last stage; None without it."""
+
+    def split(self, size: int) -> Iterator["Latents"]:
+        for first in range(0, len(self.z), size):
+            rows = slice(first, first + size)
+            yield Latents(self.z[rows], None if self.noise is None else self.noise[rows])
+
+
+class Sampler:
+    """A generator with what feeds it.
+
+    network: `G_ema` of a snapshot (a `Cascade` counts as one network); source: what its first stage takes;
+    picks_images: seed s takes image s of an `ImageSource`, instead of one drawn by the seed.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        source: Source,
+        device: torch.device | str = "cpu",
+        picks_images: bool = False,
+    ):
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.generator = last_generator(network)
+        self.device = torch.device(device)
+        self.feed = LatentFeed(source, network.mapping.encoder).to(device)
+        self.picks_images = picks_images
+
+    @property
+    def stages(self) -> list[torch.nn.Module]:
+        """The generators from the first stage to the last."""
+        return stages_of(self.network)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is something to look at before the last generator: source images, or earlier stages."""
+        return self.feed.has_images or len(self.stages) > 1
+
+    def draw(self, seed: int) -> Draw:
+        """The random choices of one seed, each `[1, ...]`."""
+        gen = seeding.generator("sample", seed)
+        if isinstance(self.feed.source, GaussianSource):
+            draw = {"z": gaussian_latent(seed, self.feed.source.z_dim)}
+        else:
+            draw = self.feed.draw(1, gen)
+        if self.picks_images:
+            draw["index"] = torch.tensor([seed])
+        encoder = self.generator.mapping.encoder
+        if len(self.stages) > 1 and encoder.noise_std > 0:  # of the first stage it is in the feed's draw
+            draw["last_noise"] = encoder.noise_std * torch.randn([1, encoder.z_dim], generator=gen)
+        return draw
+
+    def draws(self, seeds: Sequence[int]) -> Draw:
+        """The random choices of several seeds, each `[n, ...]`."""
+        draws = [self.draw(seed) for seed in seeds]
+        return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+
+    @torch.no_grad()
+    def latents(self, seeds: Sequence[int]) -> Latents:
+        draw = self.draws(seeds)
+        noise = draw.get("last_noise")
+        return Latents(self.feed.latents(draw), None if noise is None else noise.to(self.device))
+
+    @torch.no_grad()
+    def ws(self, latents: Latents, look: Look) -> torch.Tensor:
+        """`[n, num_ws, w_dim]` for the last generator, through all stages before it."""
+        z = latents.z
+        if isinstance(self.network, Cascade):
+            z = self.generator.mapping.encoder(stage_images(self.network.first, z))
+            z = z if latents.noise is None else z + latents.noise
+        c = label(self.network.c_dim, look.class_idx)
+        c = None if c is None else c.to(self.device).expand(len(z), -1)
+        return self.generator.mapping(z, c, truncation_psi=look.truncation_psi)
+
+    @torch.no_grad()
+    def synthesize(
+        self, ws: torch.Tensor, noise_mode: str = "const", seeds: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """`[n, num_ws, w_dim]` -> images `[n, C, h, w]`; random noise is a function of the `seeds`."""
+        if noise_mode != "random" or seeds is None:
+            return self.generator.synthesis(ws, noise_mode=noise_mode)
+        images = []
+        for seed, row in zip(seeds, ws.split(1), strict=True):
+            # A batch would share one stream of noise, and a seed's noise would depend on its place in it.
+            with seeding.batch_rows(seeding.Rows(1), "sample-noise", seed):
+                images.append(self.generator.synthesis(row, noise_mode=noise_mode))
+        return torch.cat(images)
+
+    def images(self, seeds: Sequence[int], look: Look) -> torch.Tensor:
+        """Images `[n, C, h, w]` in [-1, 1]."""
+        return self.synthesize(self.ws(self.latents(seeds), look), look.noise_mode, seeds)
+
+    @torch.no_grad()
+    def pictures_before(self, seeds: Sequence[int]) -> list[torch.Tensor]:
+        """What the last generator's images were made from: source images if any, then the images of earlier stages."""
+        draw = self.draws(seeds)
+        sources = self.feed.images(draw)
+        earlier = self.network.stages(self.feed.latents(draw)) if isinstance(self.network, Cascade) else []
+        return [*([] if sources is None else [sources]), *earlier]
+
+
+def open_sampler(
+    network: str, source_images: str | None = None, device: str = "auto", verbose: bool = False
+) -> Sampler:
+    """A snapshot by path or address, on `auto`, `cpu` or `cuda`; `source_images` (folder or zip) replace its source.
+
+    Raises `UserError` that names the flag of gen_images.py and gen_video.py, and the file.
+    """
+    chosen_device = choose_device(device)
+    with naming("--network"):
+        contents = load_snapshot(network, verbose=verbose)
+    G_ema, source = contents["G_ema"], contents["source"]
+    if source_images is not None:
+        with naming("--source-images"):
+            G_ema, source = replace_source(G_ema, source, source_images, verbose)
+    elif isinstance(source, ImageSource) and len(source.images) == 0:
+        raise UserError(f"--network: {network} carries no source images; choose some with --source-images=DIR|ZIP")
+    return Sampler(G_ema, source, chosen_device, picks_images=source_images is not None)
+
+
+def choose_device(device: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
+    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+
+
+def replace_source(
+    network: torch.nn.Module, source: Source, path: str, verbose: bool = False
+) -> tuple[torch.nn.Module, ImageSource]:
+    """The network and the source when images from `path` go in: into the first stage that takes images.
+
+    The images get as many channels as that stage was trained with.
+    """
+    stages = stages_of(network)
+    takes_images = [not isinstance(stage.mapping.encoder, IdentityEncoder) for stage in stages]
+    if not any(takes_images):
+        raise UserError("the network was trained on noise and takes no images; leave the flag out")
+    entry = takes_images.index(True)
+    images = ImageSource.open(path, verbose=verbose)
+    trained_on = stages[entry - 1].img_channels if entry > 0 else source.image_shape[0]
+    images.images = match_channels(images.images, trained_on)
+    images.image_shape[0] = trained_on
+    return functools.reduce(Cascade.chain, stages[entry:]) if entry > 0 else network, images
+
+
+def stages_of(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The generators of a cascade, first stage first; the generator itself if there is only one."""
+    return [*stages_of(network.first), network.generator] if isinstance(network, Cascade) else [network]
+
+
+def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 `[N, C, h, w]` -> `[N, channels, h, w]`: transparency shows white, missing alpha is opaque."""
+    if images.shape[1] == channels:
+        return images
+    colors = images.to(torch.float32)
+    if images.shape[1] == 4:
+        alpha = colors[:, 3:] / 255
+        colors = colors[:, :3] * alpha + BACKGROUND * (1 - alpha)
+    if channels == 1:
+        colors = (colors * torch.tensor(LUMA).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    elif colors.shape[1] == 1:
+        colors = colors.repeat(1, 3, 1, 1)
+    if channels == 4:
+        colors = torch.cat([colors, torch.full_like(colors[:, :1], 255)], dim=1)
+    return colors.round().to(torch.uint8)
+
+
+def gaussian_latent(seed: int, z_dim: int) -> torch.Tensor:
+    """z `[1, z_dim]` of a seed, the one that StyleGAN users know under this number."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
+
+
+def label(c_dim: int, class_idx: int | None) -> torch.Tensor | None:
+    """One-hot label `[1, c_dim]`; None for an unconditional network. Raises `UserError` that names `--class`."""
+    if c_dim == 0:
+        return None
+    if class_idx is None:
+        raise UserError(f"--class is needed: the network is conditional; choose from 0 to {c_dim - 1}")
+    if not 0 <= class_idx < c_dim:
+        raise UserError(f"--class={class_idx}: the network's classes are 0 to {c_dim - 1}")
+    return torch.nn.functional.one_hot(torch.tensor([class_idx]), c_dim).to(torch.float32)
+
+
+def choose_seeds(sampler: Sampler, seeds: list[int] | None) -> list[int]:
+    """The seeds that the user gave, or all the images that he chose. Raises `UserError` that names `--seeds`."""
+    if not sampler.picks_images:
+        if seeds is None:
+            raise UserError("--seeds is needed, such as --seeds=0-7; without it only with --source-images")
+        return seeds
+    source = sampler.feed.source
+    num_images = len(source.images)
+    beyond = [seed for seed in seeds or [] if seed >= num_images]
+    if beyond:
+        raise UserError(
+            f"--seeds: there is no image {beyond[0]}; {source.path} holds {num_images}, 0 to {num_images - 1}"
+        )
+    return list(range(num_images)) if seeds is None else seeds
+
+
+def default_batch(img_resolution: int | Sequence[int], device: torch.device) -> int:
+    """Images at a time: fewer the larger they are. A CPU gains nothing from batches of large images."""
+    return min(max(BATCH_PIXELS[device.type] // math.prod(image_size(img_resolution)), 1), MAX_BATCH)
+
+
+def make_transform(translate: tuple[float, float], angle: float) -> np.ndarray:
+    """3x3 matrix that turns by `angle` degrees against the clock, then moves right and down, in units of the image."""
+    sin, cos = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    return np.array([[cos, sin, translate[0]], [-sin, cos, translate[1]], [0, 0, 1]])
+
+
+def move_image(sampler: Sampler, translate: tuple[float, float], angle: float) -> None:
+    """Have a StyleGAN3 network draw its images moved and turned. Raises `UserError` for other networks."""
+    synthesis_input = getattr(sampler.generator.synthesis, "input", None)
+    if not hasattr(synthesis_input, "transform"):
+        raise UserError("--translate and --rotate need a StyleGAN3 network; this one is StyleGAN2: leave them out")
+    if not all(math.isfinite(value) for value in (*translate, angle)):
+        raise UserError("--translate and --rotate take finite numbers")
+    # The input asks where a point of the picture comes from, which is the way back.
+    inverse = np.linalg.inv(make_transform(translate, angle))
+    synthesis_input.transform.copy_(torch.from_numpy(inverse))
+
+
+def prepare_folder(folder: Path, flag: str) -> None:
+    """Make the folder that pictures go to, and see that it can be written. Raises `UserError` that names the flag."""
+    with writing(flag):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextlib.contextmanager
+def writing(flag: str) -> Iterator[None]:
+    """What the storage refuses inside the block becomes a `UserError` that names the flag and the file."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error)
+        raise UserError(f"{flag}: {where}cannot be written ({reason}); choose another place") from error
+
+
+class Loop:
+    """Cubic splines through key points, closed and smooth all the way round: time K is time 0 again."""
+
+    def __init__(self, keys: np.ndarray):
+        """keys `[cells, K, d]`: the points at times 0 … K - 1."""
+        closed = np.concatenate([keys, keys[:, :1]], axis=1).astype(np.float64)
+        self.times = np.arange(closed.shape[1])
+        self.spline = CubicSpline(self.times, closed, axis=1, bc_type="periodic")
+        self.magnitudes = root_mean_square(closed)  # [cells, K + 1]
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """`[F]` -> points `[F, cells, d]`."""
+        return self.spline(times % self.times[-1]).transpose(1, 0, 2)
+
+    def rescaled_at(self, times: np.ndarray) -> np.ndarray:
+        """As `at`, with magnitudes like the key points': between two noise vectors the straight way is too short."""
+        points = self.at(times)
+        wanted = [np.interp(times % self.times[-1], self.times, row) for row in self.magnitudes]  # [cells][F]
+        scale = np.stack(wanted, axis=1) / np.maximum(root_mean_square(points), 1e-12)  # [F, cells]
+        return points * scale[:, :, None]
+
+
+def root_mean_square(points: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(points).mean(axis=-1))
+
+
+class Walk:
+    """Closed loops through the latents of seeds, one loop per cell of a grid, in w of the last generator.
+
+    seeds: `[cells, K]`; loop i passes through row i. batch: images at a time.
+    """
+
+    def __init__(self, sampler: Sampler, seeds: np.ndarray, look: Look, batch: int):
+        self.sampler = sampler
+        self.look = look
+        self.batch = batch
+        self.num_cells, self.num_keys = seeds.shape
+        keys = self.keys(sampler.latents(seeds.flatten().tolist()))
+        self.loops = [Loop(key.reshape(*seeds.shape, -1).cpu().numpy()) for key in keys]
+
+    def keys(self, latents: Latents) -> list[torch.Tensor]:
+        """What the loops pass through, each `[n, d]`."""
+        # All rows of ws are the same w.
+        return [torch.cat([self.sampler.ws(part, self.look)[:, 0] for part in latents.split(self.batch)])]
+
+    def points(self, times: np.ndarray) -> torch.Tensor:
+        """`[F]` times -> `[F * cells, d]`."""
+        return self.as_rows(self.loops[0].at(times))
+
+    @torch.no_grad()
+    def render(self, points: torch.Tensor) -> list[torch.Tensor]:
+        """`[n, d]` -> images `[n, C, h, w]`, one tensor per stage that is shown."""
+        ws = points.unsqueeze(1).expand(-1, self.sampler.generator.num_ws, -1)
+        return [self.sampler.synthesize(ws, self.look.noise_mode)]
+
+    def pictures(self, times: np.ndarray) -> Iterator[np.ndarray]:
+        """For each time uint8 `[cells, stages, h, w, 3]`, all stages at the size of the last."""
+        step = max(self.batch // self.num_cells, 1)
+        for first in range(0, len(times), step):
+            points = self.points(times[first : first + step])
+            parts = [same_size(self.render(part)) for part in points.split(self.batch)]
+            pictures = np.concatenate(parts)  # [F * cells, stages, h, w, 3]
+            yield from pictures.reshape(-1, self.num_cells, *pictures.shape[1:])
+
+    def as_rows(self, values: np.ndarray) -> torch.Tensor:
+        """`[F, cells, d]` -> float32 `[F * cells, d]` on the device."""
+        return torch.from_numpy(values.reshape(-1, values.shape[-1])).to(self.sampler.device, torch.float32)
+
+
+class StageWalk(Walk):
+    """Loops in z of a cascade's first stage, shown in every stage: only there one point stands for all their images."""
+
+    def keys(self, latents: Latents) -> list[torch.Tensor]:
+        return [latents.z] if latents.noise is None else [latents.z, latents.noise]
+
+    def points(self, times: np.ndarray) -> torch.Tensor:
+        return torch.cat([self.as_rows(loop.rescaled_at(times)) for loop in self.loops], dim=1)
+
+    @torch.no_grad()
+    def render(self, points: torch.Tensor) -> list[torch.Tensor]:
+        z, noise = points.split([self.sampler.network.z_dim, points.shape[1] - self.sampler.network.z_dim], dim=1)
+        ws = self.sampler.ws(Latents(z, noise if noise.shape[1] > 0 else None), self.look)
+        return [*self.sampler.network.stages(z), self.sampler.synthesize(ws, self.look.noise_mode)]
+
+
+def same_size(stages: list[torch.Tensor]) -> np.ndarray:
+    """Images `[n, C, h, w]` of each stage -> uint8 `[n, stages, h, w, 3]` at the size of the last."""
+    size = (stages[-1].shape[2], stages[-1].shape[3])
+    return np.stack([to_rgb(resize(images, size)) for images in stages], axis=1)
+
+
+def arrange_seeds(
+    seeds: Sequence[int], num_cells: int, num_keyframes: int | None = None, shuffle_seed: int | None = None
+) -> np.ndarray:
+    """`[cells, K]`: the first K seeds are the key frames of the first cell, and so on.
+
+    With `num_keyframes` the seeds repeat as often as they must. Raises `UserError` that names `--seeds`.
+    """
+    if num_keyframes is None:
+        if len(seeds) < num_cells or len(seeds) % num_cells != 0:
+            raise UserError(
+                f"--seeds: {len(seeds)} cannot be shared out evenly among the {num_cells} cells of --grid; give "
+                f"{num_cells}, {2 * num_cells}, {3 * num_cells}, … seeds, or --num-keyframes"
+            )
+        num_keyframes = len(seeds) // num_cells
+    chosen = np.resize(np.asarray(seeds, dtype=np.int64), num_cells * num_keyframes)
+    if shuffle_seed is not None:
+        np.random.RandomState(shuffle_seed).shuffle(chosen)
+    return chosen.reshape(num_cells, num_keyframes)
