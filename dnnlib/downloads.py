@@ -267,7 +267,8 @@ def _download(request: _Request, path: Path) -> None:
                         "Check the connection, or download it elsewhere and give the local file"
                     ) from failure
                 wait_sec = min(max(FIRST_WAIT_SEC * 2**attempt, failure.wait_sec), LONGEST_WAIT_SEC)
-                request.say(f"{failure}; trying again in {wait_sec:.1f} s")
+                if not failure.is_offline:  # the few quick attempts without a connection end in one clear line
+                    request.say(f"{failure}; trying again in {wait_sec:.1f} s")
                 time.sleep(wait_sec)
     _check_hash(request, part)
     os.replace(part.path, path)

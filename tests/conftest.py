@@ -8,6 +8,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # tiny tensors; several test processes may share the cores
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
 

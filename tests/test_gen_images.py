@@ -193,7 +193,7 @@ def test_bad_input_writes_nothing(run, tmp_path, name, args, message):
 
 def test_folder_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--outdir: .*cannot be written"):
+    with pytest.raises(UserError, match=r"--outdir: .*cannot be written"):
         run("gaussian", "--seeds=0", outdir="file/out")
 
 

@@ -81,7 +81,7 @@ def test_gif_needs_no_extra_package(run, monkeypatch):
     run("gaussian", "--seeds=0-1", "--w-frames=4", "--fps=25", "--output=loop.gif")
     with Image.open("loop.gif") as image:
         assert (image.n_frames, image.size, image.info["duration"]) == (8, (SIDE, SIDE), 40)
-    with pytest.raises(UserError, match="--output=loop.mp4: .*pip install imageio-ffmpeg"):
+    with pytest.raises(UserError, match=r"--output=loop.mp4: .*pip install imageio-ffmpeg"):
         run("gaussian", "--seeds=0-1", "--output=loop.mp4")
 
 
@@ -152,7 +152,7 @@ def test_nothing_is_left_of_a_broken_video(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gen_video, "save_gif", broken)
-    with pytest.raises(UserError, match="--output: .*No space left"):
+    with pytest.raises(UserError, match=r"--output: .*No space left"):
         run("gaussian", "--seeds=0", "--output=loop.gif")
     assert list(Path.cwd().iterdir()) == []
 

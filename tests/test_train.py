@@ -1,5 +1,7 @@
 """train.py at the command line: the stages, what a run leaves behind, refusals, processes, Ctrl-C."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -13,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+import dnnlib.cli
+import train as train_script
 from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from training.cascade import Cascade
@@ -28,10 +32,21 @@ def run(*args, env=None, **kwargs):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, **kwargs)
 
 
+def run_inside(*args):
+    """`python train.py ARGS` within this process: (exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["train.py", *map(str, args)])
+        with pytest.raises(SystemExit) as leaving:
+            dnnlib.cli.run(train_script.main)
+    return leaving.value.code, out.getvalue(), err.getvalue()
+
+
 def train(tmp_path, *args, cfg="stylegan2"):
-    result = run("train.py", f"--outdir={tmp_path / 'runs'}", f"--cfg={cfg}", *TINY, *args)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return max((tmp_path / "runs").iterdir()), result.stdout
+    """A run and its output."""
+    status, out, err = run_inside(f"--outdir={tmp_path / 'runs'}", f"--cfg={cfg}", *TINY, *args)
+    assert status == 0, out + err
+    return max((tmp_path / "runs").iterdir()), out
 
 
 def snapshot_of(run_dir):
@@ -187,10 +202,10 @@ def test_ctrl_c_saves_and_leaves(tmp_path, folders):
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, folders):
     outdir = tmp_path / "runs"
-    result = run("train.py", f"--outdir={outdir}", "--cfg=stylegan3-t", f"--data={folders['target']}", "--dry-run")
-    assert result.returncode == 0
-    assert "Kernels:" in result.stdout
-    assert json.loads(result.stdout[result.stdout.index("{") :])["cfg"] == "stylegan3-t"
+    status, out, _ = run_inside(f"--outdir={outdir}", "--cfg=stylegan3-t", f"--data={folders['target']}", "--dry-run")
+    assert status == 0
+    assert "Kernels:" in out
+    assert json.loads(out[out.index("{") :])["cfg"] == "stylegan3-t"
     assert not outdir.exists()
 
 
@@ -199,7 +214,7 @@ map-depth mbstd-group desc metrics kimg tick snap seed fp32 nobench workers dry-
 
 
 def test_help_lists_every_official_flag():
-    text = run("train.py", "--help").stdout
+    _, text, _ = run_inside("--help")
     ours = ["source", "source-encoder", "source-norm", "source-noise", "device", "augpipe"]
     missing = [flag for flag in OFFICIAL_FLAGS + ours if not re.search(rf"--{flag}\b", text)]
     assert missing == []
@@ -223,11 +238,11 @@ def test_help_lists_every_official_flag():
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, folders, args, words):
     (tmp_path / "evil.pkl").write_bytes(b"\x80\x04cposix\nsystem\nX\x05\x00\x00\x00falsetR.")
     args = [arg.replace("TARGET", str(folders["target"])).replace("PICKLE", str(tmp_path / "evil.pkl")) for arg in args]
-    result = run("train.py", "--cfg=stylegan2", f"--outdir={tmp_path / 'runs'}", *args)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert words in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert result.stdout == ""
+    status, out, err = run_inside("--cfg=stylegan2", f"--outdir={tmp_path / 'runs'}", *args)
+    assert status == 2, out + err
+    assert words in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert out == ""
     assert not (tmp_path / "runs").exists()
 
 

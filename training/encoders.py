@@ -4,12 +4,14 @@ The encoder is a part of the generator (`G.mapping.encoder`), saved with it, and
 and video alike. A 2-D input is always taken as z and passes through.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
 import torch
 
 from dnnlib.errors import UserError
+from training.layers import EqualizedConv2d, EqualizedLinear
 
 NORMS = ("none", "standardize", "whiten")
 
@@ -111,10 +113,8 @@ class ConvEncoder(Encoder):
         super().__init__(z_dim, norm, noise_std)
         self.img_channels = img_channels
         channels = [img_channels, self.width, 2 * self.width, 4 * self.width]
-        layers: list[torch.nn.Module] = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
-            layers += [torch.nn.Conv2d(before, after, 4, stride=2, padding=1), torch.nn.LeakyReLU(0.2)]
-        self.layers = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(channels[-1] * 16, z_dim))
+        convs = [EqualizedConv2d(*pair, kernel_size=4, stride=2) for pair in itertools.pairwise(channels)]
+        self.layers = torch.nn.Sequential(*convs, torch.nn.Flatten(), EqualizedLinear(channels[-1] * 4 * 4, z_dim))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         if images.shape[1] != self.img_channels:

@@ -48,6 +48,22 @@ class EqualizedLinear(torch.nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, activation={self.activation}"
 
 
+class EqualizedConv2d(torch.nn.Module):
+    """Strided convolution with equalised weights, bias and leaky ReLU: `[n, in, h, w] -> [n, out, h/stride, w/stride]`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.padding = (kernel_size - stride) // 2
+        self.weight_gain = 1 / float(np.sqrt(in_channels * kernel_size**2))
+        self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
+        self.bias = torch.nn.Parameter(torch.zeros([out_channels]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.conv2d(x, self.weight * self.weight_gain, stride=self.stride, padding=self.padding)
+        return bias_act(x, self.bias, act="lrelu")
+
+
 def image_size(img_resolution: int | Sequence[int]) -> tuple[int, int]:
     """`(height, width)` of a resolution given as one number or as `[height, width]`."""
     if isinstance(img_resolution, int | np.integer):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.signal
 import scipy.special
 import torch
 
@@ -283,6 +282,8 @@ class SynthesisLayer(torch.nn.Module):
 
         cutoff and transition width in the units of the sampling rate fs (Karras 2021, app. B).
         """
+        import scipy.signal  # takes seconds to import, and only this needs it
+
         assert numtaps >= 1
         if numtaps == 1:
             return None

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
 LUMA = (0.299, 0.587, 0.114)
+
+Network = Any  # a generator or a cascade; type checkers take the attributes of a torch.nn.Module for tensors
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,19 @@ class Sampler:
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: Network,
         source: Source,
         device: torch.device | str = "cpu",
         picks_images: bool = False,
     ):
         self.network = network.to(device).eval().requires_grad_(False)
-        self.generator = last_generator(network)
+        self.generator: Network = last_generator(network)
         self.device = torch.device(device)
         self.feed = LatentFeed(source, network.mapping.encoder).to(device)
         self.picks_images = picks_images
 
     @property
-    def stages(self) -> list[torch.nn.Module]:
+    def stages(self) -> list[Network]:
         """The generators from the first stage to the last."""
         return stages_of(self.network)
 
@@ -177,9 +180,7 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
 
 
-def replace_source(
-    network: torch.nn.Module, source: Source, path: str, verbose: bool = False
-) -> tuple[torch.nn.Module, ImageSource]:
+def replace_source(network: Network, source: Source, path: str, verbose: bool = False) -> tuple[Network, ImageSource]:
     """The network and the source when images from `path` go in: into the first stage that takes images.
 
     The images get as many channels as that stage was trained with.
@@ -189,14 +190,19 @@ def replace_source(
     if not any(takes_images):
         raise UserError("the network was trained on noise and takes no images; leave the flag out")
     entry = takes_images.index(True)
+    if entry > 0:
+        trained_on = stages[entry - 1].img_channels
+    elif isinstance(source, ImageSource):
+        trained_on = source.image_shape[0]
+    else:
+        raise UserError("the network takes images, but its snapshot does not say how many channels they have")
     images = ImageSource.open(path, verbose=verbose)
-    trained_on = stages[entry - 1].img_channels if entry > 0 else source.image_shape[0]
     images.images = match_channels(images.images, trained_on)
     images.image_shape[0] = trained_on
     return functools.reduce(Cascade.chain, stages[entry:]) if entry > 0 else network, images
 
 
-def stages_of(network: torch.nn.Module) -> list[torch.nn.Module]:
+def stages_of(network: Network) -> list[Network]:
     """The generators of a cascade, first stage first; the generator itself if there is only one."""
     return [*stages_of(network.first), network.generator] if isinstance(network, Cascade) else [network]
 
@@ -235,12 +241,13 @@ def label(c_dim: int, class_idx: int | None) -> torch.Tensor | None:
 
 
 def choose_seeds(sampler: Sampler, seeds: list[int] | None) -> list[int]:
-    """The seeds that the user gave, or all the images that he chose. Raises `UserError` that names `--seeds`."""
+    """The seeds as given, or all the images of `--source-images`. Raises `UserError` that names `--seeds`."""
     if not sampler.picks_images:
         if seeds is None:
             raise UserError("--seeds is needed, such as --seeds=0-7; without it only with --source-images")
         return seeds
     source = sampler.feed.source
+    assert isinstance(source, ImageSource)
     num_images = len(source.images)
     beyond = [seed for seed in seeds or [] if seed >= num_images]
     if beyond:
@@ -264,7 +271,7 @@ def make_transform(translate: tuple[float, float], angle: float) -> np.ndarray:
 def move_image(sampler: Sampler, translate: tuple[float, float], angle: float) -> None:
     """Have a StyleGAN3 network draw its images moved and turned. Raises `UserError` for other networks."""
     synthesis_input = getattr(sampler.generator.synthesis, "input", None)
-    if not hasattr(synthesis_input, "transform"):
+    if synthesis_input is None:
         raise UserError("--translate and --rotate need a StyleGAN3 network; this one is StyleGAN2: leave them out")
     if not all(math.isfinite(value) for value in (*translate, angle)):
         raise UserError("--translate and --rotate take finite numbers")

@@ -124,9 +124,9 @@ def test_conditional():
     assert not torch.allclose(first, last, atol=0.01)
     assert label(0, 5) is None
     assert label(3, 2).tolist() == [[0, 0, 1]]
-    with pytest.raises(UserError, match="--class is needed.* 0 to 2"):
+    with pytest.raises(UserError, match=r"--class is needed.* 0 to 2"):
         label(3, None)
-    with pytest.raises(UserError, match="--class=3.* 0 to 2"):
+    with pytest.raises(UserError, match=r"--class=3.* 0 to 2"):
         label(3, 3)
 
 
@@ -175,16 +175,19 @@ def test_unknown_network_source_images_and_device(tmp_path, gaussian, source):
     with pytest.raises(UserError, match=r"--network: .*nowhere\.pkl: no such file"):
         open_sampler("nowhere.pkl")
     path = save(tmp_path / "gaussian.pkl", gaussian.network, None)
-    with pytest.raises(UserError, match="--source-images: .*trained on noise"):
+    with pytest.raises(UserError, match=r"--source-images: .*trained on noise"):
         open_sampler(str(path), str(write_images(tmp_path / "images", num=1)))
+    path = save(tmp_path / "no-source.pkl", generator2(encoder=FLATTEN), None)
+    with pytest.raises(UserError, match=r"--source-images: .*how many channels"):
+        open_sampler(str(path), str(tmp_path / "images"))
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="--device=cuda"):
+        with pytest.raises(UserError, match=r"--device=cuda"):
             open_sampler(str(path), device="cuda")
-    with pytest.raises(UserError, match="--seeds is needed"):
+    with pytest.raises(UserError, match=r"--seeds is needed"):
         choose_seeds(gaussian, None)
     empty = ImageSource("gone.zip", 0, [3, SIDE, SIDE], "")
     path = save(tmp_path / "empty.pkl", generator2(encoder=FLATTEN), empty)
-    with pytest.raises(UserError, match="no source images.*--source-images"):
+    with pytest.raises(UserError, match=r"no source images.*--source-images"):
         open_sampler(str(path))
 
 
@@ -229,7 +232,7 @@ def test_rotation_is_against_the_clock_and_comes_first():
 
 def test_only_stylegan3_moves(gaussian, cascade):
     for sampler in (gaussian, cascade):
-        with pytest.raises(UserError, match="--translate"):
+        with pytest.raises(UserError, match=r"--translate"):
             move_image(sampler, (0.1, 0), 0)
 
 
@@ -286,7 +289,7 @@ def test_arrange_seeds():
     np.random.RandomState(1).shuffle(expected)
     assert shuffled.flatten().tolist() == expected.tolist()
     for too_few in ([0, 1], [0, 1, 2, 3, 4]):
-        with pytest.raises(UserError, match="--seeds.*4 cells of --grid"):
+        with pytest.raises(UserError, match=r"--seeds.*4 cells of --grid"):
             arrange_seeds(too_few, 4)
 
 
@@ -304,5 +307,5 @@ def test_prepare_folder(tmp_path):
     prepare_folder(tmp_path / "a" / "b", "--outdir")
     assert list((tmp_path / "a" / "b").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--outdir: .*cannot be written"):
+    with pytest.raises(UserError, match=r"--outdir: .*cannot be written"):
         prepare_folder(tmp_path / "file" / "c", "--outdir")

@@ -1,0 +1,221 @@
+"""Generate images from a snapshot: one PNG per seed, and pictures of all of them.
+
+\b
+# Eight images, and all of them in one picture
+python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --grid=4x2
+
+\b
+# A Spider network: what goes in above what comes out, with the snapshot's own source images or with others
+python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-31 --pairs
+python gen_images.py --network=network-snapshot-000200.pkl --source-images=photos/ --pairs
+
+\b
+# Truncation, a class, a moved and turned image (StyleGAN3)
+python gen_images.py --network=network-snapshot-000200.pkl --seeds=0,3,5-10 --trunc=0.7 --class=2
+python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --translate=0.25,0 --rotate=30
+"""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+import dnnlib
+import dnnlib.cli
+from dnnlib.errors import UserError
+from training.dataset import to_float, to_uint8
+from training.grids import save_grid, save_stacks
+from training.image_files import CHANNEL_NAMES, encode_png
+from training.layers import image_size
+from training.sampling import (
+    MAX_SEED,
+    Look,
+    Sampler,
+    choose_seeds,
+    default_batch,
+    label,
+    move_image,
+    open_sampler,
+    prepare_folder,
+    writing,
+)
+
+COLUMNS = 8  # of the picture of pairs without --grid
+MAX_SEEDS = 1_000_000
+
+
+def parse_range(text: str | list[int]) -> list[int]:
+    """`0,3,5-10` as a list of numbers."""
+    if isinstance(text, list):
+        return text
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MAX_SEED or len(seeds) + last - first >= MAX_SEEDS:
+            raise click.BadParameter(f"{part.strip()!r} is no seed or range such as 5 or 5-10, in 0 to {MAX_SEED}")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def parse_vec2(text: str | tuple[float, float]) -> tuple[float, float]:
+    """`X,Y` as two numbers."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not two numbers such as 0.25,-0.1") from None
+    return x, y
+
+
+def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
+    """`WxH` as columns and rows."""
+    if isinstance(text, tuple):
+        return text
+    match = re.fullmatch(r"\s*([1-9]\d{0,3})[xX,]([1-9]\d{0,3})\s*", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is not a grid such as 4x2, columns x rows")
+    return int(match[1]), int(match[2])
+
+
+@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True)
+@click.option(
+    "--seeds",
+    help="Seeds, one image each, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
+    metavar="LIST",
+    type=parse_range,
+)
+@click.option("--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=float, default=1.0)
+@click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
+@click.option(
+    "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
+)
+@click.option(
+    "--translate",
+    help="Move the image right and down, in image sizes (StyleGAN3)",
+    metavar="X,Y",
+    type=parse_vec2,
+    default="0,0",
+)
+@click.option(
+    "--rotate",
+    help="Turn the image against the clock, in degrees (StyleGAN3)",
+    metavar="ANGLE",
+    type=float,
+    default=0.0,
+)
+@click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
+@click.option(
+    "--source-images", help="What goes in, instead of the source that the snapshot carries", metavar="[DIR|ZIP]"
+)
+@click.option("--grid", help="Save grid.png as well, columns x rows", metavar="WxH", type=parse_size)
+@click.option("--pairs", help="Save pairs.png as well: what went in above what came out", is_flag=True)
+@click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--batch", help="Images at a time  [default: by their size]", metavar="INT", type=click.IntRange(min=1))
+def main(
+    network: str,
+    seeds: list[int] | None,
+    trunc: float,
+    class_idx: int | None,
+    noise_mode: str,
+    translate: tuple[float, float],
+    rotate: float,
+    outdir: str,
+    source_images: str | None,
+    grid: tuple[int, int] | None,
+    pairs: bool,
+    device: str,
+    batch: int | None,
+) -> None:
+    start_time = time.time()
+    sampler = open_sampler(network, source_images, device, verbose=True)
+    seeds = choose_seeds(sampler, seeds)
+    check_class(sampler, class_idx)
+    check_pictures(sampler, len(seeds), grid, pairs)
+    if translate != (0, 0) or rotate != 0:
+        move_image(sampler, translate, rotate)
+    prepare_folder(Path(outdir), "--outdir")
+
+    batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
+    look = Look(class_idx, trunc, noise_mode)
+    images = generate(sampler, seeds, look, Path(outdir), batch, is_kept=grid is not None or pairs)
+    names = save_pictures(sampler, seeds, images, Path(outdir), batch, grid, pairs)
+    saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler)}", *names])
+    print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
+
+
+def check_class(sampler: Sampler, class_idx: int | None) -> None:
+    """Raises `UserError` for a class that the network does not have; says so where it has none."""
+    if label(sampler.network.c_dim, class_idx) is None and class_idx is not None:
+        print(f"Warning: --class={class_idx} is ignored, since the network is not conditional", file=sys.stderr)
+
+
+def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | None, pairs: bool) -> None:
+    if grid is not None and grid[0] * grid[1] < num_images:
+        rows = -(-num_images // grid[0])
+        raise UserError(f"--grid={grid[0]}x{grid[1]} is too small for {num_images} images; use --grid={grid[0]}x{rows}")
+    if pairs and not sampler.has_pictures:
+        raise UserError("--pairs: the network was trained on noise, and there is nothing to show above its images")
+
+
+def generate(
+    sampler: Sampler, seeds: list[int], look: Look, folder: Path, batch: int, is_kept: bool
+) -> torch.Tensor | None:
+    """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU if they shall be kept."""
+    kept = []
+    with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
+        for first in range(0, len(seeds), batch):
+            part = seeds[first : first + batch]
+            images = to_uint8(sampler.images(part, look)).cpu()
+            with writing("--outdir"):
+                for seed, pixels in zip(part, images.permute(0, 2, 3, 1).numpy(), strict=True):
+                    (folder / f"seed{seed:04d}.png").write_bytes(encode_png(pixels))
+            if is_kept:
+                kept.append(images)
+            bar.update(len(part))
+    return torch.cat(kept) if is_kept else None
+
+
+def save_pictures(
+    sampler: Sampler,
+    seeds: list[int],
+    images: torch.Tensor | None,
+    folder: Path,
+    batch: int,
+    grid: tuple[int, int] | None,
+    pairs: bool,
+) -> list[str]:
+    """Write grid.png and pairs.png where they are asked for; the names of what was written."""
+    names = []
+    if images is not None and grid is not None:
+        names.append("grid.png")
+        with writing("--outdir"):
+            save_grid(folder / names[-1], to_float(images), columns=grid[0])
+    if images is not None and pairs:
+        names.append("pairs.png")
+        stages = [*pictures_before(sampler, seeds, batch), to_float(images)]
+        with writing("--outdir"):
+            save_stacks(folder / names[-1], stages, columns=grid[0] if grid else min(len(seeds), COLUMNS))
+    return names
+
+
+def pictures_before(sampler: Sampler, seeds: list[int], batch: int) -> list[torch.Tensor]:
+    """Source images and the images of earlier stages, each `[N, C, h, w]` in [-1, 1] on the CPU."""
+    parts = [sampler.pictures_before(seeds[first : first + batch]) for first in range(0, len(seeds), batch)]
+    return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
+
+
+def describe_images(sampler: Sampler) -> str:
+    height, width = image_size(sampler.generator.img_resolution)
+    channels = sampler.generator.img_channels
+    return f"{width}x{height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"
+
+
+if __name__ == "__main__":
+    dnnlib.cli.run(main)

@@ -1,0 +1,200 @@
+"""Generate a video of images that turn into one another, along closed loops through latent space.
+
+\b
+# A loop through 16 seeds; four loops side by side; an animation that needs no extra package
+python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-15 --output=loop.mp4
+python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-31 --grid=4x2 --output=loops.mp4
+python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-3 --w-frames=30 --output=loop.gif
+
+\b
+# From one source image to the next; the stages of a cascade side by side
+python gen_video.py --network=network-snapshot-000200.pkl --source-images=photos/ --output=photos.mp4
+python gen_video.py --network=cascade.pkl --seeds=0-7 --stages --output=stages.mp4
+
+\b
+# A still picture of the same loop for papers: one row per loop, eight moments from left to right
+python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-7 --sheet=8
+"""
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import imageio.v2 as imageio
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import dnnlib
+import dnnlib.cli
+from dnnlib.errors import UserError
+from gen_images import check_class, parse_range, parse_size
+from training.grids import BACKGROUND, tile
+from training.sampling import (
+    Look,
+    StageWalk,
+    Walk,
+    arrange_seeds,
+    choose_seeds,
+    default_batch,
+    open_sampler,
+    prepare_folder,
+    writing,
+)
+
+KINDS = (".mp4", ".gif", ".png")
+
+
+@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True)
+@click.option(
+    "--seeds",
+    help="Seeds, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
+    metavar="LIST",
+    type=parse_range,
+)
+@click.option("--shuffle-seed", help="Shuffle the seeds with this one", metavar="INT", type=click.IntRange(0))
+@click.option("--grid", help="Loops side by side, columns x rows", metavar="WxH", type=parse_size, default="1x1")
+@click.option(
+    "--num-keyframes",
+    help="Seeds in a loop, which repeat if there are too few  [default: the seeds shared out among the loops]",
+    metavar="INT",
+    type=click.IntRange(min=1),
+)
+@click.option(
+    "--w-frames", help="Frames from one seed to the next", metavar="INT", type=click.IntRange(min=1), default=120
+)
+@click.option("--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=float, default=1.0)
+@click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
+@click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
+@click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
+@click.option(
+    "--source-images", help="What goes in, instead of the source that the snapshot carries", metavar="[DIR|ZIP]"
+)
+@click.option("--stages", help="Show the stages of a cascade side by side", is_flag=True)
+@click.option(
+    "--sheet",
+    help="Save a still picture of so many moments too, beside the video, or as sheet.png or --output=FILE.png",
+    metavar="INT",
+    type=click.IntRange(1, 1000),
+)
+@click.option("--fps", help="Frames per second", type=click.IntRange(1, 240), default=60)
+@click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--batch", help="Images at a time  [default: by their size]", metavar="INT", type=click.IntRange(min=1))
+def main(
+    network: str,
+    seeds: list[int] | None,
+    shuffle_seed: int | None,
+    grid: tuple[int, int],
+    num_keyframes: int | None,
+    w_frames: int,
+    trunc: float,
+    class_idx: int | None,
+    noise_mode: str,
+    output: str | None,
+    source_images: str | None,
+    stages: bool,
+    sheet: int | None,
+    fps: int,
+    device: str,
+    batch: int | None,
+) -> None:
+    start_time = time.time()
+    video_path, sheet_path = choose_paths(output, sheet)
+    sampler = open_sampler(network, source_images, device, verbose=True)
+    check_class(sampler, class_idx)
+    if stages and len(sampler.stages) == 1:
+        raise UserError("--stages: the network has a single stage; a cascade is trained with --source=snapshot.pkl")
+    columns, rows = grid
+    arranged = arrange_seeds(choose_seeds(sampler, seeds), columns * rows, num_keyframes, shuffle_seed)
+    for path in filter(None, (video_path, sheet_path)):
+        prepare_folder(path.parent, "--output")
+
+    batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
+    walk = (StageWalk if stages else Walk)(sampler, arranged, Look(class_idx, trunc, noise_mode), batch)
+    saved = []
+    if video_path is not None:
+        num_frames = walk.num_keys * w_frames
+        pictures = walk.pictures(np.arange(num_frames) / w_frames)
+        frames = (frame_of(picture, columns) for picture in pictures)
+        save_video(video_path, tqdm(frames, total=num_frames, desc="Frames", disable=None, leave=False), fps)
+        saved.append(f"{video_path} ({num_frames} frames, {num_frames / fps:.1f} s)")
+    if sheet_path is not None and sheet is not None:
+        save_sheet(sheet_path, list(walk.pictures(np.arange(sheet) * walk.num_keys / sheet)))
+        saved.append(f"{sheet_path} ({sheet} moments)")
+    elapsed = dnnlib.util.format_time(time.time() - start_time)
+    print(f"Saved {', '.join(saved)} through {arranged.size} latents in {elapsed} on {sampler.device}")
+
+
+def choose_paths(output: str | None, sheet: int | None) -> tuple[Path | None, Path | None]:
+    """Where the video and the sheet go, None for what is not made. Raises `UserError` that names `--output`."""
+    if output is None:
+        if sheet is None:
+            raise UserError("--output=FILE.mp4 is needed, or --sheet=N for a still picture")
+        return None, Path("sheet.png")
+    path = Path(output)
+    kind = path.suffix.lower()
+    if kind not in KINDS or (kind == ".png" and sheet is None):
+        raise UserError(f"--output={output}: give FILE.mp4 or FILE.gif, or FILE.png together with --sheet=N")
+    if path.is_dir():
+        raise UserError(f"--output={output}: is a folder; give FILE.mp4")
+    if kind == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise UserError(f"--output={output}: mp4 needs one more package: pip install imageio-ffmpeg (or write a .gif)")
+    if kind == ".png":
+        return None, path
+    return path, None if sheet is None else path.with_name(f"{path.stem}-sheet.png")
+
+
+def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
+    """uint8 `[cells, stages, h, w, 3]` -> a frame `[H, W, 3]`: the stages of a cell side by side."""
+    return tile(np.concatenate(list(picture.swapaxes(0, 1)), axis=2), columns)
+
+
+def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
+    """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
+    cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
+    with writing("--output"):
+        Image.fromarray(tile(cells.reshape(-1, *cells.shape[3:]), columns=len(pictures))).save(path)
+
+
+def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a video."""
+    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        with writing("--output"):
+            save = save_gif if path.suffix.lower() == ".gif" else save_mp4
+            save(temporary, frames, fps)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    writer = imageio.get_writer(
+        path, format="FFMPEG", mode="I", fps=fps, codec="libx264", pixelformat="yuv420p", quality=8, macro_block_size=1
+    )
+    with contextlib.closing(writer):
+        for frame in frames:
+            writer.append_data(even_sides(frame))
+
+
+def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    # The format counts hundredths of a second, and viewers slow down what lasts less than two of them.
+    duration = 10 * max(round(100 / fps), 2)
+    images = (Image.fromarray(frame) for frame in frames)
+    first = next(images)
+    first.save(path, save_all=True, append_images=images, duration=duration, loop=0)
+
+
+def even_sides(frame: np.ndarray) -> np.ndarray:
+    """`[H, W, 3]` with a white line more where a side is odd, since the video's colours have half the resolution."""
+    height, width, _ = frame.shape
+    return np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], constant_values=BACKGROUND)
+
+
+if __name__ == "__main__":
+    dnnlib.cli.run(main)

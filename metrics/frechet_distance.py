@@ -1,0 +1,75 @@
+"""The Fréchet distance between two sets of features, each taken for a Gaussian (Heusel 2017; Dowson & Landau 1982).
+
+    d^2 = |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
+
+This is arithmetic on features, whatever they are features of. It is the FID only where they are those of Inception-v3;
+anything else has a name of its own. Like the FID it is a squared distance, in the features' unit squared, and it reads
+too high on few samples: compare only numbers from equally many.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dnnlib.errors import UserError
+
+
+class Gaussian(NamedTuple):
+    """Mean and covariance of a set of features."""
+
+    mean: np.ndarray  # [d] float64
+    covariance: np.ndarray  # [d, d] float64
+
+
+def fit_gaussian(features: ArrayLike, name: str = "features") -> Gaussian:
+    """Mean and covariance (divided by N) of `[N, d]`, an array or a tensor on the CPU.
+
+    name: what the features are of, for messages. Raises `UserError` on fewer than two samples and on NaN or infinity.
+    """
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2:
+        raise ValueError(f"{name}: features must be [N, d], not {list(x.shape)}")
+    if len(x) < 2:
+        raise UserError(f"{name}: a covariance needs at least two samples, not {len(x)}; use more images")
+    num_bad = int((~np.isfinite(x).all(axis=1)).sum())
+    if num_bad > 0:
+        raise UserError(
+            f"{name}: {num_bad} of {len(x)} samples have features that are NaN or infinite; "
+            "the network that made them has diverged, use an earlier snapshot"
+        )
+    mean = x.mean(axis=0)
+    centred = x - mean
+    return Gaussian(mean, centred.T @ centred / len(x))
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """The squared distance between two Gaussians, at least 0. Symmetric."""
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
+    shift = np.square(a.mean - b.mean).sum()
+    spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * trace_of_root(a.covariance, b.covariance)
+    return max(float(shift + spread), 0.0)  # rounding can take it below 0 where the two are equal
+
+
+def trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
+    """tr((A B)^(1/2)) of two covariances.
+
+    A B has the eigenvalues of A^(1/2) B A^(1/2), and that is symmetric: its spectrum is real and well conditioned,
+    where a general matrix root meets complex numbers as soon as there are fewer samples than dimensions.
+    """
+    root = symmetric_root(a)
+    product = root @ b @ root
+    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
+    return float(np.sqrt(eigenvalues.clip(min=0)).sum())
+
+
+def symmetric_root(matrix: np.ndarray) -> np.ndarray:
+    """R with R R = matrix, for a symmetric positive semi-definite `[d, d]`."""
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
+
+
+def frechet_distance_of_features(a: ArrayLike, b: ArrayLike) -> float:
+    """The squared distance between features `[N, d]` and `[M, d]`."""
+    return frechet_distance(fit_gaussian(a, "first set"), fit_gaussian(b, "second set"))
