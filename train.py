@@ -32,7 +32,7 @@ import torch
 import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
-from torch_utils import distributed
+from torch_utils import distributed, misc
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir
@@ -154,6 +154,8 @@ def spawned_process(rank: int, config: TrainingConfig, meeting_point: str) -> No
 
 def train_process(config: TrainingConfig, device: torch.device) -> int:
     """One process of the run, from its folder to its end; the exit code."""
+    if device.type == "cpu":
+        misc.keep_freed_memory()
     run_dir = make_run_dir(config.outdir, config.desc) if distributed.get_rank() == 0 else None
     run_dir = distributed.broadcast_object(run_dir)
     log = dnnlib.util.Logger(run_dir / "log.txt") if distributed.get_rank() == 0 else contextlib.nullcontext()

@@ -1,8 +1,10 @@
 """Small tools for networks: copying by name, summaries, cached constants, the endless sampler."""
 
 import contextlib
+import ctypes
 import functools
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -330,3 +332,17 @@ def _print_table(table: list[list[str]]) -> None:
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large blocks that tensors free, instead of handing each back to the system and clearing it anew.
+
+    For CPU training on Linux (bench/allocator.py measures what it brings); does nothing elsewhere.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, 2**31 - 1)

@@ -5,6 +5,7 @@ A class marked with `persistent_class` remembers the arguments it was built with
 such a file with an unpickler that knows the two functions below, a few containers and nothing else.
 """
 
+import contextlib
 import copy
 import functools
 import importlib
@@ -27,7 +28,7 @@ class SnapshotError(UserError):
     """A snapshot that cannot be read, or names something that must not be built."""
 
 
-def persistent_class(cls: type) -> type:
+def persistent_class(cls: Any) -> Any:
     """Class decorator: remember constructor arguments (`init_kwargs`) and be picklable as data.
 
     The class offers `state_dict()` and `load_state_dict()`, as `torch.nn.Module` does; its constructor arguments must
@@ -64,10 +65,8 @@ def find_class(name: str) -> type:
     module_name, _, class_name = name.rpartition(".")
     is_ours = module_name.split(".")[0] in PROJECT_PACKAGES and all(part.isidentifier() for part in name.split("."))
     if is_ours:
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(module_name)
-        except ImportError:
-            pass
     if name not in _persistent_classes or not class_name:
         known = ", ".join(sorted(_persistent_classes))
         raise SnapshotError(f"the snapshot names the class {name!r}, which is not on the allow-list ({known})")

@@ -65,7 +65,7 @@ class CascadeMapping:
         return self.cascade.generator.mapping(stage_images(self.cascade.first, z), c, *args, **kwargs)
 
 
-def recipe(network: torch.nn.Module) -> dict[str, Any]:
+def recipe(network: Any) -> dict[str, Any]:
     """The data that `persistence.construct` builds the network from."""
     return {"class_name": persistence.class_path(type(network)), **network.init_kwargs}
 

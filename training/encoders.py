@@ -6,7 +6,7 @@ and video alike. A 2-D input is always taken as z and passes through.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
@@ -122,7 +122,7 @@ class ConvEncoder(Encoder):
         return self.layers(resize(images, (self.side, self.side)))
 
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "flatten": FlattenEncoder,
     "flatten-crop": FlattenCropEncoder,
     "conv": ConvEncoder,

@@ -537,10 +537,10 @@ class DiscriminatorBlock(torch.nn.Module):
         self.num_layers = 0
         self.register_buffer("resample_filter", upfirdn2d.setup_filter(resample_filter))
 
-        def layer(*args: Any, **kwargs: Any) -> Conv2dLayer:
-            trainable = first_layer_idx + self.num_layers >= freeze_layers
+        def layer(in_channels: int, out_channels: int, **kwargs: Any) -> Conv2dLayer:
+            kwargs |= {"channels_last": self.channels_last, "trainable": self.next_layer_idx >= freeze_layers}
             self.num_layers += 1
-            return Conv2dLayer(*args, trainable=trainable, channels_last=self.channels_last, **kwargs)
+            return Conv2dLayer(in_channels, out_channels, **kwargs)
 
         shared = dict(activation=activation, conv_clamp=conv_clamp)
         resample = dict(down=2, resample_filter=resample_filter)
@@ -550,6 +550,11 @@ class DiscriminatorBlock(torch.nn.Module):
         self.conv1 = layer(tmp_channels, out_channels, kernel_size=3, **shared, **resample)
         if architecture == "resnet":
             self.skip = layer(tmp_channels, out_channels, kernel_size=1, bias=False, **resample)
+
+    @property
+    def next_layer_idx(self) -> int:
+        """Index of the layer behind this block, counted from the image."""
+        return self.first_layer_idx + self.num_layers
 
     def forward(
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False

@@ -79,7 +79,7 @@ class Progress:
             disable=not self.has_bar,
             bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
         )
-        self._jsonl = open(run_dir / "stats.jsonl", "a", encoding="utf-8") if self.is_writer else None
+        self._jsonl = open(run_dir / "stats.jsonl", "a", encoding="utf-8") if self.is_writer else None  # noqa: SIM115
         self._events = self._open_events() if self.is_writer else None
 
     def _open_events(self) -> Any:

@@ -277,7 +277,9 @@ def read_images(files: ImageFiles, names: list[str], shape: tuple[int, int, int]
 
     with ThreadPoolExecutor() as pool:
         reads = pool.map(read, range(len(names)))
-        for _ in tqdm(reads, total=len(names), desc="Source images", unit="img", disable=None if verbose else True, leave=False):
+        for _ in tqdm(
+            reads, total=len(names), desc="Source images", unit="img", disable=None if verbose else True, leave=False
+        ):
             pass
     return images
 

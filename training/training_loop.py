@@ -124,7 +124,8 @@ class Pictures:
         self.dataset = dataset
         self.state = state
         self.batch_gpu = batch_gpu
-        self.columns, rows = grid_size(*dataset.image_shape[1:], config.device)
+        _, height, width = dataset.image_shape
+        self.columns, rows = grid_size(height, width, config.device)
         num = self.columns * rows
         gen = seeding.generator(config.seed, "pictures")
         self.draw = state.feed.draw(num, gen)

@@ -29,7 +29,9 @@ def test_flatten_is_the_papers(channels):
     x = images(channels=channels, height=48, width=64)
     z = build_encoder("flatten", 512, norm="none")(x)
     gray = x.mean(dim=1, keepdim=True)
-    expected = torch.nn.functional.interpolate(gray, size=(16, 32), mode="bilinear", antialias=True).reshape(len(x), 512)
+    expected = torch.nn.functional.interpolate(gray, size=(16, 32), mode="bilinear", antialias=True).reshape(
+        len(x), 512
+    )
     assert torch.equal(z, expected)
     assert list(build_encoder("flatten", 512, norm="none").state_dict()) == []
 

@@ -39,8 +39,10 @@ def filtered_lrelu(
 
 def _filtered_lrelu_ref(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
     x = bias_act(x, b, impl="ref")
-    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2, impl="ref")
-    x = bias_act(x, act="lrelu", alpha=slope, gain=gain, clamp=clamp, impl="ref")
+    # lrelu(gain x) is gain lrelu(x) for gain > 0: one pass over the upsampled image less.
+    early, late = (gain, 1) if gain > 0 else (1, gain)
+    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2 * early, impl="ref")
+    x = bias_act(x, act="lrelu", alpha=slope, gain=late, clamp=clamp, impl="ref")
     return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl="ref")
 
 
