@@ -1,0 +1,88 @@
+"""What a source costs: a training step from images and from a network against one from Gaussian noise, in turns.
+
+python bench/sources.py
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.common import describe_machine, save_result
+from torch_utils import misc
+from training.config import TrainingOptions
+from training.phases import TrainingStep
+from training.resolve import resolve
+from training.snapshot import save_snapshot
+from training.source import GaussianSource
+from training.state import TrainingState, build_state
+
+
+def write_noise_images(folder: Path, res: int, count: int = 256) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        Image.fromarray(rng.integers(0, 256, [res, res, 3], dtype=np.uint8)).save(folder / f"{index:04d}.png")
+    return folder
+
+
+def make_step(options: dict) -> tuple[TrainingStep, TrainingState]:
+    config = resolve(TrainingOptions(**options)).config
+    state = build_state(config, torch.device(config.device), verbose=False)
+    return TrainingStep(state, config, config.per_process, labels=torch.zeros(1, 0)), state
+
+
+def save_stage_one(folder: Path, state: TrainingState) -> Path:
+    path = folder / "stage1.pkl"
+    contents = {"G": state.G, "D": state.D, "G_ema": state.G_ema, "source": GaussianSource(state.G.z_dim)}
+    save_snapshot(path, {**contents, "augment_pipe": None, "training_set_kwargs": {}, "meta": {}})
+    return path
+
+
+@click.command()
+@click.option("--cfg", default="stylegan2", show_default=True)
+@click.option("--res", default=32, show_default=True)
+@click.option("--batch", default=16, show_default=True)
+@click.option("--cbase", default=2048, show_default=True)
+@click.option("--cmax", default=64, show_default=True)
+@click.option("--steps", default=16, help="Steps of each kind", show_default=True)
+@click.option("--device", default="auto", show_default=True)
+def main(cfg: str, res: int, batch: int, cbase: int, cmax: int, steps: int, device: str) -> None:
+    """Median seconds of a training step for each source, ADA off."""
+    misc.keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        data = str(write_noise_images(folder / "data", res))
+        shared = dict(cfg=cfg, data=data, batch=batch, cbase=cbase, cmax=cmax, device=device, aug="noaug")
+        kinds = {"gaussian": make_step(shared)}
+        kinds["images"] = make_step(shared | {"source": data})
+        kinds["network"] = make_step(shared | {"source": str(save_stage_one(folder, kinds["gaussian"][1]))})
+    images = torch.randint(256, [batch, 3, res, res], dtype=torch.uint8)
+    labels = torch.zeros(batch, 0)
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for index in range(steps + 1):
+        for kind, (step, state) in kinds.items():
+            state.batch_idx = 1  # the main phases only: regularisation steps are rarer than one in `steps`
+            start = time.perf_counter()
+            step.run(images, labels)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if index > 0:
+                times[kind].append(time.perf_counter() - start)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    for kind, seconds in medians.items():
+        print(f"{kind:<10} {seconds:8.4f} s/step   {seconds / medians['gaussian']:.3f} of Gaussian")
+    setting = {"cfg": cfg, "res": res, "batch": batch, "cbase": cbase, "cmax": cmax, "steps": steps}
+    save_result("sources", {"setting": setting, "median_sec": medians, "machine": describe_machine()})
+
+
+if __name__ == "__main__":
+    main()
