@@ -10,7 +10,7 @@ import torch
 
 from torch_utils import distributed, seeding
 from training.config import TrainingConfig
-from training.dataset import BatchLoader, ImageFolderDataset, to_float
+from training.dataset import BatchLoader, ImageFolderDataset, default_cache_bytes, to_float
 from training.grids import grid_size, save_grid, save_pairs
 from training.memory import choose_micro_batch
 from training.phases import TrainingStep
@@ -20,6 +20,7 @@ from training.state import TrainingState, build_state, snapshot_generator
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)
 SNAPSHOT_TICKS = 50
+GPU_POLL_STEPS = 16  # looking at the losses or for Ctrl-C makes the processor wait for the GPU
 
 
 def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -> bool:
@@ -28,7 +29,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
     is_writer = distributed.get_rank() == 0
     say("Loading data and source...")
-    dataset = ImageFolderDataset(**config.training_set_kwargs)
+    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)
     state = build_state(config, device, verbose=is_writer)
     batch_gpu = choose_micro_batch(config, state)
     labels = torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))  # [N, c_dim]
@@ -49,13 +50,15 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
         num_workers=config.num_workers,
     )
     progress = Progress(run_dir, state, config.total_kimg, device)
+    poll_steps = 1 if device.type == "cpu" else GPU_POLL_STEPS
     with loader, StopSignal() as stop:
         tick_end = state.cur_nimg + config.kimg_per_tick * 1000
         is_done = is_stopped = False
         while not is_done:
             step.run(*next(loader))
-            progress.step()
-            is_stopped = stop.is_asked_anywhere()
+            if state.batch_idx % poll_steps == 0:
+                progress.step()
+                is_stopped = stop.is_asked_anywhere()
             is_done = is_stopped or state.cur_nimg >= config.total_kimg * 1000
             if state.cur_nimg < tick_end and not is_done:
                 continue
