@@ -1,7 +1,7 @@
 """What feeds w: the encoder in front of the mapping network, the running mean of w, truncation (Karras 2019)."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 
@@ -56,19 +56,58 @@ class EncodedMapping(torch.nn.Module):
         end = self.num_ws if cutoff is None else cutoff
         return torch.cat([self.w_avg.lerp(ws[:, :end], psi), ws[:, end:]], dim=1)
 
+    def extra_repr(self) -> str:
+        return f"z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, num_ws={self.num_ws}"
+
 
 def normalize_2nd_moment(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
     """Scale each row to unit mean square."""
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
-def split_encoder_kwargs(mapping_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Separate the arguments of the mapping network from those of its encoder (key `encoder`)."""
-    kwargs = dict(mapping_kwargs)
-    return kwargs, kwargs.pop("encoder", None)
+class SourceGenerator(torch.nn.Module):
+    """`G(x, c) -> images`: mapping, with the encoder of the source in front of it, then synthesis.
 
+    A subclass names its two networks. `mapping_kwargs["encoder"]` holds the arguments of `build_encoder`; without it the
+    generator takes z. The other `mapping_kwargs` and the `synthesis_kwargs` are those of the networks.
+    """
 
-def attach_encoder(mapping: EncodedMapping, encoder_kwargs: dict[str, Any] | None) -> None:
-    """Put the encoder that `encoder_kwargs` describes in front of `mapping`; None leaves it at plain z."""
-    if encoder_kwargs is not None:
-        mapping.encoder = build_encoder(z_dim=mapping.z_dim, **encoder_kwargs)
+    mapping_network: ClassVar[type]
+    synthesis_network: ClassVar[type]
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int | Sequence[int],
+        img_channels: int,
+        mapping_kwargs: dict[str, Any] = {},
+        **synthesis_kwargs: Any,
+    ):
+        super().__init__()
+        self.z_dim = z_dim
+        self.c_dim = c_dim
+        self.w_dim = w_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        mapping_kwargs = dict(mapping_kwargs)
+        encoder_kwargs = mapping_kwargs.pop("encoder", None)
+        self.synthesis = self.synthesis_network(w_dim, img_resolution, img_channels, **synthesis_kwargs)
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = self.mapping_network(z_dim, c_dim, w_dim, num_ws=self.num_ws, **mapping_kwargs)
+        if encoder_kwargs is not None:
+            self.mapping.encoder = build_encoder(z_dim=z_dim, **encoder_kwargs)
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+        **synthesis_kwargs: Any,
+    ) -> torch.Tensor:
+        """z `[n, z_dim]` or source images `[n, C, h, w]`, labels `[n, c_dim]` -> images `[n, img_channels, h, w]`."""
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
+        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)

@@ -16,7 +16,7 @@ from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
 from training.layers import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
-from training.mapping import EncodedMapping, attach_encoder, normalize_2nd_moment, split_encoder_kwargs
+from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
 
 Resolution = int | Sequence[int]
 HALF = float(np.sqrt(0.5))  # keeps the variance of a sum of two branches
@@ -180,9 +180,6 @@ class MappingNetwork(EncodedMapping):
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         return x
-
-    def extra_repr(self) -> str:
-        return f"z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, num_ws={self.num_ws}"
 
 
 class SynthesisLayer(torch.nn.Module):
@@ -464,43 +461,11 @@ class SynthesisNetwork(torch.nn.Module):
 
 
 @persistence.persistent_class
-class Generator(torch.nn.Module):
-    """`G(x, c) -> images`: mapping (with the source's encoder in `mapping_kwargs["encoder"]`), then synthesis."""
+class Generator(SourceGenerator):
+    """StyleGAN2."""
 
-    def __init__(
-        self,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: Resolution,
-        img_channels: int,
-        mapping_kwargs: dict[str, Any] = {},
-        **synthesis_kwargs: Any,
-    ):
-        super().__init__()
-        self.z_dim = z_dim
-        self.c_dim = c_dim
-        self.w_dim = w_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        mapping_kwargs, encoder_kwargs = split_encoder_kwargs(mapping_kwargs)
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, num_ws=self.num_ws, **mapping_kwargs)
-        attach_encoder(self.mapping, encoder_kwargs)
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        **synthesis_kwargs: Any,
-    ) -> torch.Tensor:
-        """z `[n, z_dim]` or source images `[n, C, h, w]`, labels `[n, c_dim]` -> images `[n, img_channels, h, w]`."""
-        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
-        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
+    mapping_network = MappingNetwork
+    synthesis_network = SynthesisNetwork
 
 
 class DiscriminatorBlock(torch.nn.Module):

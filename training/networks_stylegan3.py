@@ -16,7 +16,7 @@ from torch_utils import misc, persistence
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
 from training.layers import EqualizedLinear
-from training.mapping import EncodedMapping, attach_encoder, normalize_2nd_moment, split_encoder_kwargs
+from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
 
 SQRT2 = float(np.sqrt(2))
 
@@ -89,9 +89,6 @@ class MappingNetwork(EncodedMapping):
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         return x
-
-    def extra_repr(self) -> str:
-        return f"z_dim={self.z_dim}, c_dim={self.c_dim}, w_dim={self.w_dim}, num_ws={self.num_ws}"
 
 
 class SynthesisInput(torch.nn.Module):
@@ -404,40 +401,8 @@ def check_resolution(img_resolution: int) -> None:
 
 
 @persistence.persistent_class
-class Generator(torch.nn.Module):
-    """`G(x, c) -> images`: mapping (with the source's encoder in `mapping_kwargs["encoder"]`), then synthesis."""
+class Generator(SourceGenerator):
+    """StyleGAN3, configuration T or R by its `synthesis_kwargs`."""
 
-    def __init__(
-        self,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
-        mapping_kwargs: dict[str, Any] = {},
-        **synthesis_kwargs: Any,
-    ):
-        super().__init__()
-        self.z_dim = z_dim
-        self.c_dim = c_dim
-        self.w_dim = w_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
-        mapping_kwargs, encoder_kwargs = split_encoder_kwargs(mapping_kwargs)
-        self.synthesis = SynthesisNetwork(w_dim, img_resolution, img_channels, **synthesis_kwargs)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, num_ws=self.num_ws, **mapping_kwargs)
-        attach_encoder(self.mapping, encoder_kwargs)
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        c: torch.Tensor | None,
-        truncation_psi: float = 1,
-        truncation_cutoff: int | None = None,
-        update_emas: bool = False,
-        **synthesis_kwargs: Any,
-    ) -> torch.Tensor:
-        """z `[n, z_dim]` or source images `[n, C, h, w]`, labels `[n, c_dim]` -> images `[n, img_channels, h, w]`."""
-        ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas=update_emas)
-        return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)
+    mapping_network = MappingNetwork
+    synthesis_network = SynthesisNetwork
