@@ -45,17 +45,17 @@ def fits_on_gpu(state: TrainingState, n: int) -> bool:
 
 def saved_bytes(state: TrainingState, n: int) -> int:
     """Bytes of activations that the costliest step keeps for its backward pass."""
-    sizes: dict[int, int] = {}
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         costliest_step(state, n)
     state.G.zero_grad(set_to_none=True)
     state.D.zero_grad(set_to_none=True)
-    return sum(sizes.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def costliest_step(state: TrainingState, n: int) -> None:
