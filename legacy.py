@@ -34,4 +34,4 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments with float16 switched on, in every stage of a cascade."""
     if "img_resolution" in kwargs:
         return {**kwargs, "num_fp16_res": 4, "conv_clamp": 256}
-    return {name: half_precision(stage) for name, stage in kwargs.items()}
+    return {name: half_precision(stage) if isinstance(stage, dict) else stage for name, stage in kwargs.items()}

@@ -20,6 +20,7 @@ python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200
 
 import contextlib
 import json
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -35,7 +36,7 @@ from dnnlib.errors import UserError
 from torch_utils import distributed, misc
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
-from training.progress import make_run_dir
+from training.progress import make_run_dir, remove_unstarted
 from training.resolve import resolve
 from training.training_loop import training_loop
 
@@ -127,19 +128,30 @@ def launch(config: TrainingConfig) -> int:
     """Train in this process (alone, or as one of torchrun's), or in processes of its own; the exit code."""
     if distributed.is_launched() or config.num_gpus == 1:
         return train_process(config, device=distributed.init(device=config.device))
+    context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         meeting_point = os.path.join(folder, "meeting-point")
-        processes = torch.multiprocessing.start_processes(
-            spawned_process, args=(config, meeting_point), nprocs=config.num_gpus, join=False, start_method="spawn"
-        )
+        processes = [
+            context.Process(target=spawned_process, args=(rank, config, meeting_point), daemon=True)
+            for rank in range(config.num_gpus)
+        ]
+        for process in processes:
+            process.start()
         # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            while not processes.join():
-                pass
-        except torch.multiprocessing.ProcessExitedException as error:
-            return error.exit_code
-    return 0
+        return wait_for(processes)
+
+
+def wait_for(processes: list[Any]) -> int:
+    """Wait until all processes have ended; one that fails takes the others with it. The exit code of the run."""
+    while running := [process for process in processes if process.exitcode is None]:
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        if any(process.exitcode not in (None, 0, INTERRUPTED) for process in processes):
+            for process in running:
+                process.terminate()
+    codes = [process.exitcode for process in processes]
+    failures = [code for code in codes if code > 0]  # negative: ended by a signal, such as ours
+    return failures[0] if failures else int(any(codes))
 
 
 def spawned_process(rank: int, config: TrainingConfig, meeting_point: str) -> None:
@@ -149,6 +161,8 @@ def spawned_process(rank: int, config: TrainingConfig, meeting_point: str) -> No
         status = train_process(config, device)
     except UserError as error:
         dnnlib.cli.fail(f"Error: {dnnlib.cli.one_line(str(error))}")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     sys.exit(status)
 
 
@@ -156,12 +170,16 @@ def train_process(config: TrainingConfig, device: torch.device) -> int:
     """One process of the run, from its folder to its end; the exit code."""
     if device.type == "cpu":
         misc.keep_freed_memory()
-    run_dir = make_run_dir(config.outdir, config.desc) if distributed.get_rank() == 0 else None
-    run_dir = distributed.broadcast_object(run_dir)
-    log = dnnlib.util.Logger(run_dir / "log.txt") if distributed.get_rank() == 0 else contextlib.nullcontext()
-    with log:
-        distributed.print0(f"Run folder: {run_dir}")
-        is_interrupted = training_loop(config, run_dir, device)
+    is_writer = distributed.get_rank() == 0
+    run_dir = distributed.broadcast_object(make_run_dir(config.outdir, config.desc) if is_writer else None)
+    try:
+        with dnnlib.util.Logger(run_dir / "log.txt") if is_writer else contextlib.nullcontext():
+            distributed.print0(f"Run folder: {run_dir}")
+            is_interrupted = training_loop(config, run_dir, device)
+    except (UserError, KeyboardInterrupt):
+        if is_writer:
+            remove_unstarted(run_dir)
+        raise
     distributed.barrier()
     distributed.shutdown()
     return INTERRUPTED if is_interrupted else 0

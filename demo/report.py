@@ -115,12 +115,12 @@ def describe_end(kimg: list[float], plain: list[float], spider: list[float]) -> 
 
 
 def describe_pace(kimg: list[float], plain: list[float], spider: list[float]) -> str:
-    """How soon Spider was where plain StyleGAN2 ended."""
-    reached = next((k for k, distance in zip(kimg, spider, strict=True) if distance <= plain[-1]), None)
-    if reached is None:
-        return f"Spider never came down to plain StyleGAN2's final {plain[-1]:.1f}."
-    when = "only at the end" if reached == kimg[-1] else f"at {reached:.3g} kimg"
-    return f"Spider first came down to plain StyleGAN2's final {plain[-1]:.1f} {when}."
+    """How soon each was where plain StyleGAN2 ended."""
+    goal = plain[-1]
+    plain_at = next(k for k, distance in zip(kimg, plain, strict=True) if distance <= goal)
+    spider_at = next((k for k, distance in zip(kimg, spider, strict=True) if distance <= goal), None)
+    spider_said = "Spider never did" if spider_at is None else f"Spider at {spider_at:.3g} kimg"
+    return f"Plain StyleGAN2 first came down to its final {goal:.1f} at {plain_at:.3g} kimg, {spider_said}."
 
 
 # Pictures.

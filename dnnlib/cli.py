@@ -21,6 +21,12 @@ def run(command: click.Command) -> None:
         fail("Aborted.", exit_code=130)
     except UserError as error:
         fail(f"Error: {one_line(str(error))}")
+    except OSError as error:  # a folder that may not be entered, a full disk
+        if error.filename is None:
+            raise
+        fail(f"Error: {error.filename}: {error.strerror}; check the path and its permissions")
+    except KeyboardInterrupt:
+        fail("Interrupted.", exit_code=130)
     sys.exit(status if isinstance(status, int) else 0)
 
 

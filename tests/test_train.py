@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import train as train_script
 from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from training.cascade import Cascade
+from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
 from training.source import GaussianSource, ImageSource
 
@@ -188,9 +190,10 @@ def test_torchrun(tmp_path, folders):
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-def test_ctrl_c_saves_and_leaves(tmp_path, folders):
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_ctrl_c_saves_and_leaves(tmp_path, folders, num_processes):
     command = [sys.executable, "train.py", *TINY, "--kimg=1000", "--cfg=stylegan2", f"--data={folders['target']}"]
-    command += [f"--outdir={tmp_path / 'runs'}"]
+    command += [f"--outdir={tmp_path / 'runs'}", f"--gpus={num_processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -199,7 +202,7 @@ def test_ctrl_c_saves_and_leaves(tmp_path, folders):
     for line in process.stdout:
         lines.append(line)
         if line.startswith("tick 1"):
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             break
     start = time.time()
     output = "".join(lines) + process.communicate(timeout=60)[0]
@@ -245,6 +248,10 @@ def test_help_lists_every_official_flag():
         (["--data=TARGET", "--batch=many"], "--batch"),
         (["--data=TARGET", "--batch-gpu=many"], "neither a number nor auto"),
         (["--data=TARGET", "--source=PICKLE"], "which a snapshot has no business with"),
+        (["--data=TARGET", "--gamma=inf"], "--gamma=inf must be a finite number"),
+        (["--data=TARGET", "--desc=a/b"], "--desc=a/b"),
+        (["--data=TARGET", "--cbase=8"], "--cbase=8"),
+        (["--data="], "--data= is empty"),
         ([], "nothing to train on"),
     ],
 )
@@ -257,6 +264,34 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, folders, args, words):
     assert len(err.strip().splitlines()) == 1, err
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_broken_source_image_leaves_no_run_folder(tmp_path, folders):
+    source = write_images(tmp_path / "source", size=(16, 16))
+    data = (source / "003.png").read_bytes()
+    (source / "003.png").write_bytes(data[: len(data) // 2])
+    args = [f"--source={source}", f"--data={folders['target']}", f"--outdir={tmp_path / 'runs'}"]
+    status, _, err = run_inside("--cfg=stylegan2", *TINY, *args)
+    assert status == 2
+    assert "003.png" in err and "--source" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_broken_image_met_while_training_saves_the_run(tmp_path):
+    data = write_images(tmp_path / "data", size=(16, 16), count=20)
+    whole = (data / "007.png").read_bytes()
+    (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
+    status, _, err = run_inside(
+        "--cfg=stylegan2", *TINY, f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--workers=0"
+    )
+    assert status == 2
+    assert err.startswith("Error: --data") and "007.png" in err
+
+
+def test_run_folders_of_runs_that_start_together(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: make_run_dir(str(tmp_path), "x"), range(40)))
+    assert len(set(made)) == 40
 
 
 def test_dataset_to_images_end_to_end(tmp_path, folders):

@@ -52,10 +52,6 @@ def persistent_class(cls: Any) -> Any:
     return cls
 
 
-def is_persistent(obj: Any) -> bool:
-    return class_path(obj if isinstance(obj, type) else type(obj)) in _persistent_classes
-
-
 def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -82,12 +78,11 @@ def load(file: BinaryIO) -> Any:
     """Read a pickle of plain containers and persistent objects. Never runs or imports anything else."""
     try:
         return SafeUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, AttributeError, TypeError, RuntimeError) as error:
-        raise SnapshotError(f"not a readable snapshot ({type(error).__name__}: {error})") from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise SnapshotError(f"not a readable snapshot ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything, MemoryError included
+        reason = f"{type(error).__name__}: {error}"
+        raise SnapshotError(f"not a readable snapshot ({reason}); give a network-snapshot-*.pkl") from error
 
 
 class SafeUnpickler(pickle.Unpickler):

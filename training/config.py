@@ -1,6 +1,8 @@
 """What a training run is: the configuration table, what the user may ask for, and the complete description of a run."""
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +136,13 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
+        for name in ("data", "source", "outdir", "resume"):
+            self._require(name, lambda value: value != "", "is empty; give a path")
+        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr"):
+            self._require(name, math.isfinite, "must be a finite number")
+        self._require(
+            "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
+        )
         if self.metrics:
             raise UserError(
                 f"--metrics={','.join(self.metrics)}: this version computes no metrics during training; "

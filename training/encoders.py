@@ -149,8 +149,8 @@ def grid_for(z_dim: int) -> tuple[int, int]:
     width = z_dim // height
     if width > 4 * height:
         raise UserError(
-            f"z_dim {z_dim} is no sensible grid of pixels ({height}x{width}); "
-            "choose a z_dim such as 64, 256 or 512, or --source-encoder=flatten-crop"
+            f"--z-dim={z_dim} is no sensible grid of pixels ({height}x{width}); "
+            "choose 64, 256 or 512, or --source-encoder=flatten-crop"
         )
     return height, width
 

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from torch_utils import misc
 from training.encoders import IdentityEncoder, build_encoder
 
 
@@ -40,8 +39,8 @@ class EncodedMapping(torch.nn.Module):
         """Latents `[n, z_dim]` or source images `[n, C, H, W]`, labels `[n, c_dim]` -> ws `[n, num_ws, w_dim]`."""
         if self.z_dim > 0:
             z = self.encoder(z)  # [n, z_dim]
-        if self.c_dim > 0:
-            misc.assert_shape(c, [None, self.c_dim])
+        if self.c_dim > 0 and (c is None or c.ndim != 2 or c.shape[1] != self.c_dim):
+            raise ValueError(f"this network is conditional: c must be labels [n, {self.c_dim}]")
         w = self.embed_latent(z, c)  # [n, w_dim]
         if update_emas and self.w_avg_beta is not None:
             self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))

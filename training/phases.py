@@ -1,7 +1,8 @@
 """One training step: which losses run, on which images, with which random numbers (Karras 2020; Karras 2021).
 
-Every random number is a function of (seed, images seen, phase, sample): the step is the same however its batch is
-divided over processes and accumulation rounds.
+Every random number is a function of (seed, images seen, phase, sample): a step learns the same from the same batch
+however it is divided over processes and accumulation rounds (for even micro-batches; the running means inside G come from
+the first round of every process).
 """
 
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ class TrainingStep:
         self.update_augmentation()
 
     def run_phase(self, phase: Phase, batches: list[Batch]) -> None:
+        means_before = [mean.clone() for mean in self.running_means()]
         phase.optimizer.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
         for batch in batches:
@@ -98,7 +100,11 @@ class TrainingStep:
         distributed.all_reduce_grads(phase.module.parameters())
         if self.gradients_are_finite(phase):
             phase.optimizer.step()
-        self.update_running_means(phase)
+            self.update_running_means(phase)
+        else:  # nothing of this phase is kept
+            for mean, before in zip(self.running_means(), means_before, strict=True):
+                mean.copy_(before)
+        self.pl_lengths.clear()
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
@@ -148,7 +154,10 @@ class TrainingStep:
         noise = seeding.randn(images.shape, device=self.device)
         lengths = losses.path_lengths(images, ws, noise)
         self.pl_lengths.append(lengths.detach().mean())
-        penalty = (lengths - self.state.pl_mean).square()
+        # The first step only measures: a mean that rises slowly from 0 would pull all path lengths down to it, and with
+        # them whatever z does to the image (seen on 20 kimg runs).
+        target = lengths.detach() if self.state.pl_mean == 0 else self.state.pl_mean
+        penalty = (lengths - target).square()
         training_stats.report("Loss/pl_penalty", penalty)
         loss = penalty * self.config.pl_weight
         training_stats.report("Loss/G/reg", loss)
@@ -234,15 +243,18 @@ class TrainingStep:
             )
         return is_finite
 
+    def running_means(self) -> list[torch.Tensor]:
+        """Buffers of G that follow what passes through it: mean w, magnitudes."""
+        return [buffer for name, buffer in self.state.G.named_buffers() if name.endswith(("_avg", "_ema"))]
+
     @torch.no_grad()
     def update_running_means(self, phase: Phase) -> None:
-        """Running means are those of the whole batch, not of one process's share or of one round."""
+        """Path lengths: the mean over the whole batch. Those inside G: over the processes, from their first round."""
         if phase.name == "Greg":
             mean = distributed.all_mean(torch.stack(self.pl_lengths).mean())
-            self.state.pl_mean = self.state.pl_mean.lerp(mean, PL_DECAY)
-            self.pl_lengths.clear()
+            self.state.pl_mean = mean if self.state.pl_mean == 0 else self.state.pl_mean.lerp(mean, PL_DECAY)
         if phase.name == "Dmain" and distributed.get_world_size() > 1:
-            means = [buffer for name, buffer in self.state.G.named_buffers() if name.endswith(("_avg", "_ema"))]
+            means = self.running_means()
             flat = distributed.all_mean(torch.cat([mean.flatten() for mean in means]))
             for mean, piece in zip(means, flat.split([mean.numel() for mean in means]), strict=True):
                 mean.copy_(piece.view_as(mean))

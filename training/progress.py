@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -26,11 +27,23 @@ def make_run_dir(outdir: str, desc: str) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         numbers = [int(match[0]) for entry in root.iterdir() if (match := re.match(r"^\d+", entry.name))]
-        run_dir = root / f"{max(numbers, default=-1) + 1:05d}-{desc}"
-        run_dir.mkdir()
+        number = max(numbers, default=-1) + 1
+        while True:
+            run_dir = root / f"{number:05d}-{desc}"
+            try:
+                run_dir.mkdir()
+                break
+            except FileExistsError:  # another run that starts now was quicker
+                number += 1
     except OSError as error:
         raise UserError(f"--outdir={outdir}: no run folder can be made there ({error.strerror})") from error
     return run_dir
+
+
+def remove_unstarted(run_dir: Path) -> None:
+    """Remove the folder of a run that ended before it began: there is nothing in it but the log."""
+    if {entry.name for entry in run_dir.iterdir()} <= {"log.txt"}:
+        shutil.rmtree(run_dir)
 
 
 class StopSignal:
@@ -157,7 +170,7 @@ class Progress:
 
     def write_files(self, now: float) -> None:
         assert self._jsonl is not None and self._events is not None
-        stats = self.tick_stats.as_dict()
+        stats = {name: value for name, value in self.tick_stats.as_dict().items() if value["num"] > 0}
         self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._jsonl.flush()
         for name, value in stats.items():

@@ -18,7 +18,7 @@ from training.config import PRESETS, Preset, TrainingConfig, TrainingOptions
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
-from training.layers import image_size, resolution_pyramid
+from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
@@ -164,9 +164,13 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, str]:
         dataset = ImageFolderDataset(**dataset_kwargs(options))
         info = dataset.describe()
         height, width = info["height"], info["width"]
-        resolution_pyramid([height, width])  # raises where the discriminator cannot do this size
+        sizes = resolution_pyramid([height, width])  # raises where the discriminator cannot do this size
         if options.preset.network == "training.networks_stylegan3":
             check_resolution(height if height == width else [height, width])
+    if options.cbase < nominal_resolution(len(sizes) - 1):
+        raise UserError(
+            f"--cbase={options.cbase} leaves no feature maps at {width}x{height}; use at least {16 * max(height, width)}"
+        )
     parts = [f"{info['num_images']:,} images {width}x{height}", f"{CHANNEL_NAMES[info['channels']]} {info['bits']} bit"]
     if options.cond:
         classes = (
@@ -221,6 +225,8 @@ def probe_source(path: str) -> tuple[str, int, str]:
         colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
         return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
     files = open_files(path)
+    if len(files.names) < 2:
+        raise UserError(f"{path}: holds a single image; a source is many images")
     try:
         channels, height, width = common_shape(files, MAX_SIDE)
     finally:

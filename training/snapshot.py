@@ -11,8 +11,7 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from torch_utils import persistence
-from training.cascade import last_generator
-from training.source import GaussianSource, LatentFeed, NetworkSource
+from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
 
@@ -54,8 +53,11 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
 
 
 def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
-    if not dnnlib.util.is_url(path_or_url) and not Path(path_or_url).is_file():
-        raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
+    if not dnnlib.util.is_url(path_or_url):
+        if Path(path_or_url).is_dir():
+            raise UserError(f"{path_or_url}: is a folder; give the network-snapshot-*.pkl in it")
+        if not Path(path_or_url).is_file():
+            raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
     return dnnlib.util.open_url(path_or_url, verbose=verbose)
 
 
@@ -78,15 +80,13 @@ def fingerprint_file(path_or_url: str) -> str:
 def open_network_source(path_or_url: str) -> NetworkSource:
     """The snapshot's `G_ema`, fed by the source that it was trained with, as a source for another generator."""
     contents = load_snapshot(path_or_url)
-    return NetworkSource(contents["G_ema"], contents["source"], path_or_url, fingerprint_file(path_or_url))
+    root = contents["source"]
+    if isinstance(root, ImageSource):
+        root = root.reopened()
+    return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url))
 
 
 def feed_of(contents: dict[str, Any], device: torch.device | str = "cpu") -> LatentFeed:
     """What `G_ema` of a snapshot takes: its own source, seen through its own encoder."""
     G_ema = contents["G_ema"].to(device)
     return LatentFeed(contents["source"], G_ema.mapping.encoder).to(device)
-
-
-def generator_of(contents: dict[str, Any]) -> torch.nn.Module:
-    """The averaged generator of the last stage, without the stages before it."""
-    return last_generator(contents["G_ema"])

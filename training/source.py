@@ -116,6 +116,13 @@ class ImageSource(Source):
         source.images = torch.from_numpy(images)
         return source
 
+    def reopened(self) -> "ImageSource":
+        """With all images again where the files still lie at the path and hold the same; else the keepsake."""
+        if len(self.images) == self.num_images or not Path(self.path).exists():
+            return self
+        full = ImageSource.open(self.path)
+        return full if full.fingerprint == self.fingerprint else self
+
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         return {"index": torch.randint(len(self.images), [n], generator=generator)}
 
@@ -169,10 +176,12 @@ class NetworkSource(Source):
         return self
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        return self.feed.draw(n, generator)
+        # Under names of their own: the feed of the next stage adds choices, too.
+        return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return stage_images(self.network, self.feed.latents(draw))
+        own = {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
+        return stage_images(self.network, self.feed.latents(own))
 
     def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -300,5 +309,5 @@ def content_fingerprint(files: ImageFiles) -> str:
     """Hash of names and contents, never of the path."""
     digest = hashlib.sha256()
     for name in files.names:
-        digest.update(f"{name}\0{files.identity(name)}\n".encode())
+        digest.update(f"{name}\0{files.identity(name)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -2,12 +2,14 @@
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dnnlib.errors import UserError, naming
 from torch_utils import distributed, seeding
 from training.config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, default_cache_bytes, to_float
@@ -27,6 +29,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     """Train until the configuration's length, or Ctrl-C; True if the run was interrupted. On every rank."""
     say = distributed.print0
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     is_writer = distributed.get_rank() == 0
     say("Loading data and source...")
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)
@@ -50,12 +53,13 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
         num_workers=config.num_workers,
     )
     progress = Progress(run_dir, state, config.total_kimg, device)
+    take_step = saving_on_error(step, loader, lambda: is_writer and save_state(run_dir, config, state))
     poll_steps = 1 if device.type == "cpu" else GPU_POLL_STEPS
     with loader, StopSignal() as stop:
         tick_end = state.cur_nimg + config.kimg_per_tick * 1000
         is_done = is_stopped = False
         while not is_done:
-            step.run(*next(loader))
+            take_step()
             if state.batch_idx % poll_steps == 0:
                 progress.step()
                 is_stopped = stop.is_asked_anywhere()
@@ -73,6 +77,22 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     progress.close()
     say("Interrupted; the snapshot above holds the run so far." if is_stopped else "Done.")
     return is_stopped
+
+
+def saving_on_error(step: TrainingStep, loader: BatchLoader, save: Callable[[], Any]) -> Callable[[], None]:
+    """One step on the next batch. What the user can mend (a broken image, gradients that stay NaN) saves the run first."""
+
+    def take_step() -> None:
+        try:
+            with naming("--data"):
+                batch = next(loader)
+            step.run(*batch)
+        except UserError:
+            if step.state.cur_nimg > 0:
+                save()
+            raise
+
+    return take_step
 
 
 def is_snapshot_tick(tick: int, interval: int | None) -> bool:

@@ -20,7 +20,7 @@ def test_grid(z_dim, grid):
 
 @pytest.mark.parametrize("z_dim", [509, 2 * 509])
 def test_a_z_dim_that_is_no_grid_of_pixels(z_dim):
-    with pytest.raises(UserError, match="z_dim"):
+    with pytest.raises(UserError, match="--z-dim"):
         build_encoder("flatten", z_dim)
 
 

@@ -122,7 +122,7 @@ def test_resume_changes_the_schedule(tmp_path, data):
         ({"source_encoder": "flatten"}, "--source-encoder=flatten needs --source"),
         ({"source_noise": 0.2}, "--source-noise=0.2 needs --source"),
         ({"metrics": ("fid50k_full",)}, "--metrics=fid50k_full"),
-        ({"source": "SOURCE", "z_dim": 509}, "z_dim 509"),
+        ({"source": "SOURCE", "z_dim": 509}, "--z-dim=509"),
         ({"source": "SOURCE", "source_norm": "zca"}, "--source-norm=zca: choose from"),
         ({"source": "SOURCE", "source_encoder": "identity"}, "--source-encoder=identity"),
         ({"source": "SOURCE", "data": None, "source_noise": 0.1}, "need --data"),

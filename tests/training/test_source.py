@@ -129,7 +129,7 @@ def test_a_network_source_is_its_generator(tmp_path):
     G = generator()
     source = NetworkSource(G, GaussianSource(16), "somewhere", "abc")
     draw = source.draw(3, gen())
-    assert torch.equal(source.realize(draw), G(draw["z"], None, noise_mode="const").clamp(-1, 1))
+    assert torch.equal(source.realize(draw), G(draw["stage.z"], None, noise_mode="const").clamp(-1, 1))
     assert torch.equal(source.sample(3, gen(1)), source.sample(3, gen(1)))
     assert source.describe()["source"]["kind"] == "gaussian"
     encoder = build_encoder("flatten", 16)
@@ -162,6 +162,29 @@ def test_a_cascade_of_three_stages_is_self_contained(tmp_path, root):
     assert torch.allclose(contents["G_ema"](z, None, noise_mode="const"), expected, atol=1e-5)
     assert len(contents["G_ema"].stages(z)) == 2
     assert contents["G_ema"](torch.randn(2, 16), None).shape == (2, 3, 16, 16)  # plain noise works too
+
+
+def test_each_stage_has_noise_of_its_own(tmp_path):
+    """Latents of different sizes, noise on both."""
+    images = ImageSource.open(write_images(tmp_path / "a"))
+    first = generator({"kind": "flatten", "noise_std": 0.5})
+    stage = NetworkSource(first, images, "somewhere", "abc")
+    quiet, noisy = build_encoder("flatten", 36, norm="none"), build_encoder("flatten", 36, norm="none", noise_std=0.3)
+    draw = LatentFeed(stage, noisy).draw(4, gen())
+    assert draw["noise"].shape == (4, 36)
+    assert draw["stage.noise"].shape == (4, 16)
+    difference = LatentFeed(stage, noisy).latents(draw) - quiet(stage.realize(draw))
+    assert torch.allclose(difference, 0.3 * draw["noise"], atol=1e-6)
+
+
+def test_a_stage_draws_from_all_images_where_they_still_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.source.KEEPSAKE_IMAGES", 5)
+    folder = write_images(tmp_path / "a")
+    path = save(tmp_path / "s.pkl", generator({"kind": "flatten"}), ImageSource.open(folder))
+    assert len(snapshot.load_snapshot(path)["source"].images) == 5
+    assert len(snapshot.open_network_source(str(path)).root.images) == 12
+    write_images(folder, count=1, seed=7)  # other contents under the same name
+    assert len(snapshot.open_network_source(str(path)).root.images) == 5
 
 
 def test_mapping_and_synthesis_of_a_cascade_are_its_forward():
