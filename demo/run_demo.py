@@ -78,10 +78,11 @@ def main(kimg: float, outdir: str, page: str, seed: int) -> None:
 
 
 def check_page(path: Path) -> Path:
-    """Refuses to write over a file that is no page of the demo."""
+    """Refuses to write over a file that is no page of the demo, and into a folder that is not there."""
     if path.is_dir() or (path.exists() and report.GENERATOR not in path.read_text(encoding="utf-8", errors="replace")):
         raise UserError(f"--page={path}: is there and was not made by the demo; choose another name")
-    make_folder(path.parent, f"--page={path}")
+    if not path.parent.is_dir():
+        raise UserError(f"--page={path}: there is no folder {path.parent}; make it, or choose another one")
     return path
 
 
@@ -93,16 +94,14 @@ def fresh_folder(path: Path) -> Path:
         if not (path / MARKER).is_file():
             raise UserError(f"--outdir={path}: holds files that the demo did not make; choose another folder")
         shutil.rmtree(path)
-    make_folder(path, f"--outdir={path}")
-    (path / MARKER).write_text("The demo made this folder and replaces it when it is run again.\n", encoding="utf-8")
-    return path
-
-
-def make_folder(path: Path, flag: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
+        (path / MARKER).write_text(
+            "The demo made this folder and replaces it when it is run again.\n", encoding="utf-8"
+        )
     except OSError as error:
-        raise UserError(f"{flag}: cannot be made there ({error.strerror}); choose another place") from error
+        raise UserError(f"--outdir={path}: cannot be made ({error.strerror}); choose another folder") from error
+    return path
 
 
 def make_digits(out: Path, seed: int) -> Digits:

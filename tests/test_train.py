@@ -196,7 +196,13 @@ def test_ctrl_c_saves_and_leaves(tmp_path, folders, num_processes):
     command += [f"--outdir={tmp_path / 'runs'}", f"--gpus={num_processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     lines = []
     for line in process.stdout:
@@ -277,15 +283,20 @@ def test_a_broken_source_image_leaves_no_run_folder(tmp_path, folders):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_broken_image_met_while_training_saves_the_run(tmp_path):
-    data = write_images(tmp_path / "data", size=(16, 16), count=20)
+def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
+    data = write_images(tmp_path / "data", size=(16, 16), count=80)
     whole = (data / "007.png").read_bytes()
     (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
+    monkeypatch.setattr("training.training_loop.grid_size", lambda *size: (2, 1))  # pictures at the start without it
+    outdir = tmp_path / "runs"
     status, _, err = run_inside(
-        "--cfg=stylegan2", *TINY, f"--data={data}", f"--outdir={tmp_path / 'runs'}", "--workers=0"
+        "--cfg=stylegan2", *TINY, "--kimg=0.1", f"--data={data}", f"--outdir={outdir}", "--workers=0"
     )
     assert status == 2
-    assert err.startswith("Error: --data") and "007.png" in err
+    assert err.startswith("Error: --data")
+    assert "007.png" in err
+    (run_dir,) = outdir.iterdir()
+    assert load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"] > 0
 
 
 def test_run_folders_of_runs_that_start_together(tmp_path):

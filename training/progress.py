@@ -17,6 +17,7 @@ from dnnlib.errors import UserError
 from torch_utils import distributed, training_stats
 from training.state import TrainingState
 
+STATS = "stats.jsonl"
 HEARTBEAT_SEC = 30  # between plain lines within a tick
 LOSSES = {"G": "Loss/G/loss", "D": "Loss/D/loss"}
 
@@ -41,8 +42,8 @@ def make_run_dir(outdir: str, desc: str) -> Path:
 
 
 def remove_unstarted(run_dir: Path) -> None:
-    """Remove the folder of a run that ended before it began: there is nothing in it but the log."""
-    if {entry.name for entry in run_dir.iterdir()} <= {"log.txt"}:
+    """Remove the folder of a run that ended before its first step: `Progress` has not begun its statistics."""
+    if not (run_dir / STATS).exists():
         shutil.rmtree(run_dir)
 
 
@@ -92,7 +93,7 @@ class Progress:
             disable=not self.has_bar,
             bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
         )
-        self._jsonl = open(run_dir / "stats.jsonl", "a", encoding="utf-8") if self.is_writer else None  # noqa: SIM115
+        self._jsonl = open(run_dir / STATS, "a", encoding="utf-8") if self.is_writer else None  # noqa: SIM115
         self._events = self._open_events() if self.is_writer else None
 
     def _open_events(self) -> Any:

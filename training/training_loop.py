@@ -42,7 +42,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
 
     if is_writer:
         write_options(run_dir, config, state, batch_gpu)
-        pictures.save_start()
+        with naming("--data"):
+            pictures.save_start()
     loader = BatchLoader(
         dataset,
         config.batch_size,
