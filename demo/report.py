@@ -4,7 +4,6 @@ import base64
 import html
 import io
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from string import Template
 
@@ -17,10 +16,9 @@ GENERATOR = "Spider StyleGAN demo"
 NAMES = {"plain": "Plain StyleGAN2", "spider": "Spider StyleGAN2"}
 COLORS = {"plain": "#64748b", "spider": "#c2410c"}
 LEVEL = 0.05  # distances closer than this share count as level
-MAX_SPANS = 4  # of the lead that the sentence still lists one by one
 SCALE = 3  # screen pixels per image pixel
 GRID_COLUMNS, GRID_ROWS = 10, 6
-PAIR_COLUMNS, PAIR_ROWS = 15, 2
+PAIR_COLUMNS, PAIR_ROWS = 20, 2
 CELL_GAP, PAIR_GAP = 1, 5  # pixels between the cells of a grid, and between rows of pairs
 PAPER = 255  # grey of the gaps
 
@@ -82,20 +80,19 @@ def leader(plain: float, spider: float) -> str | None:
 
 def describe_lead(kimg: list[float], plain: list[float], spider: list[float]) -> str:
     leaders = [leader(p, s) for p, s in zip(plain, spider, strict=True)]
-    spans = [(who, [k for _, k in group]) for who, group in groupby(zip(leaders, kimg, strict=True), lambda x: x[0])]
-    if len(spans) > MAX_SPANS:
-        counts = {who: leaders.count(who) for who in ("spider", "plain", None)}
-        return (
-            f"The lead went back and forth: of {len(kimg)} snapshots, Spider was ahead at {counts['spider']}, "
-            f"plain StyleGAN2 at {counts['plain']}, and {counts[None]} were level."
-        )
     said = {"spider": "Spider led", "plain": "plain StyleGAN2 led", None: "the two were level"}
-    sentence = ", ".join(f"{said[who]} {describe_span(span)}" for who, span in spans)
+    order = sorted(set(leaders), key=leaders.index)
+    if len(order) == 1:
+        sentence = f"{said[order[0]]} at every snapshot"
+    else:
+        at = {who: [f"{k:.3g}" for k, ahead in zip(kimg, leaders, strict=True) if ahead == who] for who in order}
+        sentence = "; ".join(f"{said[who]} at {enumerate_words(at[who])} kimg" for who in order)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def describe_span(kimg: list[float]) -> str:
-    return f"at {kimg[0]:.3g} kimg" if len(kimg) == 1 else f"from {kimg[0]:.3g} to {kimg[-1]:.3g} kimg"
+def enumerate_words(words: list[str]) -> str:
+    """a, b and c"""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def describe_end(kimg: list[float], plain: list[float], spider: list[float]) -> str:
@@ -148,18 +145,17 @@ def pairs(sources: np.ndarray, made: np.ndarray, columns: int) -> Image.Image:
 def curves(report: Report) -> bytes:
     """Distance against kimg of both trainings, as a PNG."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
     for key, run in (("plain", report.plain), ("spider", report.spider)):
         axes.plot(run.kimg, run.distances, "o-", color=COLORS[key], label=NAMES[key], linewidth=2, markersize=4.5)
-    axes.axhline(report.source_distance, color="#a16207", linestyle=":", label="the printed source itself")
     axes.axhline(report.floor, color="#15803d", linestyle="--", label="two halves of the target (floor)")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    top = 1.1 * max(report.plain.distances + report.spider.distances)
+    if report.source_distance < top:  # where it would only press the curves down, the text has it
+        axes.axhline(report.source_distance, color="#a16207", linestyle=":", label="the printed source itself")
+    axes.set_ylim(0, top)
     axes.xaxis.set_major_locator(MaxNLocator(integer=report.plain.kimg[-1] > 5))
     axes.set_xlim(left=0)
     axes.set_xlabel("training length in kimg (thousands of real images shown)")
@@ -195,7 +191,8 @@ def distance_rows(report: Report) -> str:
         ahead = leader(plain, spider)
         if ahead is not None:
             cells[ahead] = f"<b>{cells[ahead]}</b>"
-        change = f"{(spider - plain) / plain:+.0%}".replace("-", "&minus;")
+        percent = round(100 * (spider - plain) / plain)
+        change = f"{percent:+d}%".replace("-", "&minus;") if percent != 0 else "0%"
         rows.append(f"<tr><td>{kimg:.1f}</td><td>{cells['plain']}</td><td>{cells['spider']}</td><td>{change}</td></tr>")
     return "\n".join(rows)
 
@@ -204,6 +201,11 @@ def fact_rows(facts: dict[str, str]) -> str:
     return "\n".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(line)}</td></tr>" for name, line in facts.items()
     )
+
+
+def command_line(command: str) -> str:
+    """Each argument in an element of its own, so that lines break between them and not at their hyphens."""
+    return " ".join(f"<span>{html.escape(argument)}</span>" for argument in command.split())
 
 
 def page(report: Report) -> str:
@@ -232,8 +234,8 @@ def page(report: Report) -> str:
         ),
         "same_class": f"{report.same_class:.0%}",
         "facts": fact_rows(report.facts),
-        "plain_command": html.escape(plain.command),
-        "spider_command": html.escape(spider.command),
+        "plain_command": command_line(plain.command),
+        "spider_command": command_line(spider.command),
     }
     for key, run in (("plain", plain), ("spider", spider)):
         values[f"{key}_early"] = embed(grid(run.early[:cells], GRID_COLUMNS), f"{NAMES[key]}, early")

@@ -17,6 +17,7 @@ import platform
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ class Digits:
 @click.option("--page", help="Where to write the page", metavar="HTML", default="demo/index.html")
 @click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0)
 def main(kimg: float, outdir: str, page: str, seed: int) -> None:
-    start_time = time.time()
+    start_time, load = time.time(), load_average()
     page_path = check_page(Path(page))
     out = fresh_folder(Path(outdir))
     print(f"1. Two data sets, into {out}", flush=True)
@@ -65,9 +66,9 @@ def main(kimg: float, outdir: str, page: str, seed: int) -> None:
     run_trainings(list(trainings.values()))
     print(f"3. {METRIC} of every snapshot", flush=True)
     space = PixelSpace(data.target)
-    snapshots = {key: measure(training, space, data, seed) for key, training in trainings.items()}
+    snapshots = measure_all(trainings, space, data, seed)
     result = make_report(data, space, trainings, snapshots)
-    result.facts = describe_run(trainings, kimg, seed, start_time)
+    result.facts = describe_run(trainings, kimg, seed, start_time) | {"Other load": load}
     save_numbers(out / "results.json", result)
     page_path.write_text(report.page(result), encoding="utf-8")
     print(f"\n{report.verdict(result.plain.kimg, result.plain.distances, result.spider.distances)}")
@@ -116,14 +117,23 @@ def make_digits(out: Path, seed: int) -> Digits:
     return data
 
 
-def measure(training: Training, space: PixelSpace, data: Digits, seed: int) -> list[Snapshot]:
-    """Every snapshot of a training, measured on as many images as the target has."""
+def measure_all(
+    trainings: dict[str, Training], space: PixelSpace, data: Digits, seed: int
+) -> dict[str, list[Snapshot]]:
+    """Every snapshot of every training, measured on as many images as the target has."""
+    # Networks as small as these run faster on a thread for each training than on all cores one after the other.
+    torch.set_num_threads(1)
     source = ImageSource.open(data.source_zip)
-    snapshots = []
-    for path in training.snapshots():
-        snapshots.append(evaluate(path, space, len(data.target), source, seed))
-        print(f"  {training.name:<8} {snapshots[-1].kimg:6.2f} kimg   {snapshots[-1].distance:6.1f}", flush=True)
-    return snapshots
+
+    def measure(training: Training) -> list[Snapshot]:
+        snapshots = []
+        for path in training.snapshots():
+            snapshots.append(evaluate(path, space, len(data.target), source, seed))
+            print(f"  {training.name:<8} {snapshots[-1].kimg:6.2f} kimg   {snapshots[-1].distance:6.1f}", flush=True)
+        return snapshots
+
+    with ThreadPoolExecutor(len(trainings)) as pool:
+        return dict(zip(trainings, pool.map(measure, trainings.values()), strict=True))
 
 
 def make_report(
@@ -188,6 +198,13 @@ def describe_run(trainings: dict[str, Training], kimg: float, seed: int, start_t
 
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> str:
+    """What else the machine is doing before the demo begins, which tells how far to trust the times."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    return f"{os.getloadavg()[0]:.1f} processes were running before the start (average of a minute)"
 
 
 def processor_name() -> str:

@@ -41,7 +41,7 @@ def test_handwritten_digits_are_the_originals_enlarged(handwritten):
     originals = load_digits().images * (255 / 16)
     reduced = images.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4))
     # Bicubic sharpens, and what leaves the range of grey values is cut.
-    assert np.abs(reduced - originals).mean() < 10
+    assert np.abs(reduced - originals).mean() < 15
     assert np.corrcoef(reduced.ravel(), originals.ravel())[0, 1] > 0.99
 
 
@@ -120,14 +120,14 @@ KIMG = [2.0, 4.0, 6.0, 8.0]
 def test_verdict_when_spider_wins():
     words = report.verdict(KIMG, [30, 20, 15, 10], [20, 12, 9, 8])
     assert words.startswith(
-        "Spider led from 2 to 8 kimg. At the end (8 kimg) Spider is better, its distance is 20% lower"
+        "Spider led at every snapshot. At the end (8 kimg) Spider is better, its distance is 20% lower"
     )
     assert words.endswith("Plain StyleGAN2 first came down to its final 10.0 at 8 kimg, Spider at 6 kimg.")
 
 
 def test_verdict_when_spider_loses():
     words = report.verdict(KIMG, [30, 20, 15, 8], [20, 20.5, 16, 10])
-    assert words.startswith("Spider led at 2 kimg, the two were level at 4 kimg, plain StyleGAN2 led from 6 to 8 kimg.")
+    assert words.startswith("Spider led at 2 kimg; the two were level at 4 kimg; plain StyleGAN2 led at 6 and 8 kimg.")
     assert "plain StyleGAN2 is better, its distance is 20% lower: Spider 10.0, plain 8.0" in words
     assert "Spider does not win at this budget" in words
     assert words.endswith("Spider never did.")
@@ -142,7 +142,7 @@ def test_verdict_when_the_lead_changes_often():
     kimg = [1.0, 2, 3, 4, 5, 6]
     words = report.verdict(kimg, [30, 20, 30, 20, 30, 20], [20, 30, 20, 30, 20, 20])
     assert words.startswith(
-        "The lead went back and forth: of 6 snapshots, Spider was ahead at 3, plain StyleGAN2 at 2, and 1"
+        "Spider led at 1, 3 and 5 kimg; plain StyleGAN2 led at 2 and 4 kimg; the two were level at 6 kimg. "
     )
 
 
