@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.common import describe_machine, save_result
+from bench.common import describe_machine, save_result, write_noise_images
 from torch_utils import misc
 from training.config import TrainingOptions
 from training.phases import TrainingStep
@@ -24,14 +22,6 @@ from training.resolve import resolve
 from training.snapshot import save_snapshot
 from training.source import GaussianSource
 from training.state import TrainingState, build_state
-
-
-def write_noise_images(folder: Path, res: int, count: int = 256) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        Image.fromarray(rng.integers(0, 256, [res, res, 3], dtype=np.uint8)).save(folder / f"{index:04d}.png")
-    return folder
 
 
 def make_step(options: dict) -> tuple[TrainingStep, TrainingState]:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import golden_cases, relative_error
-from torch_utils.ops import dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
@@ -299,20 +298,6 @@ def test_bad_arguments(call, error, message):
 
 
 # Dispatch.
-
-
-def test_dispatch_prefers_the_kernel_of_the_device(monkeypatch):
-    monkeypatch.setattr(dispatch, "_registry", dict(dispatch._registry))
-    dispatch.register("bias_act", "cpu", lambda x, *args: x + 42)
-    x = torch.zeros(1, 2)
-    assert bias_act(x).max() == 42
-    assert bias_act(x, impl="ref").max() == 0
-    assert dispatch.select("bias_act", torch.device("cuda"), "cuda") is dispatch.select("bias_act", x.device, "ref")
-    assert dispatch.describe("cpu") == "cpu kernels for bias_act; reference PyTorch for the other ops"
-
-
-def test_describe():
-    assert dispatch.describe("meta") == "reference PyTorch ops (meta)"
 
 
 def test_setup_filter_kinds_of_input():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from torch_utils.ops import dispatch
+from torch_utils.ops import dispatch, kernels
 
 
 class Activation(NamedTuple):
@@ -30,6 +30,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+# The activations that kernels run, as the slope below zero; None is the argument `alpha`.
+PIECEWISE_LINEAR = {"linear": 1.0, "relu": 0.0, "lrelu": None}
+
+
 def bias_act(
     x: torch.Tensor,
     b: torch.Tensor | None = None,
@@ -49,9 +53,9 @@ def bias_act(
     """
     _check_arguments(x, b, dim, act, clamp)
     spec = ACTIVATIONS[act]
-    alpha = float(spec.def_alpha if alpha is None else alpha)
-    gain = float(spec.def_gain if gain is None else gain)
-    return dispatch.select("bias_act", x.device, impl)(x, b, dim, act, alpha, gain, clamp)
+    alpha = finite("alpha", spec.def_alpha if alpha is None else alpha)
+    gain = finite("gain", spec.def_gain if gain is None else gain)
+    return dispatch.select("bias_act", x, impl)(x, b, dim, act, alpha, gain, clamp)
 
 
 def _bias_act_ref(x, b, dim, act, alpha, gain, clamp):
@@ -63,7 +67,23 @@ def _bias_act_ref(x, b, dim, act, alpha, gain, clamp):
     return x if clamp is None else F.hardtanh(x, -clamp, clamp)  # its backward is 5 times as fast as clamp's
 
 
-dispatch.register("bias_act", dispatch.REFERENCE, _bias_act_ref)
+def _bias_act_kernel(x, b, dim, act, alpha, gain, clamp):
+    slope = PIECEWISE_LINEAR.get(act, -1.0)
+    slope = alpha if slope is None else slope
+    if slope < 0 or gain <= 0:  # a curve, or the result does not show which side of zero it comes from
+        return _bias_act_ref(x, b, dim, act, alpha, gain, clamp)
+    return kernels.ops.bias_act(x, b, dim, slope, gain, float("inf") if clamp is None else clamp)
+
+
+dispatch.register("bias_act", _bias_act_ref, _bias_act_kernel)
+
+
+def finite(name: str, value: float) -> float:
+    """`value` as a float; ValueError for NaN and infinity."""
+    value = float(value)
+    if not np.isfinite(value):
+        raise ValueError(f"{name} is {value}, must be finite")
+    return value
 
 
 def _check_arguments(x, b, dim, act, clamp):
@@ -71,8 +91,17 @@ def _check_arguments(x, b, dim, act, clamp):
         raise ValueError(f"act is {act!r}, not one of: {', '.join(ACTIVATIONS)}")
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise TypeError("x must be a floating point tensor")
-    if clamp is not None and clamp < 0:
+    check_clamp(clamp)
+    check_bias(x, b, dim)
+
+
+def check_clamp(clamp: float | None) -> None:
+    if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp is {clamp}, must be None or at least 0")
+
+
+def check_bias(x: torch.Tensor, b: torch.Tensor | None, dim: int) -> None:
+    """TypeError or ValueError for a bias that does not fit dimension `dim` of `x`."""
     if b is None:
         return
     if not -x.ndim <= dim < x.ndim:
@@ -81,3 +110,5 @@ def _check_arguments(x, b, dim, act, clamp):
         raise TypeError(f"b must be a tensor of the dtype of x, {x.dtype}")
     if b.ndim != 1 or b.shape[0] != x.shape[dim]:
         raise ValueError(f"b has shape {list(b.shape)}, must be [{x.shape[dim]}] like dimension {dim} of x")
+    if b.device != x.device:
+        raise ValueError(f"b is on {b.device}, must be on {x.device} like x")

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch_utils.ops.upfirdn2d import (
     add_padding,
     downsample_padding,
+    one_factor,
     parse_padding,
-    parse_scaling,
     upfirdn2d,
     upsample_padding,
 )
+
+FAST_PADDING = 1  # oneDNN computes the gradient of the weights of a 3x3 convolution that pads by more with half the vector
 
 
 def conv2d_resample(
@@ -34,7 +36,7 @@ def conv2d_resample(
     Returns `[N, Cout, (H * up + top + bottom - kh + 1) // down, ...]`.
     Raises ValueError or TypeError that names the argument.
     """
-    up, down = _factor("up", up), _factor("down", down)
+    up, down = one_factor("up", up), one_factor("down", down)
     _check_weight(x, w, groups)
     _check_size(x, w, up, down, padding)
     padding = _total_padding(padding, f, up, down)
@@ -80,9 +82,12 @@ def _transposed_weight(w, groups):
 
 def _padded_conv(x, w, padding, groups):
     left, right, top, bottom = padding
-    if left == right >= 0 and top == bottom >= 0:
-        return F.conv2d(x, w, padding=[top, left], groups=groups)
-    return F.conv2d(F.pad(x, padding), w, groups=groups)
+    inner_x, inner_y = (max(min(before, after), 0) for before, after in ((left, right), (top, bottom)))
+    if x.device.type == "cpu":
+        inner_x, inner_y = min(inner_x, FAST_PADDING), min(inner_y, FAST_PADDING)
+    outer = [left - inner_x, right - inner_x, top - inner_y, bottom - inner_y]
+    x = F.pad(x, outer) if any(outer) else x
+    return F.conv2d(x, w, padding=[inner_y, inner_x], groups=groups)
 
 
 def _total_padding(padding, f, up, down):
@@ -91,13 +96,6 @@ def _total_padding(padding, f, up, down):
     if down > 1:
         padding = add_padding(padding, downsample_padding(f, (down, down)))
     return parse_padding(padding)
-
-
-def _factor(name, value):
-    x, y = parse_scaling(name, value)
-    if x != y:
-        raise ValueError(f"{name} is {value}, must be the same along both axes")
-    return x
 
 
 def _check_weight(x, w, groups):

@@ -5,9 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from torch_utils.ops import dispatch
-from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.upfirdn2d import parse_padding, parse_scaling, upfirdn2d
+from torch_utils.ops import dispatch, kernels
+from torch_utils.ops.bias_act import bias_act, check_bias, check_clamp, finite
+from torch_utils.ops.upfirdn2d import (
+    check_filter,
+    check_image,
+    check_plane,
+    filter_size,
+    one_factor,
+    parse_padding,
+    upfirdn2d,
+)
 
 
 def filtered_lrelu(
@@ -32,9 +40,12 @@ def filtered_lrelu(
     Returns `[N, C, (H * up + top + bottom - (fu_height - 1) - fd_height) // down + 1, ...]` (Karras 2021, sec. 3.2).
     Raises ValueError or TypeError that names the argument.
     """
-    up, down = _one_factor("up", up), _one_factor("down", down)
-    op = dispatch.select("filtered_lrelu", x.device, impl)
-    return op(x, fu, fd, b, up, down, parse_padding(padding), gain, slope, clamp, flip_filter)
+    up, down, padding = one_factor("up", up), one_factor("down", down), parse_padding(padding)
+    gain, slope = finite("gain", gain), finite("slope", slope)
+    check_clamp(clamp)
+    _check_tensors(x, fu, fd, b, up, down, padding, impl)
+    op = dispatch.select("filtered_lrelu", x, impl)
+    return op(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
 
 
 def _filtered_lrelu_ref(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
@@ -46,11 +57,29 @@ def _filtered_lrelu_ref(x, fu, fd, b, up, down, padding, gain, slope, clamp, fli
     return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl="ref")
 
 
-dispatch.register("filtered_lrelu", dispatch.REFERENCE, _filtered_lrelu_ref)
+def _filtered_lrelu_kernel(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
+    clamp = float("inf") if clamp is None else clamp
+    note_signs = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
+    y, _ = kernels.ops.filtered_lrelu(
+        x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, note_signs
+    )  # fmt: skip
+    return y
 
 
-def _one_factor(name, value):
-    x, y = parse_scaling(name, value)
-    if x != y:
-        raise ValueError(f"{name} is {value}, must be the same along both axes")
-    return x
+dispatch.register("filtered_lrelu", _filtered_lrelu_ref, _filtered_lrelu_kernel)
+
+
+def _check_tensors(x, fu, fd, b, up, down, padding, impl):
+    check_image(x)
+    for name, f in (("fu", fu), ("fd", fd)):
+        filter_size(f, name)
+        check_filter(name, f, x, impl)
+    check_bias(x, b, dim=1)
+    check_plane(x, (up, up), padding)
+    (wu, hu), (wd, hd) = filter_size(fu), filter_size(fd)
+    width = x.shape[3] * up + padding[0] + padding[1] - (wu - 1)
+    height = x.shape[2] * up + padding[2] + padding[3] - (hu - 1)
+    if width < wd or height < hd:
+        raise ValueError(
+            f"padding {padding} leaves {width}x{height} pixels of the upsampled x, less than the {wd}x{hd} taps of fd"
+        )

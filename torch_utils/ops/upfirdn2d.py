@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from torch_utils.ops import dispatch
+from torch_utils.ops import dispatch, kernels
+from torch_utils.ops.bias_act import finite
 
 
 def setup_filter(
@@ -61,12 +62,15 @@ def upfirdn2d(
     Returns `[N, C, (H * up + top + bottom - f_height) // down + 1, ...]` of the dtype of `x`.
     Raises ValueError or TypeError that names the argument.
     """
-    _check_image(x)
+    check_image(x)
     up, down, padding = parse_scaling("up", up), parse_scaling("down", down), parse_padding(padding)
     spec = Resampling(up, down, padding)
+    gain = finite("gain", gain)
     if min(_output_size(spec, _size(x), filter_size(f))) < 1:
         raise ValueError(f"padding {padding} leaves less of the {_size(x)} image than the {filter_size(f)} taps of f")
-    return dispatch.select("upfirdn2d", x.device, impl)(x, f, up, down, padding, flip_filter, gain)
+    check_filter("f", f, x, impl)
+    check_plane(x, up, padding)
+    return dispatch.select("upfirdn2d", x, impl)(x, f, up, down, padding, flip_filter, gain)
 
 
 def filter2d(
@@ -131,6 +135,9 @@ def downsample_padding(f: torch.Tensor | None, down: tuple[int, int]) -> tuple[i
     return (width - down[0] + 1) // 2, (width - down[0]) // 2, (height - down[1] + 1) // 2, (height - down[1]) // 2
 
 
+MAX_PLANE = 2**31 - 1  # pixels of a channel, upsampled and padded
+
+
 # The reference.
 
 
@@ -184,7 +191,11 @@ def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
     return _Resample.apply(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
 
 
-dispatch.register("upfirdn2d", dispatch.REFERENCE, _upfirdn2d_ref)
+def _upfirdn2d_kernel(x, f, up, down, padding, flip_filter, gain):
+    return kernels.ops.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+
+
+dispatch.register("upfirdn2d", _upfirdn2d_ref, _upfirdn2d_kernel)
 
 
 def _resample(x, taps, spec):
@@ -250,17 +261,38 @@ def _output_size(spec, size, taps):
 # Arguments.
 
 
-def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
+def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
     """(width, height) of a filter in taps; TypeError or ValueError for what is no filter."""
     if f is None:
         return 1, 1
     if not isinstance(f, torch.Tensor) or f.dtype != torch.float32:
-        raise TypeError("f must be None or a float32 tensor (see setup_filter)")
+        raise TypeError(f"{name} must be None or a float32 tensor (see setup_filter)")
     if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"f has shape {list(f.shape)}, must be [taps] or [height, width]")
+        raise ValueError(f"{name} has shape {list(f.shape)}, must be [taps] or [height, width]")
     if f.requires_grad:
-        raise ValueError("f requires a gradient, which no op gives; detach it")
+        raise ValueError(f"{name} requires a gradient, which no op gives; detach it")
     return f.shape[-1], f.shape[0]
+
+
+def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor, impl: str) -> None:
+    """ValueError where `f` is not beside `x`, or too long for kernels that may be chosen."""
+    if f is None:
+        return
+    if f.device != x.device:
+        raise ValueError(f"{name} is on {f.device}, must be on {x.device} like x")
+    if max(f.shape) > dispatch.MAX_TAPS and impl != dispatch.REFERENCE:
+        raise ValueError(
+            f"{name} has {max(f.shape)} taps along an axis, kernels take 1 to {dispatch.MAX_TAPS}; impl='ref' takes any number"
+        )
+
+
+def check_plane(x: torch.Tensor, up: tuple[int, int], padding: tuple[int, int, int, int]) -> None:
+    """ValueError where an upsampled and padded channel has more pixels than a 32-bit index counts."""
+    left, right, top, bottom = padding
+    width = x.shape[3] * up[0] + max(left, 0) + max(right, 0)
+    height = x.shape[2] * up[1] + max(top, 0) + max(bottom, 0)
+    if width * height > MAX_PLANE:
+        raise ValueError(f"x upsampled and padded is {width}x{height}, a channel may have up to {MAX_PLANE} pixels")
 
 
 def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
@@ -269,6 +301,14 @@ def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
     if min(values) < 1:
         raise ValueError(f"{name} is {scaling}, must be at least 1")
     return values[0], values[-1]
+
+
+def one_factor(name: str, scaling: int | Sequence[int]) -> int:
+    """An `up` or `down` that is the same along both axes."""
+    x, y = parse_scaling(name, scaling)
+    if x != y:
+        raise ValueError(f"{name} is {scaling}, must be the same along both axes")
+    return x
 
 
 def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
@@ -294,7 +334,8 @@ def _integers(name, value, lengths):
     return [int(v) for v in values]
 
 
-def _check_image(x):
+def check_image(x: torch.Tensor) -> None:
+    """TypeError or ValueError for what is no batch of images."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise TypeError("x must be a floating point tensor")
     if x.ndim != 4:

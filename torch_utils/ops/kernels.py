@@ -1,0 +1,207 @@
+"""The operators behind the fast ops: `torch.ops.spider_stylegan.*`, with shapes and derivatives for every device.
+
+What runs on a device is elsewhere: csrc/cpu (C++, built by cpu_build.py) and csrc/cuda (built by cuda_build.py). Both
+implement the schemas below. Each operator is linear or piecewise linear, so that derivatives of all orders are operators
+of the same set: `upfirdn2d` transposed is another `upfirdn2d`, and the derivative of an activation is a product with a
+slope that the signs of the forward pass decide.
+
+Filters are correlated where `flip` is set and convolved otherwise. Sizes and offsets are pairs (x, y), paddings
+(left, right, top, bottom), `size` is (height, width).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from torch_utils.ops import cpu_build
+from torch_utils.ops.dispatch import register_provider
+
+LIBRARY = "spider_stylegan"
+SCHEMAS = (
+    # clamp(gain lrelu(x + b)): alpha 1 is linear, 0 is relu; clamp may be infinite.
+    "bias_act(Tensor x, Tensor? b, int dim, float alpha, float gain, float clamp) -> Tensor",
+    # dy times the slope of that at the place where it had the result y.
+    "bias_act_derivative(Tensor dy, Tensor y, float alpha, float gain, float clamp) -> Tensor",
+    "upfirdn2d(Tensor x, Tensor? f, int[] up, int[] down, int[] padding, bool flip, float gain) -> Tensor",
+    # The second result holds two bits per upsampled pixel: not positive, clamped. It is empty unless asked for.
+    "filtered_lrelu(Tensor x, Tensor? fu, Tensor? fd, Tensor? b, int up, int down, int[] padding, float gain, "
+    "float slope, float clamp, bool flip, bool note_signs) -> (Tensor, Tensor)",
+    # Up with fu, times gain, gain * slope or 0 as the mask says, down with fd; y of height and width `size`.
+    "filtered_lrelu_derivative(Tensor x, Tensor mask, Tensor? fu, Tensor? fd, int up, int down, int[] before_up, "
+    "int[] before_down, int[] size, float gain, float slope, bool flip_up, bool flip_down) -> Tensor",
+)
+LANES = 16  # planes per word of a CPU mask, pixels per word of a CUDA mask
+
+_library = torch.library.Library(LIBRARY, "DEF")
+for _schema in SCHEMAS:
+    _library.define(_schema)
+ops = getattr(torch.ops, LIBRARY)
+
+
+def taps_of(f: torch.Tensor | None) -> tuple[int, int]:
+    """(width, height) of a filter."""
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def mask_shape(x: torch.Tensor, height: int, width: int) -> list[int]:
+    """Of the mask of upsampled images `[N, C, height, width]`, in words of 32 bits."""
+    n, c = x.shape[:2]
+    if x.device.type == "cpu":
+        return [n * -(-c // LANES), height, width]
+    return [n * c, height, -(-width // LANES)]
+
+
+def output_size(size: int, up: int, down: int, padding: int, taps: int) -> int:
+    return (size * up + padding - taps) // down + 1
+
+
+def _empty_image(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    memory_format = (
+        torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    )
+    return x.new_empty([x.shape[0], x.shape[1], height, width]).to(memory_format=memory_format)
+
+
+# bias_act
+
+
+@torch.library.register_fake(f"{LIBRARY}::bias_act")
+def _(x, b, dim, alpha, gain, clamp):
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake(f"{LIBRARY}::bias_act_derivative")
+def _(dy, y, alpha, gain, clamp):
+    return torch.empty_like(y)
+
+
+def _bias_act_setup(ctx, inputs, output):
+    _, b, ctx.dim, *ctx.act = inputs
+    ctx.has_bias = b is not None
+    ctx.save_for_backward(output)
+
+
+def _bias_act_backward(ctx, dy):
+    (y,) = ctx.saved_tensors
+    dx = ops.bias_act_derivative(dy, y.detach(), *ctx.act)
+    db = None
+    if ctx.has_bias and ctx.needs_input_grad[1]:
+        db = dx.sum([axis for axis in range(dx.ndim) if axis != ctx.dim % dx.ndim])
+    return dx, db, None, None, None, None
+
+
+def _bias_act_derivative_setup(ctx, inputs, output):
+    _, y, *ctx.act = inputs
+    ctx.save_for_backward(y)
+
+
+def _bias_act_derivative_backward(ctx, ddx):
+    (y,) = ctx.saved_tensors
+    return ops.bias_act_derivative(ddx, y, *ctx.act), None, None, None, None
+
+
+# upfirdn2d
+
+
+@torch.library.register_fake(f"{LIBRARY}::upfirdn2d")
+def _(x, f, up, down, padding, flip, gain):
+    width, height = taps_of(f)
+    return _empty_image(
+        x,
+        output_size(x.shape[2], up[1], down[1], padding[2] + padding[3], height),
+        output_size(x.shape[3], up[0], down[0], padding[0] + padding[1], width),
+    )
+
+
+def _upfirdn2d_setup(ctx, inputs, output):
+    x, f, ctx.up, ctx.down, ctx.padding, ctx.flip, ctx.gain = inputs
+    ctx.size, ctx.size_out = x.shape[2:], output.shape[2:]
+    ctx.save_for_backward(f)
+
+
+def _upfirdn2d_backward(ctx, dy):
+    (f,) = ctx.saved_tensors
+    padding: list[int] = []
+    for axis, taps in enumerate(taps_of(f)):
+        before = taps - 1 - ctx.padding[2 * axis]
+        padded = (ctx.size[1 - axis] - 1) * ctx.up[axis] + taps
+        padding += [before, padded - ctx.size_out[1 - axis] * ctx.down[axis] - before]
+    dx = ops.upfirdn2d(dy, f, ctx.down, ctx.up, padding, not ctx.flip, ctx.gain)
+    return dx, None, None, None, None, None, None
+
+
+# filtered_lrelu
+
+
+@torch.library.register_fake(f"{LIBRARY}::filtered_lrelu")
+def _(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip, note_signs):
+    (wu, hu), (wd, hd) = taps_of(fu), taps_of(fd)
+    height = output_size(x.shape[2], up, 1, padding[2] + padding[3], hu)
+    width = output_size(x.shape[3], up, 1, padding[0] + padding[1], wu)
+    y = _empty_image(x, output_size(height, 1, down, 0, hd), output_size(width, 1, down, 0, wd))
+    mask = x.new_empty(mask_shape(x, height, width) if note_signs else [0], dtype=torch.int32)
+    return y, mask
+
+
+@torch.library.register_fake(f"{LIBRARY}::filtered_lrelu_derivative")
+def _(x, mask, fu, fd, up, down, before_up, before_down, size, gain, slope, flip_up, flip_down):
+    return _empty_image(x, *size)
+
+
+def _filtered_lrelu_setup(ctx, inputs, output):
+    x, fu, fd, b, ctx.up, ctx.down, padding, ctx.gain, ctx.slope, _, ctx.flip, ctx.note_signs = inputs
+    ctx.before = (padding[0], padding[2])
+    ctx.size, ctx.has_bias = x.shape[2:], b is not None
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(fu, fd, output[1])
+
+
+def _filtered_lrelu_backward(ctx, dy, _):
+    assert ctx.note_signs, "note_signs is needed for a gradient"
+    fu, fd, mask = ctx.saved_tensors
+    dx = ops.filtered_lrelu_derivative(
+        dy, mask, fd, fu, ctx.down, ctx.up,
+        *_transposed_offsets(fu, fd, ctx.before, (0, 0)),
+        list(ctx.size), ctx.gain * ctx.up**2, ctx.slope, not ctx.flip, not ctx.flip,
+    )  # fmt: skip
+    db = dx.sum([0, 2, 3]) if ctx.has_bias and ctx.needs_input_grad[3] else None
+    return dx, None, None, db, None, None, None, None, None, None, None, None
+
+
+def _derivative_setup(ctx, inputs, output):
+    x, mask, fu, fd, ctx.up, ctx.down, ctx.before_up, ctx.before_down, _, *ctx.gains_and_flips = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(mask, fu, fd)
+
+
+def _derivative_backward(ctx, dy):
+    mask, fu, fd = ctx.saved_tensors
+    gain, slope, flip_up, flip_down = ctx.gains_and_flips
+    dx = ops.filtered_lrelu_derivative(
+        dy, mask, fd, fu, ctx.down, ctx.up,
+        *_transposed_offsets(fu, fd, ctx.before_up, ctx.before_down),
+        list(ctx.size), gain, slope, not flip_down, not flip_up,
+    )  # fmt: skip
+    return dx, *[None] * 12
+
+
+def _transposed_offsets(
+    fu: torch.Tensor | None, fd: torch.Tensor | None, before_up: Sequence[int], before_down: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """`before_up` and `before_down` of the transposed operator, which goes up with fd and down with fu."""
+    return (
+        [taps - 1 - before for taps, before in zip(taps_of(fd), before_down, strict=True)],
+        [taps - 1 - before for taps, before in zip(taps_of(fu), before_up, strict=True)],
+    )
+
+
+for _name, _backward, _setup in (
+    ("bias_act", _bias_act_backward, _bias_act_setup),
+    ("bias_act_derivative", _bias_act_derivative_backward, _bias_act_derivative_setup),
+    ("upfirdn2d", _upfirdn2d_backward, _upfirdn2d_setup),
+    ("filtered_lrelu", _filtered_lrelu_backward, _filtered_lrelu_setup),
+    ("filtered_lrelu_derivative", _derivative_backward, _derivative_setup),
+):
+    torch.library.register_autograd(f"{LIBRARY}::{_name}", _backward, setup_context=_setup)
+
+register_provider("cpu", cpu_build.PROVIDER)
