@@ -173,6 +173,7 @@ def test_two_processes_equal_one(tmp_path, folders):
         "--source-noise=0.1",
         "--p=0.3",
         "--aug=fixed",
+        "--fp32=1",
     )
     one, _ = train(tmp_path, *args, "--source-encoder=conv")
     two, _ = train(tmp_path, *args, "--source-encoder=conv", "--gpus=2")

@@ -17,6 +17,7 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
 from training.layers import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
 from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
+from training.precision import MixedPrecision
 
 Resolution = int | Sequence[int]
 HALF = float(np.sqrt(0.5))  # keeps the variance of a sum of two branches
@@ -294,7 +295,7 @@ class ToRGBLayer(torch.nn.Module):
         return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
-class SynthesisBlock(torch.nn.Module):
+class SynthesisBlock(MixedPrecision):
     """One resolution of the synthesis: one or two layers, and to image channels where the architecture asks for it.
 
     architecture: `orig` (image at the end only), `skip` (an image per block, upsampled and summed), `resnet`.
@@ -393,9 +394,6 @@ class SynthesisBlock(torch.nn.Module):
     def start(self, n: int) -> torch.Tensor:
         return self.const.unsqueeze(0).expand(n, -1, -1, -1)  # [n, out, h, w]
 
-    def precision(self, force_fp32: bool, device: torch.device) -> tuple[torch.dtype, torch.memory_format]:
-        return layer_precision(self.use_fp16 and not force_fp32, self.channels_last and not force_fp32, device)
-
     def is_fused(self, fused_modconv: bool | None, device: torch.device) -> bool:
         """Scaling the weights pays where a GPU would launch more kernels, never on a CPU."""
         choice = self.fused_modconv_default if fused_modconv is None else fused_modconv
@@ -468,7 +466,7 @@ class Generator(SourceGenerator):
     synthesis_network = SynthesisNetwork
 
 
-class DiscriminatorBlock(torch.nn.Module):
+class DiscriminatorBlock(MixedPrecision):
     """One resolution of the discriminator: image in where the architecture asks for it, two convolutions, half size.
 
     Layers whose index is below `freeze_layers` are buffers and are not trained.
@@ -526,9 +524,7 @@ class DiscriminatorBlock(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features `[n, in, h, w]` and image of this resolution -> features `[n, out, h / 2, w / 2]`, image or None."""
         device = (x if x is not None else img).device
-        dtype, memory_format = layer_precision(
-            self.use_fp16 and not force_fp32, self.channels_last and not force_fp32, device
-        )
+        dtype, memory_format = self.precision(force_fp32, device)
         if x is not None:
             x = x.to(dtype=dtype, memory_format=memory_format)
         if self.in_channels == 0 or self.architecture == "skip":
@@ -699,12 +695,3 @@ def channels_per_level(num_levels: int, channel_base: int, channel_max: int) -> 
 def is_half_level(level: int, num_levels: int, num_fp16_res: int) -> bool:
     """The `num_fp16_res` highest resolutions run in float16 (on a GPU), never the lowest."""
     return level >= max(num_levels - num_fp16_res, 1)
-
-
-def layer_precision(
-    use_fp16: bool, channels_last: bool, device: torch.device
-) -> tuple[torch.dtype, torch.memory_format]:
-    """float16 only on a GPU: a CPU computes it slower than float32 and the numbers are worse."""
-    on_gpu = device.type == "cuda"
-    dtype = torch.float16 if use_fp16 and on_gpu else torch.float32
-    return dtype, torch.channels_last if channels_last and on_gpu else torch.contiguous_format

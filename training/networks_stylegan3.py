@@ -17,6 +17,7 @@ from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
 from training.layers import EqualizedLinear
 from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
+from training.precision import MixedPrecision
 
 SQRT2 = float(np.sqrt(2))
 
@@ -155,7 +156,7 @@ class SynthesisInput(torch.nn.Module):
         )
 
 
-class SynthesisLayer(torch.nn.Module):
+class SynthesisLayer(MixedPrecision):
     """Modulated convolution, then the filtered non-linearity from one sampling rate and band to the next."""
 
     def __init__(
@@ -248,9 +249,9 @@ class SynthesisLayer(torch.nn.Module):
         styles = self.affine(w)
         if self.is_torgb:
             styles = styles / float(np.sqrt(self.in_channels * self.conv_kernel**2))
-        on_half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
+        dtype, memory_format = self.precision(force_fp32, x.device)
         x = modulated_conv2d(
-            x.to(torch.float16 if on_half else torch.float32),
+            x.to(dtype=dtype, memory_format=memory_format),
             w=self.weight,
             s=styles,
             demodulate=not self.is_torgb,

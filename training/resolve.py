@@ -20,6 +20,7 @@ from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
+from training.precision import plan_precision
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 
@@ -96,6 +97,7 @@ def resolve(options: TrainingOptions) -> Resolved:
         ("Gamma", gamma_line),
         ("Augment", augment_line),
         ("Device", device_line),
+        ("Precision", plan_precision(torch.device(device), options.fp32).reason),
         ("Kernels", dispatch.describe(device)),
         ("Start", resume_line),
         ("Length", length_line(config)),
@@ -135,9 +137,8 @@ def choose_device(options: TrainingOptions) -> tuple[str, str]:
     device = ("cuda" if has_gpu else "cpu") if options.device == "auto" else options.device
     why = "--device" if options.device != "auto" else "the fastest at hand"
     if device == "cpu":
-        return device, f"cpu, {torch.get_num_threads()} threads, float32 ({why})"
-    precision = "float32" if options.fp32 else "mixed precision"
-    return device, f"{torch.cuda.get_device_name(0)}, {precision} ({why})"
+        return device, f"cpu, {torch.get_num_threads()} threads ({why})"
+    return device, f"{torch.cuda.get_device_name(0)} ({why})"
 
 
 def choose_processes(options: TrainingOptions, device: str) -> int:

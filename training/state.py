@@ -9,6 +9,7 @@ from torch_utils import distributed, misc, persistence, seeding
 from training.augment import AugmentPipe
 from training.cascade import Cascade, last_generator
 from training.config import TrainingConfig
+from training.precision import FLOAT32, plan_precision, settle_precision
 from training.snapshot import load_snapshot, open_network_source
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
@@ -52,6 +53,10 @@ def build_state(config: TrainingConfig, device: torch.device, verbose: bool) -> 
     G_ema.mapping.encoder.load_state_dict(G.mapping.encoder.state_dict())
     for module in (G, D, G_ema):
         distributed.broadcast_module(module)
+    precision = settle_precision(plan_precision(device, config.fp32), G, D, device, config.mbstd_group)
+    precision.apply(G_ema)
+    if verbose and precision.halved == FLOAT32 and not config.fp32:
+        print(f"Precision: {precision.reason}")
     return TrainingState(
         G=G,
         D=D,
@@ -96,7 +101,7 @@ def build_optimizer(module: torch.nn.Module, kwargs: dict, reg_interval: int | N
     """Adam whose pace makes up for the extra regularisation steps (Karras 2020, app. B): k + 1 steps do the work of k."""
     ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
     betas = tuple(beta**ratio for beta in kwargs["betas"])
-    return torch.optim.Adam(module.parameters(), lr=kwargs["lr"] * ratio, betas=betas, eps=kwargs["eps"], foreach=True)
+    return torch.optim.Adam(module.parameters(), lr=kwargs["lr"] * ratio, betas=betas, eps=kwargs["eps"], fused=True)
 
 
 def build_augment_pipe(config: TrainingConfig, device: torch.device) -> AugmentPipe | None:

@@ -29,7 +29,6 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     """Train until the configuration's length, or Ctrl-C; True if the run was interrupted. On every rank."""
     say = distributed.print0
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     is_writer = distributed.get_rank() == 0
     say("Loading data and source...")
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)

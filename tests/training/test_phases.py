@@ -42,8 +42,8 @@ def run(step, num_steps=3):
 )
 def test_accumulation_rounds_change_nothing(tmp_path, cfg, encoder):
     # Running means of stylegan3 move once a round, so their effect is switched off by a beta of 1.
-    whole = make_step(tmp_path, batch_gpu=8, cfg=cfg, source_encoder=encoder)
-    parts = make_step(tmp_path, batch_gpu=4, cfg=cfg, source_encoder=encoder)
+    whole = make_step(tmp_path, batch_gpu=8, cfg=cfg, source_encoder=encoder, fp32=True)
+    parts = make_step(tmp_path, batch_gpu=4, cfg=cfg, source_encoder=encoder, fp32=True)
     for step in (whole, parts):
         for module in step.state.G.modules():
             if hasattr(module, "magnitude_ema_beta"):

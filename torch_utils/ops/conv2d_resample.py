@@ -14,7 +14,9 @@ from torch_utils.ops.upfirdn2d import (
     upsample_padding,
 )
 
-FAST_PADDING = 1  # oneDNN computes the gradient of the weights of a 3x3 convolution that pads by more with half the vector
+FAST_PADDING = (
+    1  # oneDNN computes the gradient of the weights of a 3x3 convolution that pads by more with half the vector
+)
 
 
 def conv2d_resample(
