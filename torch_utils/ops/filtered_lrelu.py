@@ -48,16 +48,22 @@ def filtered_lrelu(
     return op(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
 
 
-def _filtered_lrelu_ref(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
-    x = bias_act(x, b, impl="ref")
+def _composed(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, impl):
+    x = bias_act(x, b, impl=impl)
     # lrelu(gain x) is gain lrelu(x) for gain > 0: one pass over the upsampled image less.
     early, late = (gain, 1) if gain > 0 else (1, gain)
-    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2 * early, impl="ref")
-    x = bias_act(x, act="lrelu", alpha=slope, gain=late, clamp=clamp, impl="ref")
-    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl="ref")
+    x = upfirdn2d(x, fu, up=up, padding=padding, flip_filter=flip_filter, gain=up**2 * early, impl=impl)
+    x = bias_act(x, act="lrelu", alpha=slope, gain=late, clamp=clamp, impl=impl)
+    return upfirdn2d(x, fd, down=down, flip_filter=flip_filter, impl=impl)
+
+
+def _filtered_lrelu_ref(*args):
+    return _composed(*args, impl=dispatch.REFERENCE)
 
 
 def _filtered_lrelu_kernel(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
+    if not kernels.takes_filtered_lrelu(x, fu, fd, up, down):
+        return _composed(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, impl="cuda")
     clamp = float("inf") if clamp is None else clamp
     note_signs = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
     y, _ = kernels.ops.filtered_lrelu(

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from torch_utils.ops import cpu_build
+from torch_utils.ops import cpu_build, cuda_build, cuda_ops
+from torch_utils.ops.cuda_ops import taps_of
 from torch_utils.ops.dispatch import register_provider
 
 LIBRARY = "spider_stylegan"
@@ -28,9 +29,10 @@ SCHEMAS = (
     "float slope, float clamp, bool flip, bool note_signs) -> (Tensor, Tensor)",
     # Up with fu, times gain, gain * slope or 0 as the mask says, down with fd; y of height and width `size`.
     "filtered_lrelu_derivative(Tensor x, Tensor mask, Tensor? fu, Tensor? fd, int up, int down, int[] before_up, "
-    "int[] before_down, int[] size, float gain, float slope, bool flip_up, bool flip_down) -> Tensor",
+    "int[] before_down, int[] size, float gain, float slope, bool flip_up, bool flip_down, int[] mid_size) -> Tensor",
 )
-LANES = 16  # planes per word of a CPU mask, pixels per word of a CUDA mask
+LANES = 16  # planes in a word of a CPU mask
+PIXELS = 4  # in a byte of a CUDA mask
 
 _library = torch.library.Library(LIBRARY, "DEF")
 for _schema in SCHEMAS:
@@ -38,17 +40,12 @@ for _schema in SCHEMAS:
 ops = getattr(torch.ops, LIBRARY)
 
 
-def taps_of(f: torch.Tensor | None) -> tuple[int, int]:
-    """(width, height) of a filter."""
-    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
-
-
-def mask_shape(x: torch.Tensor, height: int, width: int) -> list[int]:
-    """Of the mask of upsampled images `[N, C, height, width]`, in words of 32 bits."""
+def empty_mask(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """What notes two bits for each pixel of upsampled images `[N, C, height, width]`."""
     n, c = x.shape[:2]
     if x.device.type == "cpu":
-        return [n * -(-c // LANES), height, width]
-    return [n * c, height, -(-width // LANES)]
+        return x.new_empty([n * -(-c // LANES), height, width], dtype=torch.int32)
+    return x.new_empty([n * c, height, -(-width // PIXELS)], dtype=torch.uint8)
 
 
 def output_size(size: int, up: int, down: int, padding: int, taps: int) -> int:
@@ -139,12 +136,12 @@ def _(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip, note_signs):
     height = output_size(x.shape[2], up, 1, padding[2] + padding[3], hu)
     width = output_size(x.shape[3], up, 1, padding[0] + padding[1], wu)
     y = _empty_image(x, output_size(height, 1, down, 0, hd), output_size(width, 1, down, 0, wd))
-    mask = x.new_empty(mask_shape(x, height, width) if note_signs else [0], dtype=torch.int32)
-    return y, mask
+    mask = empty_mask(x, height, width)
+    return y, mask if note_signs else mask.new_empty([0])
 
 
 @torch.library.register_fake(f"{LIBRARY}::filtered_lrelu_derivative")
-def _(x, mask, fu, fd, up, down, before_up, before_down, size, gain, slope, flip_up, flip_down):
+def _(x, mask, fu, fd, up, down, before_up, before_down, size, gain, slope, flip_up, flip_down, mid_size):
     return _empty_image(x, *size)
 
 
@@ -152,6 +149,11 @@ def _filtered_lrelu_setup(ctx, inputs, output):
     x, fu, fd, b, ctx.up, ctx.down, padding, ctx.gain, ctx.slope, _, ctx.flip, ctx.note_signs = inputs
     ctx.before = (padding[0], padding[2])
     ctx.size, ctx.has_bias = x.shape[2:], b is not None
+    (width, height), (left, right, top, bottom) = taps_of(fu), padding
+    ctx.mid_size = [
+        output_size(x.shape[2], ctx.up, 1, top + bottom, height),
+        output_size(x.shape[3], ctx.up, 1, left + right, width),
+    ]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(fu, fd, output[1])
 
@@ -162,27 +164,27 @@ def _filtered_lrelu_backward(ctx, dy, _):
     dx = ops.filtered_lrelu_derivative(
         dy, mask, fd, fu, ctx.down, ctx.up,
         *_transposed_offsets(fu, fd, ctx.before, (0, 0)),
-        list(ctx.size), ctx.gain * ctx.up**2, ctx.slope, not ctx.flip, not ctx.flip,
+        list(ctx.size), ctx.gain * ctx.up**2, ctx.slope, not ctx.flip, not ctx.flip, ctx.mid_size,
     )  # fmt: skip
     db = dx.sum([0, 2, 3]) if ctx.has_bias and ctx.needs_input_grad[3] else None
     return dx, None, None, db, None, None, None, None, None, None, None, None
 
 
 def _derivative_setup(ctx, inputs, output):
-    x, mask, fu, fd, ctx.up, ctx.down, ctx.before_up, ctx.before_down, _, *ctx.gains_and_flips = inputs
+    x, mask, fu, fd, ctx.up, ctx.down, ctx.before_up, ctx.before_down, _, *ctx.rest = inputs
     ctx.size = x.shape[2:]
     ctx.save_for_backward(mask, fu, fd)
 
 
 def _derivative_backward(ctx, dy):
     mask, fu, fd = ctx.saved_tensors
-    gain, slope, flip_up, flip_down = ctx.gains_and_flips
+    gain, slope, flip_up, flip_down, mid_size = ctx.rest
     dx = ops.filtered_lrelu_derivative(
         dy, mask, fd, fu, ctx.down, ctx.up,
         *_transposed_offsets(fu, fd, ctx.before_up, ctx.before_down),
-        list(ctx.size), gain, slope, not flip_down, not flip_up,
+        list(ctx.size), gain, slope, not flip_down, not flip_up, mid_size,
     )  # fmt: skip
-    return dx, *[None] * 12
+    return dx, *[None] * 13
 
 
 def _transposed_offsets(
@@ -204,4 +206,13 @@ for _name, _backward, _setup in (
 ):
     torch.library.register_autograd(f"{LIBRARY}::{_name}", _backward, setup_context=_setup)
 
+for _name in ("bias_act", "bias_act_derivative", "upfirdn2d", "filtered_lrelu", "filtered_lrelu_derivative"):
+    torch.library.impl(f"{LIBRARY}::{_name}", "cuda")(getattr(cuda_ops, _name))
+
 register_provider("cpu", cpu_build.PROVIDER)
+register_provider("cuda", cuda_build.PROVIDER)
+
+
+def takes_filtered_lrelu(x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None, up: int, down: int) -> bool:
+    """Whether one kernel does it all; elsewhere it is put together from the other operators."""
+    return x.device.type != "cuda" or (cuda_ops.is_fused(fu, up) and cuda_ops.is_fused(fd, down))

@@ -111,7 +111,8 @@ std::tuple<Tensor, Tensor> filtered_lrelu(const Tensor& x, const OptionalTensor&
 // Down(fd) mask Up(fu), linear in x: the derivative of filtered_lrelu, its transpose, and the derivative of that.
 Tensor filtered_lrelu_derivative(const Tensor& x, const Tensor& mask, const OptionalTensor& fu, const OptionalTensor& fd,
                                  int64_t up, int64_t down, at::IntArrayRef before_up, at::IntArrayRef before_down,
-                                 at::IntArrayRef size, double gain, double slope, bool flip_up, bool flip_down) {
+                                 at::IntArrayRef size, double gain, double slope, bool flip_up, bool flip_down,
+                                 at::IntArrayRef mid_size) {
   Tensor y = empty_like_image(x, size[0], size[1]);
   if (y.numel() == 0) return y;
   SPIDER_DISPATCH(x.scalar_type(), "filtered_lrelu_derivative", [&] {
@@ -119,7 +120,7 @@ Tensor filtered_lrelu_derivative(const Tensor& x, const Tensor& mask, const Opti
     const auto before = make_filter<A>(fu, {int(up), 1, before_up[0]}, {int(up), 1, before_up[1]}, flip_up, 1);
     const auto after = make_filter<A>(fd, {int(down), 1, before_down[0]}, {int(down), 1, before_down[1]}, flip_down, 1);
     const Pointwise<A> pointwise{Act::derivative, A(gain), A(gain * slope), INFINITY};
-    run_pipeline<scalar_t>(Planes<scalar_t>(x), Planes<scalar_t>(y), nullptr, before, after, mask.size(1), mask.size(2),
+    run_pipeline<scalar_t>(Planes<scalar_t>(x), Planes<scalar_t>(y), nullptr, before, after, mid_size[0], mid_size[1],
                            pointwise, reinterpret_cast<uint32_t*>(mask.data_ptr<int>()), false);
   });
   return y;

@@ -1,0 +1,44 @@
+// What the CUDA kernels share. No header of CUDA or of the C++ library is needed, so that NVRTC alone compiles them.
+//
+// ELEMENT is the storage type: 0 float, 1 float16, 2 bfloat16, 3 double. Arithmetic is in float, in double for double.
+
+#pragma once
+
+#ifndef SPIDER_EMULATION  // the tests compile these kernels for the processor, with a header that stands in for CUDA
+#define SPIDER_KERNEL extern "C" __global__ void
+__device__ __forceinline__ float half_to_float(unsigned short h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+}
+__device__ __forceinline__ unsigned short float_to_half(float f) {
+  unsigned short h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+}
+#endif
+
+#if ELEMENT == 3
+typedef double scalar;
+#else
+typedef float scalar;
+#endif
+
+#if ELEMENT == 0 || ELEMENT == 3
+typedef scalar element;
+__device__ __forceinline__ scalar widen(element v) { return v; }
+__device__ __forceinline__ element narrow(scalar v) { return v; }
+#elif ELEMENT == 1
+typedef unsigned short element;
+__device__ __forceinline__ scalar widen(element v) { return half_to_float(v); }
+__device__ __forceinline__ element narrow(scalar v) { return float_to_half(v); }
+#else
+typedef unsigned short element;
+__device__ __forceinline__ scalar widen(element v) { return __uint_as_float((unsigned int)v << 16); }
+__device__ __forceinline__ element narrow(scalar v) {
+  const unsigned int bits = __float_as_uint(v);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return (element)((bits >> 16) | 0x40);  // NaN stays NaN
+  return (element)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);  // to nearest, ties to even
+}
+#endif
+
