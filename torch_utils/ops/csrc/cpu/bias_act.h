@@ -12,9 +12,27 @@ namespace spider {
 
 constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
 
+// The derivative reads from the result whether it was clamped. So that it can, what was not clamped but rounds to the
+// bound in the storage type becomes the number below it.
 template <class A> struct LeakyRelu {
   A positive, negative, clamp;
+  A bound;  // clamp, as it is stored
+  A below;  // the largest number below that is stored
 };
+
+inline float next_below(float bound) { return std::nextafter(bound, 0.0f); }
+inline double next_below(double bound) { return std::nextafter(bound, 0.0); }
+inline float next_below(at::BFloat16 bound) {
+  bound.x -= bound.x > 0;
+  return bound;
+}
+
+template <class T> LeakyRelu<ScalarOf<T>> leaky_relu_of(double alpha, double gain, double clamp) {
+  using A = ScalarOf<T>;
+  const T bound = static_cast<T>(A(clamp));
+  const A below = std::isinf(clamp) ? A(INFINITY) : A(next_below(bound));
+  return {A(gain), A(gain * alpha), A(clamp), A(bound), below};
+}
 
 // Calls body(i, count) for sixteen elements at a time, the last ones fewer.
 template <class F> void in_lanes(int64_t begin, int64_t end, const F& body) {
@@ -33,10 +51,12 @@ template <class T> inline void store(T* p, const LanesOf<T>& v, int count) {
 }
 
 template <class V, class A> inline V leaky_relu(V v, const LeakyRelu<A>& p) {
-  const V zero = {}, upper = broadcast<V>(p.clamp), lower = -upper;
+  const V zero = {}, clamp = broadcast<V>(p.clamp), bound = broadcast<V>(p.bound), below = broadcast<V>(p.below);
   v *= v > zero ? broadcast<V>(p.positive) : broadcast<V>(p.negative);
-  v = v < lower ? lower : v;
-  return v > upper ? upper : v;
+  V y = v > below ? below : v;
+  y = y < -below ? -below : y;
+  y = v >= clamp ? bound : y;
+  return v <= -clamp ? -bound : y;
 }
 
 // x is [outer, channels, inner] in memory; bias of each channel, or nullptr.
@@ -74,7 +94,7 @@ template <class T>
 void bias_act_derivative(const T* dy, const T* y, T* dx, int64_t numel, const LeakyRelu<ScalarOf<T>>& p) {
   using V = LanesOf<T>;
   at::parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
-    const V zero = {}, upper = broadcast<V>(p.clamp), lower = -upper;
+    const V zero = {}, upper = broadcast<V>(p.bound), lower = -upper;
     const V positive = broadcast<V>(p.positive), negative = broadcast<V>(p.negative);
     in_lanes(begin, end, [&](int64_t i, int count) {
       const V v = load(y + i, count);

@@ -126,10 +126,6 @@ Tensor filtered_lrelu_derivative(const Tensor& x, const Tensor& mask, const Opti
   return y;
 }
 
-template <class A> LeakyRelu<A> leaky_relu_of(double alpha, double gain, double clamp) {
-  return {A(gain), A(gain * alpha), A(clamp)};
-}
-
 // Dense in memory, with dimension `dim` between what is outside and inside of it: (outer, channels, inner).
 std::tuple<int64_t, int64_t, int64_t> sides_of(const Tensor& x, int64_t dim) {
   const int64_t channels = x.size(dim), inner = x.stride(dim);
@@ -146,7 +142,7 @@ Tensor bias_act_op(const Tensor& x_, const OptionalTensor& b, int64_t dim, doubl
   const auto [outer, channels, inner] = b.has_value() ? sides_of(x, dim) : std::make_tuple(int64_t(1), int64_t(1), x.numel());
   const Tensor bias = b.has_value() ? b->contiguous() : Tensor();
   SPIDER_DISPATCH(x.scalar_type(), "bias_act", [&, outer = outer, channels = channels, inner = inner] {
-    const auto act = leaky_relu_of<ScalarOf<scalar_t>>(alpha, gain, clamp);
+    const auto act = leaky_relu_of<scalar_t>(alpha, gain, clamp);
     bias_act<scalar_t>(x.data_ptr<scalar_t>(), b.has_value() ? bias.data_ptr<scalar_t>() : nullptr,
                        y.data_ptr<scalar_t>(), outer, channels, inner, act);
   });
@@ -159,7 +155,7 @@ Tensor bias_act_derivative_op(const Tensor& dy_, const Tensor& y_, double alpha,
   Tensor dy = dy_;
   if (dy.strides() != y.strides()) dy = at::empty_like(y).copy_(dy_);
   SPIDER_DISPATCH(y.scalar_type(), "bias_act_derivative", [&] {
-    const auto act = leaky_relu_of<ScalarOf<scalar_t>>(alpha, gain, clamp);
+    const auto act = leaky_relu_of<scalar_t>(alpha, gain, clamp);
     bias_act_derivative<scalar_t>(dy.data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), dx.data_ptr<scalar_t>(), y.numel(), act);
   });
   return dx;
