@@ -20,6 +20,10 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
+HEADINGS = (
+    f"{'op':<28} {'dtype':<9} {'layout':<14} {'forward':>9} {'x copy':>7} {'plain':>9} {'ratio':>6} {'backward':>9} "
+    f"{'plain':>9} {'ratio':>6}"
+)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -55,9 +59,7 @@ def main(device: str, repeats: int) -> None:
     dtypes = [torch.float32, torch.float16 if device == "cuda" else torch.bfloat16]
     rate = copy_rate(place)
     print(f"{dispatch.describe(place)}\ncopies run at {rate / 1e9:.1f} GB/s, read and written")
-    print(
-        f"{'op':<28} {'dtype':<9} {'layout':<14} {'forward':>9} {'x copy':>7} {'plain':>9} {'ratio':>6} {'backward':>9} {'plain':>9} {'ratio':>6}"
-    )
+    print(HEADINGS)
     rows = []
     for case in cases(place):
         for dtype in dtypes:

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from torch_utils.ops import cuda_build
@@ -43,10 +42,3 @@ def launch(name, defines, blocks, device, args) -> None:
     cells = [np.asarray(value).reshape(1) for value in values]
     pointers = (ctypes.c_void_p * len(cells))(*[cell.ctypes.data for cell in cells])
     compiled(name, defines).run(blocks, cuda_build.THREADS, pointers)
-
-
-@pytest.fixture
-def emulated_cuda(monkeypatch) -> None:
-    if shutil.which("c++") is None:
-        pytest.skip("emulating CUDA needs a C++ compiler (c++)")
-    monkeypatch.setattr(cuda_build, "launch", launch)

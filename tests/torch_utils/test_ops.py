@@ -1,4 +1,4 @@
-"""The plain PyTorch ops against golden numbers, their definitions and numerical derivatives."""
+"""The ops, plain PyTorch and kernels, against golden numbers, their definitions and numerical derivatives."""
 
 import itertools
 import random
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import golden_cases, relative_error
+from torch_utils.ops import dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
@@ -50,11 +51,14 @@ def errors_of(case, dtype):
     return {name: relative_error(actual[name], value) for name, value in compared.items()}
 
 
+@pytest.mark.parametrize("impl", dispatch.IMPLS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", GOLDEN)
-def test_golden(case, dtype):
+def test_golden(case, dtype, impl):
     of_output, of_gradient = TOLERANCE[dtype]
-    for name, error in errors_of(case, dtype).items():
+    with dispatch.forced(impl):
+        errors = errors_of(case, dtype)
+    for name, error in errors.items():
         assert error < (of_output if name == "y" else of_gradient), name
 
 
@@ -284,6 +288,24 @@ X, TAPS, WEIGHT = torch.zeros(1, 2, 4, 4), torch.ones(3), torch.zeros(2, 2, 3, 3
         (lambda: filtered_lrelu(X, TAPS, TAPS, up=[1, 2]), ValueError, "up"),
         (lambda: filtered_lrelu(X, TAPS, TAPS, clamp=-1), ValueError, "clamp"),
         (lambda: filtered_lrelu(X, impl="x"), ValueError, "impl"),
+        (lambda: bias_act(X, gain=float("nan")), ValueError, "gain is nan, must be finite"),
+        (lambda: bias_act(X, act="lrelu", alpha=float("inf")), ValueError, "alpha is inf"),
+        (lambda: bias_act(X, clamp=float("nan")), ValueError, "clamp is nan"),
+        (lambda: bias_act(X, torch.zeros(X.shape[1], device="meta")), ValueError, "b is on meta, must be on cpu"),
+        (lambda: upfirdn2d(X, TAPS.to("meta")), ValueError, "f is on meta"),
+        (lambda: upfirdn2d(X, torch.ones(33), padding=16), ValueError, r"f has 33 taps .* 1 to 32"),
+        (lambda: upfirdn2d(X, TAPS, gain=float("inf")), ValueError, "gain is inf"),
+        (
+            lambda: upfirdn2d(torch.empty(1, 1, 50000, 50000, device="meta"), None),
+            ValueError,
+            "x upsampled .* 2147483647",
+        ),
+        (lambda: filtered_lrelu(X, torch.ones(40), None), ValueError, r"fu has 40 taps"),
+        (lambda: filtered_lrelu(X, slope=float("nan")), ValueError, "slope is nan"),
+        (lambda: filtered_lrelu(X, gain=float("inf")), ValueError, "gain is inf"),
+        (lambda: filtered_lrelu(X, b=torch.zeros(X.shape[1] + 1)), ValueError, "b has shape"),
+        (lambda: filtered_lrelu(X, b=torch.zeros(X.shape[1], dtype=torch.float64)), TypeError, "b must be"),
+        (lambda: filtered_lrelu(X, TAPS.double()), TypeError, "fu must be"),
         (lambda: conv2d_resample(X, WEIGHT.double()), TypeError, "w must be"),
         (lambda: conv2d_resample(X, WEIGHT, groups=2), ValueError, "w has shape"),
         (lambda: conv2d_resample(X, WEIGHT, down=[1, 2]), ValueError, "down"),

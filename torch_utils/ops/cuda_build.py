@@ -19,7 +19,7 @@ from torch_utils.ops.cpu_build import cache_root
 from torch_utils.ops.dispatch import Provider, Readiness
 
 SOURCES = Path(__file__).resolve().parent / "csrc" / "cuda"
-ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}  # as csrc/cuda/common.cuh has them
+ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as csrc/cuda/common.cuh has them
 THREADS = 256
 OLDEST = (7, 0)
 

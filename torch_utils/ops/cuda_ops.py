@@ -63,12 +63,11 @@ def resample(
         return y
     tile, defines = plan(x.dtype, up, down, size, mode)
     tiles_x, tiles_y = -(-size[1] // tile[0]), -(-size[0] // tile[1])
-    scalar = scalar_of(x.dtype)
     taps = [None if half.f is None else half.f.contiguous() for half in (up, down)]
     sizes = [c, in_h, in_w, *mid_size, *size, tiles_x, tiles_y, up.flip, down.flip]
     args = [
         x, y, None if bias is None else bias.contiguous(), *taps, notes, *map(np.int32, sizes),
-        *map(scalar, (up.gain_per_pass, down.gain_per_pass, *gains)),
+        *map(np.float32, (up.gain_per_pass, down.gain_per_pass, *gains)),
     ]  # fmt: skip
     cuda_build.launch("resample", defines, check_blocks(n * c * tiles_x * tiles_y), x.device, args)
     return y
@@ -114,7 +113,7 @@ def plan_tile(
     else:
         buffers = max(inputs, samples) + max(half_up, half_down)
     filters = sum(half.taps ** (2 if half.is_2d else 1) for half in (up, down))
-    return tile, tuple(constants.items()), (buffers + filters) * np.dtype(scalar_of(dtype)).itemsize
+    return tile, tuple(constants.items()), (buffers + filters) * np.dtype(np.float32).itemsize
 
 
 def pixels_seen(samples: int, up: Half, axis: int) -> int:
@@ -124,11 +123,6 @@ def pixels_seen(samples: int, up: Half, axis: int) -> int:
         return (k + (up.before[axis] - k) % up.factor - up.before[axis]) // up.factor
 
     return first(samples - 1) - first(0) + -(-up.taps // up.factor)
-
-
-def scalar_of(dtype: torch.dtype) -> type:
-    """What the kernels compute in."""
-    return np.float64 if dtype == torch.float64 else np.float32
 
 
 def check_blocks(blocks: int) -> int:
@@ -206,7 +200,7 @@ def upfirdn2d_any(
     args = [
         x, y, f, *map(np.int32, (c, in_h, in_w, *size)), np.int64(y.numel()),
         np.int32(layout == torch.channels_last), *map(np.int64, x.stride()), *map(np.int32, (*before, flip)),
-        scalar_of(x.dtype)(gain),
+        np.float32(gain),
     ]  # fmt: skip
     cuda_build.launch("upfirdn2d", defines, blocks_for(y.numel()), x.device, args)
     return y
@@ -219,7 +213,7 @@ def bias_act(x, b, dim, alpha, gain, clamp):
         return y
     channels, inner = (1, 1) if b is None or x.shape[dim] == 1 else (x.shape[dim], x.stride(dim))
     bias = None if b is None else b.contiguous()
-    gains = map(scalar_of(x.dtype), (gain, gain * alpha, clamp))
+    gains = map(np.float32, (gain, gain * alpha, clamp))
     args = [x, bias, y, np.int64(x.numel()), np.int32(channels), np.int64(inner), *gains]
     launch_elementwise("bias_act", x, args)
     return y
@@ -231,7 +225,7 @@ def bias_act_derivative(dy, y, alpha, gain, clamp):
     if y.numel() == 0:
         return dx
     dy = dy if dy.stride() == y.stride() else torch.empty_like(y).copy_(dy)
-    gains = map(scalar_of(y.dtype), (gain, gain * alpha, clamp))
+    gains = map(np.float32, (gain, gain * alpha, clamp))
     launch_elementwise("bias_act_derivative", y, [dy, y, dx, np.int64(y.numel()), *gains])
     return dx
 

@@ -1,5 +1,6 @@
 """Pad, upsample, filter and downsample images: the resampling of StyleGAN2 and StyleGAN3."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -183,11 +184,11 @@ class _Resample(torch.autograd.Function):
 
 def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
     f = torch.ones([1, 1], device=x.device) if f is None else f
-    taps = f * gain ** (f.ndim / 2)
-    taps = (taps if flip_filter else taps.flip(list(range(f.ndim)))).to(x.dtype)
+    taps = (f if flip_filter else f.flip(list(range(f.ndim)))).to(x.dtype)
     if taps.ndim == 2:
-        return _Resample.apply(x, taps, Resampling(up, down, padding))
-    x = _Resample.apply(x, taps[:, None], Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
+        return _Resample.apply(x, taps * gain, Resampling(up, down, padding))
+    taps, sign = taps * abs(gain) ** 0.5, math.copysign(1, gain)
+    x = _Resample.apply(x, taps[:, None] * sign, Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
     return _Resample.apply(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
 
 

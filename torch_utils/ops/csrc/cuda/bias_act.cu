@@ -4,7 +4,7 @@
 __device__ __forceinline__ element clamped(scalar v, scalar clamp) {
   const element bound = narrow(clamp);
   if (v >= clamp || v <= -clamp) return v > 0 ? bound : narrow(-clamp);
-#if ELEMENT == 1 || ELEMENT == 2
+#if ELEMENT != 0
   const scalar below = widen((element)(bound - 1));
   if (clamp < (scalar)3e38 && (v > below || v < -below)) return narrow(v > 0 ? below : -below);
 #endif

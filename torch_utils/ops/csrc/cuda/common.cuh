@@ -1,6 +1,6 @@
 // What the CUDA kernels share. No header of CUDA or of the C++ library is needed, so that NVRTC alone compiles them.
 //
-// ELEMENT is the storage type: 0 float, 1 float16, 2 bfloat16, 3 double. Arithmetic is in float, in double for double.
+// ELEMENT is the storage type: 0 float, 1 float16, 2 bfloat16. Arithmetic is in float.
 
 #pragma once
 
@@ -18,14 +18,10 @@ __device__ __forceinline__ unsigned short float_to_half(float f) {
 }
 #endif
 
-#if ELEMENT == 3
-typedef double scalar;
-#else
 typedef float scalar;
-#endif
 
-#if ELEMENT == 0 || ELEMENT == 3
-typedef scalar element;
+#if ELEMENT == 0
+typedef float element;
 __device__ __forceinline__ scalar widen(element v) { return v; }
 __device__ __forceinline__ element narrow(scalar v) { return v; }
 #elif ELEMENT == 1
