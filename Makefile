@@ -11,7 +11,7 @@ TORCH ?= 2.13.0
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m demo.run_demo
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.nvrtc
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev
@@ -22,6 +22,13 @@ lint: $(VENV)/.installed-dev
 # A new extra is installed on top of what is there; a changed pyproject.toml installs again.
 $(VENV)/.installed-%: pyproject.toml $(VENV)/.torch
 	$(BIN)/python -m pip install -e ".[$*]"
+	@touch $@
+
+# Without a GPU the tests still compile the CUDA kernels, where NVRTC can be had; without it those tests are skipped.
+$(VENV)/.nvrtc: pyproject.toml $(VENV)/.torch
+	@if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null; then \
+		$(BIN)/python -m pip install -e ".[nvrtc]" || echo "NVRTC is not to be had; its tests will be skipped"; \
+	fi
 	@touch $@
 
 # On Linux without an NVIDIA driver the CPU build of PyTorch is a tenth of the default one: take it where it is offered,

@@ -111,6 +111,10 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--seed", help="Random seed", metavar="INT", type=int, default=0)
 @click.option("--fp32", help="Disable mixed-precision", metavar="BOOL", type=bool, default=False)
 @click.option("--nobench", help="Disable cuDNN benchmarking", metavar="BOOL", type=bool, default=False)
+@click.option(
+    "--cuda-graphs", help="Replay the main phases on a GPU as CUDA graphs", metavar="BOOL", type=bool, default=False
+)
+@click.option("--deterministic", help="Same numbers twice on a GPU", metavar="BOOL", type=bool, default=False)
 @click.option("--workers", help="Threads that decode images", metavar="INT", type=int, default=3)
 @click.option("--device", help="Where to train", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)

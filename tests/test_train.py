@@ -238,7 +238,16 @@ OFFICIAL_FLAGS = (
 
 def test_help_lists_every_official_flag():
     _, text, _ = run_inside("--help")
-    ours = ["source", "source-encoder", "source-norm", "source-noise", "device", "augpipe"]
+    ours = [
+        "source",
+        "source-encoder",
+        "source-norm",
+        "source-noise",
+        "device",
+        "augpipe",
+        "cuda-graphs",
+        "deterministic",
+    ]
     missing = [flag for flag in OFFICIAL_FLAGS + ours if not re.search(rf"--{flag}\b", text)]
     assert missing == []
 
@@ -247,6 +256,7 @@ def test_help_lists_every_official_flag():
     ("args", "words"),
     [
         (["--data=nowhere.zip"], "--data: nowhere.zip: no such file"),
+        (["--data=TARGET", "--cuda-graphs=1"], "--cuda-graphs=1 needs a GPU"),
         (["--data=TARGET", "--source=nowhere.pkl"], "--source: nowhere.pkl: no such file"),
         (["--data=TARGET", "--resume=http://127.0.0.1:9/x.pkl"], "--resume: http://127.0.0.1:9/x.pkl"),
         (["--data=TARGET", "--batch=9", "--gpus=2"], "--batch=9"),

@@ -108,6 +108,8 @@ class TrainingOptions:
     seed: int = 0
     fp32: bool = False
     nobench: bool = False
+    cuda_graphs: bool = False
+    deterministic: bool = False
     workers: int = 3
     device: str = "auto"
 
@@ -222,6 +224,10 @@ class TrainingConfig:
     seed: int
     fp32: bool
     cudnn_benchmark: bool
+    cuda_graphs: bool
+    """Whether the main phases replay recorded kernels instead of launching each."""
+    deterministic: bool
+    """Whether a GPU adds in the same order every time."""
     num_workers: int
     """Threads that decode images."""
     D_reg_interval: int = 16

@@ -159,6 +159,8 @@ class SynthesisInput(torch.nn.Module):
 class SynthesisLayer(MixedPrecision):
     """Modulated convolution, then the filtered non-linearity from one sampling rate and band to the next."""
 
+    works_on_planes = True
+
     def __init__(
         self,
         w_dim: int,

@@ -65,6 +65,9 @@ class TrainingStep:
         self.labels = labels
         self.num_rounds = config.per_process // batch_gpu
         self.phases = list(self._phases())
+        # Networks as the main phases see them. Second derivatives go through the plain ones.
+        self.synthesis = graphed(state.G.synthesis) if config.cuda_graphs else state.G.synthesis
+        self.D = graphed(state.D) if config.cuda_graphs else state.D
         self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
         self.pl_lengths: list[torch.Tensor] = []  # mean of each micro-batch, until the running mean takes them in
         self.num_skipped = {phase.name: 0 for phase in self.phases}  # in a row
@@ -139,7 +142,8 @@ class TrainingStep:
     def generator_main(self, batch: Batch, gain: float) -> None:
         """G makes D believe in its images."""
         c = batch.labels["Gmain"]
-        logits = self.run_D(self.generate(self.ws(batch, "Gmain")), c)
+        images = self.synthesis(self.ws(batch, "Gmain"), update_emas=False)
+        logits = self.D(self.augmented(images), c)
         training_stats.report("Loss/scores/fake", logits)
         training_stats.report("Loss/signs/fake", logits.sign())
         loss = losses.generator_loss(logits)
@@ -150,7 +154,7 @@ class TrainingStep:
         """Steps in w change the image by a constant amount (Karras 2020, eq. 4), on a part of the batch."""
         n = max(len(batch.rows) // PL_BATCH_SHRINK, 1)
         ws = self.ws(batch, "Greg", n)
-        images = self.generate(ws)
+        images = self.state.G.synthesis(ws, update_emas=False)
         noise = seeding.randn(images.shape, device=self.device)
         lengths = losses.path_lengths(images, ws, noise)
         self.pl_lengths.append(lengths.detach().mean())
@@ -167,14 +171,14 @@ class TrainingStep:
         """D tells generated images from real ones. The running means of G are kept here."""
         with torch.no_grad():
             ws = self.ws(batch, "Dmain", update_emas=batch.is_first)
-            images = self.generate(ws, update_emas=batch.is_first)
-        fake_logits = self.run_D(images, batch.labels["Dmain"])
+            images = self.synthesis(ws, update_emas=batch.is_first)
+        fake_logits = self.D(self.augmented(images), batch.labels["Dmain"])
         training_stats.report("Loss/scores/fake", fake_logits)
         training_stats.report("Loss/signs/fake", fake_logits.sign())
         fake_loss = losses.discriminator_fake_loss(fake_logits)
         fake_loss.mean().mul(gain).backward()
 
-        real_logits = self.run_D(batch.real_images, batch.real_labels)
+        real_logits = self.D(self.augmented(batch.real_images), batch.real_labels)
         training_stats.report("Loss/scores/real", real_logits)
         training_stats.report(SIGN_OF_REALS, real_logits.sign())
         real_loss = losses.discriminator_real_loss(real_logits)
@@ -184,7 +188,8 @@ class TrainingStep:
     def discriminator_r1(self, batch: Batch, gain: float) -> None:
         """D is flat around the real images (Mescheder 2018)."""
         images = batch.real_images.detach().requires_grad_(True)
-        penalty = losses.r1_penalty(self.run_D(images, batch.real_labels), images)
+        logits = self.state.D(self.augmented(images), batch.real_labels)
+        penalty = losses.r1_penalty(logits, images)
         training_stats.report("Loss/r1_penalty", penalty)
         loss = penalty * (self.config.r1_gamma / 2)
         training_stats.report("Loss/D/reg", loss)
@@ -206,17 +211,14 @@ class TrainingStep:
             ws = torch.where(keeps_own.unsqueeze(2), ws, G.mapping(other_z, c))
         return ws
 
-    def generate(self, ws: torch.Tensor, update_emas: bool = False) -> torch.Tensor:
-        return self.state.G.synthesis(ws, update_emas=update_emas)
-
-    def run_D(self, images: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        """Logits `[n, 1]` of augmented images."""
+    def augmented(self, images: torch.Tensor) -> torch.Tensor:
+        """What D sees of images."""
         sigma = self.blur_sigma()
         if sigma > 0:
             images = blur(images, sigma)
         if self.state.augment_pipe is not None:
             images = self.state.augment_pipe(images)
-        return self.state.D(images, c)
+        return images
 
     def blur_sigma(self) -> float:
         """Standard deviation of the blur in pixels, fading linearly (Karras 2021, app. G)."""
@@ -279,6 +281,15 @@ class TrainingStep:
         overconfidence = np.sign(self.ada_stats[SIGN_OF_REALS] - target)
         step = self.config.batch_size * ADA_INTERVAL / (self.config.ada_kimg * 1000)
         pipe.p.copy_((pipe.p + float(overconfidence) * step).clamp(0, 1))
+
+
+def graphed(network: torch.nn.Module, backend: str = "cudagraphs") -> Callable[..., torch.Tensor]:
+    """The network as recorded CUDA graphs, forward and backward, so that small layers do not wait for their launches.
+
+    PyTorch records one for each combination of sizes and flags that it meets, at its first calls. Only first
+    derivatives can be taken.
+    """
+    return torch.compile(network, backend=backend, dynamic=False)
 
 
 def take_rows(draw: Draw, rows: seeding.Rows) -> Draw:

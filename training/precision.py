@@ -31,12 +31,15 @@ class MixedPrecision(torch.nn.Module):
     channels_last = False  # asked for by `fp16_channels_last`
     halved: Precision | None = None  # what a run decided for its layers that ask for half precision
     others: Precision | None = None  # and for those that do not
+    works_on_planes = False  # on a GPU, most of its time goes into kernels that want NCHW
 
     def precision(self, force_fp32: bool, device: torch.device) -> Precision:
         if force_fp32:
             return FLOAT32
         if self.halved is not None and self.others is not None:
-            return self.halved if self.use_fp16 else self.others
+            chosen = self.halved if self.use_fp16 else self.others
+            is_on_cpu = device.type == "cpu"
+            return chosen if is_on_cpu or not self.works_on_planes else Precision(chosen.dtype)
         if not self.use_fp16 or device.type != "cuda":
             return FLOAT32
         return Precision(torch.float16, torch.channels_last if self.channels_last else torch.contiguous_format)

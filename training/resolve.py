@@ -85,7 +85,9 @@ def resolve(options: TrainingOptions) -> Resolved:
         snapshot_ticks=options.snap,
         seed=options.seed,
         fp32=options.fp32,
-        cudnn_benchmark=not options.nobench,
+        cudnn_benchmark=not options.nobench and not options.deterministic,
+        cuda_graphs=options.cuda_graphs,
+        deterministic=options.deterministic,
         num_workers=options.workers,
     )
     summary = [
@@ -99,6 +101,7 @@ def resolve(options: TrainingOptions) -> Resolved:
         ("Device", device_line),
         ("Precision", plan_precision(torch.device(device), options.fp32).reason),
         ("Kernels", dispatch.describe(device)),
+        ("Launches", launches_line(options, device)),
         ("Start", resume_line),
         ("Length", length_line(config)),
     ]
@@ -139,6 +142,25 @@ def choose_device(options: TrainingOptions) -> tuple[str, str]:
     if device == "cpu":
         return device, f"cpu, {torch.get_num_threads()} threads ({why})"
     return device, f"{torch.cuda.get_device_name(0)} ({why})"
+
+
+def launches_line(options: TrainingOptions, device: str) -> str:
+    """How work reaches the device, and whether it is repeatable."""
+    if device == "cpu":
+        if options.cuda_graphs:
+            raise UserError("--cuda-graphs=1 needs a GPU, and this run is on the cpu: leave it out")
+        return "repeatable: the same seed gives the same numbers on this machine"
+    order = (
+        "repeatable (--deterministic=1)"
+        if options.deterministic
+        else "not repeatable to the bit (--deterministic=1 is)"
+    )
+    graphs = (
+        "main phases as CUDA graphs (--cuda-graphs=1)"
+        if options.cuda_graphs
+        else "kernel by kernel (see --cuda-graphs)"
+    )
+    return f"{graphs}, {order}"
 
 
 def choose_processes(options: TrainingOptions, device: str) -> int:

@@ -1,6 +1,7 @@
 """The training loop: load, then { step, report, draw, save } until done."""
 
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     """Train until the configuration's length, or Ctrl-C; True if the run was interrupted. On every rank."""
     say = distributed.print0
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    if config.deterministic:
+        add_in_one_order()
     is_writer = distributed.get_rank() == 0
     say("Loading data and source...")
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)
@@ -93,6 +96,12 @@ def saving_on_error(step: TrainingStep, loader: BatchLoader, save: Callable[[], 
             raise
 
     return take_step
+
+
+def add_in_one_order() -> None:
+    """Repeatable sums on a GPU. PyTorch warns where it has none, as in the gradient of ADA's geometric resampling."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def is_snapshot_tick(tick: int, interval: int | None) -> bool:

@@ -35,16 +35,31 @@ def images(*shape, dtype=torch.float32, layout=torch.contiguous_format):
     return torch.randn(shape, generator=gen).to(dtype).contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("padding", [[9, 8, 7, 10], [-3, 4, 2, -1]], ids=str)
+LAYERS = {
+    "t": (2, 2, F12, F12),
+    "radial": (2, 2, F12, F2D),
+    "t up 4": (4, 2, F24, F12),
+    "no up": (1, 2, None, F12),
+    "down 4": (2, 4, F4, F24),
+    "pointwise": (1, 1, None, None),
+}
+
+
 @pytest.mark.parametrize(
-    ("up", "down", "fu", "fd"),
-    [(2, 2, F12, F12), (4, 2, F24, F12), (2, 2, F12, F2D), (1, 2, None, F12), (2, 4, F4, F24), (1, 1, None, None)],
-    ids=["t", "t up 4", "radial", "no up", "down 4", "pointwise"],
+    ("layer", "padding", "dtype"),
+    [
+        *[(layer, [9, 8, 7, 10], torch.float32) for layer in LAYERS],
+        ("t", [-3, 4, 2, -1], torch.float32),
+        ("radial", [-3, 4, 2, -1], torch.float32),
+        ("t", [9, 8, 7, 10], torch.float16),
+        ("t", [9, 8, 7, 10], torch.bfloat16),
+    ],
+    ids=str,
 )
-def test_filtered_lrelu(emulated, up, down, fu, fd, padding, dtype):
+def test_filtered_lrelu(emulated, layer, padding, dtype):
     """Forward, and the derivative with what the forward pass noted; planes of more than one tile, and less than one."""
-    for shape in ((1, 2, 40, 45), (2, 3, 13, 17)) if dtype == torch.float32 else ((1, 2, 40, 45),):
+    up, down, fu, fd = LAYERS[layer]
+    for shape in ((1, 2, 40, 45), (2, 3, 13, 17)):
         x, b = images(*shape, dtype=dtype), images(shape[1], 1, 1, 1, dtype=dtype).flatten()
         forward = (fu, fd, b, up, down, padding, 1.4, 0.2, 3.0, False)
         y, notes = cuda_ops.filtered_lrelu(x, *forward, True)
@@ -72,7 +87,7 @@ def test_filtered_lrelu(emulated, up, down, fu, fd, padding, dtype):
     ("up", "down", "f", "gain"),
     [
         ([2, 2], [1, 1], torch.outer(F4, F4), 4.0), ([1, 1], [2, 2], torch.outer(F4, F4), 1.0), ([1, 1], [1, 1], F12, 1.0),
-        ([2, 2], [1, 1], F12, 4.0), ([2, 1], [1, 2], F2D[:5, :3], 0.5), ([3, 3], [2, 2], F12[:7], -1.0), 
+        ([2, 2], [1, 1], F12, 4.0), ([2, 1], [1, 2], F2D[:5, :3], 0.5), ([3, 3], [2, 2], F12[:7], -1.0),
         ([1, 1], [1, 1], None, 2.0),
     ],
 )  # fmt: skip
@@ -129,13 +144,14 @@ def test_tiles_fit_into_shared_memory():
 
 # NVRTC.
 
-STYLEGAN_LAYERS = {
-    "t": (cuda_ops.Half(F12, 2, (9, 9), False, 4.0), cuda_ops.Half(F12, 2, (0, 0), False, 1.0)),
-    "t up 4": (cuda_ops.Half(F24, 4, (-5, -5), False, 16.0), cuda_ops.Half(F12, 2, (0, 0), False, 1.0)),
-    "radial": (cuda_ops.Half(F12, 2, (9, 9), False, 4.0), cuda_ops.Half(F2D, 2, (0, 0), False, 1.0)),
-    "radial backward": (cuda_ops.Half(F2D, 2, (11, 11), True, 1.0), cuda_ops.Half(F12, 2, (2, 2), True, 1.0)),
-    "up 4 backward": (cuda_ops.Half(F12, 2, (11, 11), True, 1.0), cuda_ops.Half(F24, 4, (28, 28), True, 1.0)),
-}
+NOTE, DERIVATIVE = cuda_ops.ACTIVATE_AND_NOTE, cuda_ops.DERIVATIVE
+STYLEGAN_LAYERS = [
+    (NOTE, cuda_ops.Half(F12, 2, (9, 9), False, 4.0), cuda_ops.Half(F12, 2, (0, 0), False, 1.0)),
+    (NOTE, cuda_ops.Half(F24, 4, (-5, -5), False, 16.0), cuda_ops.Half(F12, 2, (0, 0), False, 1.0)),
+    (NOTE, cuda_ops.Half(F12, 2, (9, 9), False, 4.0), cuda_ops.Half(F2D, 2, (0, 0), False, 1.0)),
+    (DERIVATIVE, cuda_ops.Half(F2D, 2, (11, 11), True, 1.0), cuda_ops.Half(F12, 2, (2, 2), True, 1.0)),
+    (DERIVATIVE, cuda_ops.Half(F12, 2, (11, 11), True, 1.0), cuda_ops.Half(F24, 4, (28, 28), True, 1.0)),
+]
 
 
 @pytest.mark.parametrize("arch", ["sm_70", "sm_80", "sm_90", "sm_100"])
@@ -146,10 +162,9 @@ def test_every_kernel_compiles(arch):
         pytest.skip(f"NVRTC {version} no longer knows sm_70")
     for dtype in cuda_build.ELEMENTS:
         element = (("ELEMENT", cuda_build.ELEMENTS[dtype]),)
-        for up, down in STYLEGAN_LAYERS.values():
-            for mode in (cuda_ops.ACTIVATE, cuda_ops.ACTIVATE_AND_NOTE, cuda_ops.DERIVATIVE):
-                _, defines = cuda_ops.plan(dtype, up, down, (84, 84), mode)
-                assert cuda_build.run_nvrtc(cuda_build.source_text("resample"), defines, arch)
+        for mode, up, down in STYLEGAN_LAYERS:
+            _, defines = cuda_ops.plan(dtype, up, down, (84, 84), mode)
+            assert cuda_build.run_nvrtc(cuda_build.source_text("resample"), defines, arch)
         assert cuda_build.run_nvrtc(cuda_build.source_text("bias_act"), element, arch)
         factors = (
             ("UP_X", 2),
