@@ -6,11 +6,13 @@ users know and snapshots keep; what a run makes of it on its machine is decided 
 of which nobody decided computes as its arguments say: float16 on a GPU, float32 on a processor.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from torch_utils import distributed
 from torch_utils.ops.cpu_build import processor_flags
 
 MAX_ERROR = 0.05  # of images and logits against float32, relative, at the start of a run
@@ -90,10 +92,15 @@ def plan_precision(device: torch.device, fp32: bool) -> PrecisionPlan:
 def settle_precision(
     plan: PrecisionPlan, G: torch.nn.Module, D: torch.nn.Module, device: torch.device, batch: int
 ) -> PrecisionPlan:
-    """Apply the plan to the networks if their outputs stay within MAX_ERROR of those in float32, else float32."""
+    """Apply the plan to the networks if their outputs stay within MAX_ERROR of those in float32, else float32.
+
+    All ranks settle on the same; one whose hardware computes in float32 only decides for all.
+    """
+    if not all(distributed.gather_objects(plan.is_reduced)) and plan.is_reduced:
+        plan = full_precision("a process of this run has no faster arithmetic")
     plan.apply(G, D)
     if plan.is_reduced:
-        error = reduction_error(plan, G, D, device, batch)
+        error = max(distributed.gather_objects(reduction_error(plan, G, D, device, batch)), key=nan_last)
         if not error <= MAX_ERROR:
             reason = f"reduced precision is off by {error:.1%} on these weights, {MAX_ERROR:.0%} are allowed"
             plan = full_precision(reason)
@@ -119,6 +126,10 @@ def reduction_error(
     (images, logits), (reduced_images, reduced_logits) = outputs
     image_error = rms(reduced_images - images) / rms(images)
     return max(image_error, rms(reduced_logits - logits) / max(rms(logits), 1.0))
+
+
+def nan_last(error: float) -> float:
+    return math.inf if math.isnan(error) else error
 
 
 def rms(x: torch.Tensor) -> float:
