@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import ROOT, relative_error
+from tests.conftest import ROOT
 from torch_utils.ops import cpu_build, dispatch, kernels
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
@@ -48,7 +48,9 @@ def compare(op, x, b):
     assert len(actual) == len(expected)
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == x.dtype
-        assert relative_error(a, e) < TOLERANCES[x.dtype]
+        # A bias' gradient is a sum of random signs that may cancel: it is judged by the size that such a sum has.
+        scale = expected[1] if e.ndim == 1 else e
+        assert (a.double() - e).norm() <= TOLERANCES[x.dtype] * scale.norm()
 
 
 @st.composite
@@ -106,7 +108,7 @@ def test_bias_act(image, act, clamp, gain):
 )
 def test_upfirdn2d(image, f, up, down, padding, flip, gain):
     def op(x, b):
-        return upfirdn2d(x, f, up, down, padding, flip, gain) + b[:, None, None]
+        return upfirdn2d(x + b[:, None, None], f, up, down, padding, flip, gain)
 
     if is_possible(op, *image):
         compare(op, *image)
@@ -128,10 +130,8 @@ def test_filtered_lrelu(image, fu, fd, up, down, padding, clamp, slope, flip):
     def op(x, b):
         return filtered_lrelu(x, fu, fd, b, up, down, padding, 1.4, slope, clamp, flip)
 
-    x, b = image
-    if is_possible(op, x, b):
-        # In half precision a sample may be on the other side of a bend than in float64; in float32 hardly ever.
-        compare(op, x if x.dtype != torch.bfloat16 else x.float(), b if b.dtype != torch.bfloat16 else b.float())
+    if is_possible(op, *image):
+        compare(op, *image)
 
 
 def is_possible(op, x, b):
