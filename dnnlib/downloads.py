@@ -92,13 +92,19 @@ def open_url(
     return path if return_filename else _open_file(path)
 
 
+def cached_path(url: str) -> str | None:
+    """Where an earlier `open_url` keeps this address; None if it does not."""
+    path = make_cache_dir_path("downloads", _Request(url).file_name)
+    return path if os.path.isfile(path) else None
+
+
 @dataclass(frozen=True)
 class _Request:
     url: str
-    num_attempts: int
-    verbose: bool
-    sha256: str | None
-    max_bytes: int | None
+    num_attempts: int = 10
+    verbose: bool = True
+    sha256: str | None = None
+    max_bytes: int | None = None
 
     @property
     def shown(self) -> str:

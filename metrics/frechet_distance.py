@@ -10,9 +10,12 @@ too high on few samples: compare only numbers from equally many.
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
-from dnnlib.errors import UserError
+from metrics.features import as_features
+
+CHUNK = 4096  # samples converted to float64 at a time
 
 
 class Gaussian(NamedTuple):
@@ -23,24 +26,17 @@ class Gaussian(NamedTuple):
 
 
 def fit_gaussian(features: ArrayLike, name: str = "features") -> Gaussian:
-    """Mean and covariance (divided by N) of `[N, d]`, an array or a tensor on the CPU.
+    """Mean and covariance (divided by N) of `[N, d]`, an array or a tensor.
 
     name: what the features are of, for messages. Raises `UserError` on fewer than two samples and on NaN or infinity.
     """
-    x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"{name}: features must be [N, d], not {list(x.shape)}")
-    if len(x) < 2:
-        raise UserError(f"{name}: a covariance needs at least two samples, not {len(x)}; use more images")
-    num_bad = int((~np.isfinite(x).all(axis=1)).sum())
-    if num_bad > 0:
-        raise UserError(
-            f"{name}: {num_bad} of {len(x)} samples have features that are NaN or infinite; "
-            "the network that made them has diverged, use an earlier snapshot"
-        )
-    mean = x.mean(axis=0)
-    centred = x - mean
-    return Gaussian(mean, centred.T @ centred / len(x))
+    x = as_features(features, name)
+    mean = sum(chunk.double().sum(dim=0) for chunk in x.split(CHUNK)) / len(x)
+    covariance = x.new_zeros([x.shape[1], x.shape[1]], dtype=torch.float64)
+    for chunk in x.split(CHUNK):
+        centred = chunk.double() - mean
+        covariance.addmm_(centred.T, centred)
+    return Gaussian(mean.cpu().numpy(), (covariance / len(x)).cpu().numpy())
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -130,6 +130,19 @@ def gather_objects(obj: T) -> list[T]:
     return objects
 
 
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows that the ranks took in turn (`[rank::world_size]` of `[N, ...]`), together again on every rank."""
+    if not _is_joined():
+        return tensor
+    counts = gather_objects(len(tensor))
+    sent = torch.zeros([max(counts), *tensor.shape[1:]], dtype=tensor.dtype, device=_meeting_device(tensor.device))
+    sent[: len(tensor)] = tensor
+    received = [torch.empty_like(sent) for _ in counts]
+    dist.all_gather(received, sent)
+    rows = torch.stack(received, dim=1).flatten(0, 1)  # in turn; the shorter ranks end in a row too many
+    return rows[: sum(counts)].to(tensor.device)
+
+
 def broadcast_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Rank 0's values in a tensor of the same shape, dtype and device; for one process the tensor itself."""
     if not _is_joined():

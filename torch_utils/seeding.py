@@ -2,17 +2,19 @@
 
 Every random number of a training step is drawn from a stream seeded with (seed, images seen, what for). Inside
 `batch_rows`, `rand`, `randn` and `randint` draw for the whole batch, over all processes and gradient-accumulation
-rounds, and return this micro-batch's rows: the same images meet the same noise however the batch is divided.
-Outside of it they are torch's own functions on torch's own stream.
+rounds, and return this micro-batch's rows: the same images meet the same noise however the batch is divided. Inside
+`sample_rows` every sample has a stream of its own. Outside of both they are torch's own functions on torch's own stream.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+Sample = Callable[[tuple[int, ...], torch.Generator | None], torch.Tensor]  # shape, generator -> numbers
 
 
 def derive(*key: int | str) -> int:
@@ -49,25 +51,67 @@ class Rows:
 
 
 @dataclass
-class _Stream:
-    rows: Rows
+class _Generators:
+    """One generator per device for a key."""
+
     key: tuple[int | str, ...]
-    generators: dict[torch.device, torch.Generator]
+    by_device: dict[torch.device, torch.Generator] = field(default_factory=dict)
 
     def on(self, device: torch.device | str) -> torch.Generator:
         device = torch.device(device)
-        if device not in self.generators:
-            self.generators[device] = generator(*self.key, device=device)
-        return self.generators[device]
+        if device not in self.by_device:
+            self.by_device[device] = generator(*self.key, device=device)
+        return self.by_device[device]
 
 
-_current: ContextVar[_Stream | None] = ContextVar("batch_rows", default=None)
+@dataclass
+class _BatchStream:
+    """Numbers for the whole batch, of which these rows are taken."""
+
+    rows: Rows
+    generators: _Generators
+
+    def draw(self, shape: Sequence[int], device: torch.device | str, sample: Sample) -> torch.Tensor:
+        generator_here = self.generators.on(device)
+        if shape[0] == len(self.rows):
+            return self.rows.take(sample((self.rows.total, *shape[1:]), generator_here))
+        # A part of the micro-batch (path length uses half of it): the whole batch's part, divided the same way.
+        assert (shape[0] * self.rows.step) <= self.rows.total, "more samples than the micro-batch holds"
+        part = Rows(shape[0] * self.rows.step, self.rows.start, self.rows.step)
+        return part.take(sample((part.total, *shape[1:]), generator_here))
+
+
+@dataclass
+class _SampleStreams:
+    """A stream of its own for every sample."""
+
+    samples: list[_Generators]
+
+    def draw(self, shape: Sequence[int], device: torch.device | str, sample: Sample) -> torch.Tensor:
+        assert shape[0] == len(self.samples), "not one row per sample"
+        return torch.cat([sample((1, *shape[1:]), generators.on(device)) for generators in self.samples])
+
+
+_current: ContextVar[_BatchStream | _SampleStreams | None] = ContextVar("batch_rows", default=None)
 
 
 @contextlib.contextmanager
 def batch_rows(rows: Rows, *key: int | str) -> Iterator[None]:
     """Inside the block, random tensors whose first dimension is `len(rows)` come from the stream of `key`."""
-    token = _current.set(_Stream(rows, key, {}))
+    with _drawing_from(_BatchStream(rows, _Generators(key))):
+        yield
+
+
+@contextlib.contextmanager
+def sample_rows(keys: Sequence[tuple[int | str, ...]]) -> Iterator[None]:
+    """Inside the block, row i of a random tensor comes from the stream of `keys[i]`, whatever the other rows are."""
+    with _drawing_from(_SampleStreams([_Generators(key) for key in keys])):
+        yield
+
+
+@contextlib.contextmanager
+def _drawing_from(stream: _BatchStream | _SampleStreams) -> Iterator[None]:
+    token = _current.set(stream)
     try:
         yield
     finally:
@@ -89,13 +133,6 @@ def randint(high: int, shape: Sequence[int], device: torch.device | str = "cpu")
     return _draw(shape, device, lambda size, gen: torch.randint(high, size, generator=gen, device=device))
 
 
-def _draw(shape, device, sample):
+def _draw(shape: Sequence[int], device: torch.device | str, sample: Sample) -> torch.Tensor:
     stream = _current.get()
-    if stream is None:
-        return sample(tuple(shape), None)
-    if shape[0] == len(stream.rows):
-        return stream.rows.take(sample((stream.rows.total, *shape[1:]), stream.on(device)))
-    # A part of the micro-batch (path length uses half of it): the whole batch's part, divided the same way.
-    assert (shape[0] * stream.rows.step) <= stream.rows.total, "more samples than the micro-batch holds"
-    part = Rows(shape[0] * stream.rows.step, stream.rows.start, stream.rows.step)
-    return part.take(sample((part.total, *shape[1:]), stream.on(device)))
+    return sample(tuple(shape), None) if stream is None else stream.draw(shape, device, sample)

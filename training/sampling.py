@@ -134,12 +134,8 @@ class Sampler:
         """`[n, num_ws, w_dim]` -> images `[n, C, h, w]`; random noise is a function of the `seeds`."""
         if noise_mode != "random" or seeds is None:
             return self.generator.synthesis(ws, noise_mode=noise_mode)
-        images = []
-        for seed, row in zip(seeds, ws.split(1), strict=True):
-            # A batch would share one stream of noise, and a seed's noise would depend on its place in it.
-            with seeding.batch_rows(seeding.Rows(1), "sample-noise", seed):
-                images.append(self.generator.synthesis(row, noise_mode=noise_mode))
-        return torch.cat(images)
+        with seeding.sample_rows([("sample-noise", seed) for seed in seeds]):
+            return self.generator.synthesis(ws, noise_mode=noise_mode)
 
     def images(self, seeds: Sequence[int], look: Look) -> torch.Tensor:
         """Images `[n, C, h, w]` in [-1, 1]."""

@@ -1,0 +1,303 @@
+"""Networks that see images as the metrics do: Inception-v3, VGG16, and the embedded `tiny`.
+
+A detector takes uint8 images of any size and channel count. Gray is repeated, transparency is put on white.
+"""
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+
+from dnnlib.downloads import cached_path, open_url
+from dnnlib.errors import UserError
+from metrics import inception_v3, tiny_detector, vgg16
+
+NAMES = ("auto", "inception", "vgg16", "tiny")
+RESIZE_MODES = ("tf", "clean")
+
+
+@dataclass(frozen=True)
+class PublicWeights:
+    """Where a network's weights are published, and how their sha256 begins."""
+
+    url: str
+    sha256_start: str
+    megabytes: int
+
+
+PUBLIC = {
+    "inception": PublicWeights(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "6726825d",
+        95,
+    ),
+    "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af", 553),
+}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A network with all that decides its numbers."""
+
+    name: str
+    network: torch.nn.Module
+    weights_hash: str  # sha256, its first 16 digits
+    resize: str  # tf, clean; area for what has a way of its own
+    prepare: Callable[[torch.Tensor], torch.Tensor]  # uint8 `[N, C, H, W]` to what the network takes
+    num_features: int
+
+    @property
+    def key(self) -> str:
+        """What numbers of two detectors must share to be comparable."""
+        return f"{self.name}-{self.weights_hash}-{self.resize}"
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.network.state_dict().values())).device
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 `[N, C, H, W]` -> float32 `[N, num_features]`."""
+        return self.network(self.prepare(images.to(self.device))).float()
+
+    @torch.no_grad()
+    def probabilities(self, features: torch.Tensor) -> torch.Tensor:
+        """Features `[N, 2048]` -> probabilities of 1008 classes, without the output's bias as StyleGAN's IS has them."""
+        assert isinstance(self.network, inception_v3.InceptionV3)
+        return self.network.logits(features.to(self.device), bias=False).softmax(dim=1).cpu()
+
+
+def open_detector(
+    name: str = "auto",
+    weights: str | None = None,
+    resize: str = "tf",
+    device: torch.device | str = "cpu",
+    verbose: bool = False,
+) -> Detector:
+    """A detector by name, on a device, in eval mode.
+
+    `auto` is Inception where its weights are at hand (`weights`, or in the download cache), else `tiny`; it never
+    downloads. weights: a file or address; by default the published ones, downloaded once. resize: `tf`, bilinear as
+    StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises `UserError`.
+    """
+    if name not in NAMES:
+        raise UserError(f"--detector={name}: not known; choose from {', '.join(NAMES)}")
+    if resize not in RESIZE_MODES:
+        raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
+    if name == "auto":
+        name = choose(weights)
+    if name == "tiny":
+        if weights is not None:
+            raise UserError("--detector-weights: tiny has its own; leave it out, or add --detector=inception")
+        return open_tiny(device)
+    state, weights_hash = load_weights(name, weights, verbose)
+    network = BUILDERS[name](state)
+    size = {"inception": inception_v3.SIZE, "vgg16": vgg16.SIZE}[name]
+    shrink = resize_tf if resize == "tf" else resize_clean
+    normalise = normalise_inception if name == "inception" else normalise_vgg
+    return Detector(
+        name=name,
+        network=network.to(device).eval().requires_grad_(False),
+        weights_hash=weights_hash[:16],
+        resize=resize,
+        prepare=lambda images: normalise(shrink(to_rgb(images), size)),
+        num_features={"inception": inception_v3.NUM_FEATURES, "vgg16": vgg16.NUM_FEATURES}[name],
+    )
+
+
+def describe(detector: Detector) -> str:
+    """One line on what sees the images, and how to have the usual one instead."""
+    line = f"Detector: {detector.name} (weights {detector.weights_hash}, resize {detector.resize})"
+    if detector.name != "tiny":
+        return line
+    return (
+        f"{line}; its numbers are no FIDs. For Inception: --detector=inception downloads it "
+        f"({PUBLIC['inception'].megabytes} MB, once), --detector-weights=FILE reads it"
+    )
+
+
+def open_tiny(device: torch.device | str) -> Detector:
+    weights_hash = hashlib.sha256(tiny_detector.WEIGHTS.read_bytes()).hexdigest()
+    network = tiny_detector.TinyDetector.pretrained().to(device, memory_format=torch.channels_last)
+    return Detector("tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES)
+
+
+def choose(weights: str | None) -> str:
+    """Inception where that needs no download."""
+    return "inception" if weights is not None or cached_path(PUBLIC["inception"].url) is not None else "tiny"
+
+
+def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[str, torch.Tensor], str]:
+    """State dict and sha256 of the given weights, or of the published ones."""
+    public = PUBLIC[name]
+    source = public.url if weights is None else weights
+    try:
+        with open_url(source, verbose=verbose) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            if weights is None and not digest.startswith(public.sha256_start):
+                raise UserError(f"{source}: its sha256 begins with {digest[:8]}, not with {public.sha256_start}")
+            return read_state_dict(file, source), digest
+    except UserError as error:
+        if weights is not None:
+            raise UserError(f"--detector-weights: {error}") from error
+        raise UserError(
+            f"--detector={name}: no weights ({error}). Ways out: download {public.url} ({public.megabytes} MB) elsewhere and "
+            f"give it with --detector-weights=FILE; connect this machine once, the file is kept; or use --detector=tiny"
+        ) from error
+
+
+def read_state_dict(file: BinaryIO, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict or of a TorchScript archive; nothing else of the file is brought to life."""
+    try:
+        if is_torchscript(file):
+            return torch.jit.load(file, map_location="cpu").state_dict()
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{name}: is no file of weights that PyTorch reads safely; give a state dict (.pth)") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{name}: holds no state dict (names and tensors)")
+    return state
+
+
+def is_torchscript(file: BinaryIO) -> bool:
+    try:
+        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
+    finally:
+        file.seek(0)
+    return any(re.search(r"(^|/)constants\.pkl$", entry) for entry in names)
+
+
+def build_inception(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    network = inception_v3.InceptionV3()
+    if set(state) != set(network.state_dict()):
+        state = in_our_names(state, network.state_dict())
+    load(network, state, "Inception-v3")
+    return fused(network)
+
+
+def build_vgg16(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    network = vgg16.VGG16()
+    load(network, state, "VGG16")
+    return network
+
+
+BUILDERS: dict[str, Callable[[dict[str, torch.Tensor]], torch.nn.Module]] = {
+    "inception": build_inception,
+    "vgg16": build_vgg16,
+}
+
+
+def load(network: torch.nn.Module, state: dict[str, torch.Tensor], title: str) -> None:
+    """Every name consumed, none missing. Raises `UserError` with the first that differs."""
+    counters = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items() if name not in counters}
+    given = {name: tuple(value.shape) for name, value in state.items() if name not in counters}
+    for name in sorted(own.keys() | given.keys()):
+        if own.get(name) != given.get(name):
+            found = f"has shape {list(given[name])}" if name in given else "is missing"
+            wanted = f"must have shape {list(own[name])}" if name in own else "does not belong there"
+            raise UserError(f"these are no weights of {title}: {name} {found} and {wanted}")
+    network.load_state_dict(state, strict=False)
+
+
+def in_our_names(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inception's weights under the names of other translations of TensorFlow's graph.
+
+    The convolutions come in the same order everywhere, and each is followed by its normalisation: a shift (`beta`,
+    `bias`), a mean, a variance, and a scale where there is one.
+    """
+    result = {name: torch.ones_like(value) for name, value in own.items() if name.endswith("bn.weight")}
+    units = iter(name.removesuffix(".conv.weight") for name in own if name.endswith(".conv.weight"))
+    unit = ""
+    for name, value in state.items():
+        last = name.rsplit(".", 1)[-1]
+        if value.ndim == 4:
+            unit = next(units, "?")
+            result[f"{unit}.conv.weight"] = value
+        elif value.ndim == 2 or (last == "bias" and value.shape[0] == inception_v3.NUM_CLASSES):
+            result["fc.weight" if value.ndim == 2 else "fc.bias"] = value
+        elif value.ndim == 1:
+            own_name = {"beta": "bias", "bias": "bias", "mean": "running_mean", "running_mean": "running_mean"} | {
+                "var": "running_var", "running_var": "running_var", "gamma": "weight", "weight": "weight"
+            }  # fmt: skip
+            result[f"{unit}.bn.{own_name.get(last, last)}"] = value
+    return result
+
+
+def fused(network: inception_v3.InceptionV3) -> inception_v3.InceptionV3:
+    """The normalisations moved into the convolutions: the same function in half the passes over memory."""
+    for unit in network.modules():
+        if isinstance(unit, inception_v3.ConvUnit):
+            unit.conv = torch.nn.utils.fuse_conv_bn_eval(unit.conv.eval(), unit.bn.eval())
+            unit.bn = torch.nn.Identity()
+    return network.to(memory_format=torch.channels_last)
+
+
+def to_rgb(images: torch.Tensor) -> torch.Tensor:
+    """uint8 `[N, 1 | 3 | 4, H, W]` -> float32 `[N, 3, H, W]` in [0, 255]; transparency on white."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images must be uint8 [N, 1 | 3 | 4, H, W], not {images.dtype} {list(images.shape)}")
+    x = images.float()
+    if x.shape[1] == 4:
+        alpha = x[:, 3:] / 255
+        x = x[:, :3] * alpha + 255 * (1 - alpha)
+    return x.expand(-1, 3, -1, -1)
+
+
+def resize_tf(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear as TensorFlow 1 and StyleGAN do it: output pixel i looks at i * in / out, without antialiasing."""
+    for dim in (2, 3):
+        length = images.shape[dim]
+        if length != size:
+            position = torch.arange(size, device=images.device, dtype=torch.float64) * (length / size)
+            low = position.long()
+            high = (low + 1).clamp(max=length - 1)
+            share = (position - low).float().reshape([-1, 1] if dim == 2 else [-1])
+            images = torch.lerp(images.index_select(dim, low), images.index_select(dim, high), share)
+    return images
+
+
+def resize_clean(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bicubic with antialiasing, as Pillow does it on floating-point pixels (clean-fid)."""
+    if images.shape[2:] == (size, size):
+        return images
+    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+
+
+def normalise_inception(images: torch.Tensor) -> torch.Tensor:
+    return ((images - 128) / 128).contiguous(memory_format=torch.channels_last)
+
+
+def normalise_vgg(images: torch.Tensor) -> torch.Tensor:
+    mean, std = (images.new_tensor(values).reshape(1, 3, 1, 1) * 255 for values in (vgg16.MEAN, vgg16.STD))
+    return (images - mean) / std
+
+
+def prepare_tiny(images: torch.Tensor) -> torch.Tensor:
+    x = to_rgb(images)
+    if x.shape[2:] != (tiny_detector.SIZE, tiny_detector.SIZE):
+        x = torch.nn.functional.interpolate(x, (tiny_detector.SIZE,) * 2, mode="bilinear", antialias=True)
+    return (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def open_lpips(weights: str | None, lpips_weights: str, device: torch.device | str, verbose: bool = False) -> Detector:
+    """VGG16 with the five layers of LPIPS on top, for the perceptual path length. Raises `UserError`."""
+    state, weights_hash = load_weights("vgg16", weights, verbose)
+    network = vgg16.LPIPS(build_vgg16(state))
+    with open_url(lpips_weights, verbose=verbose) as file:
+        lins = read_state_dict(file, lpips_weights)
+    for index, parameter in enumerate(network.lins):
+        name = f"lin{index}.model.1.weight"
+        if name not in lins or lins[name].numel() != parameter.numel():
+            raise UserError(
+                f"{lpips_weights}: these are no weights of LPIPS for VGG16, {name} is missing or of another size"
+            )
+        parameter.data = lins[name].flatten().float()
+    network = network.to(device).eval().requires_grad_(False)
+    return Detector("lpips", network, weights_hash[:16], "none", lambda images: normalise_vgg(to_rgb(images)), 0)

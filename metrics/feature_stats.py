@@ -1,0 +1,212 @@
+"""From images to features: in batches, over processes, with a cache on disk and bounded memory.
+
+The metrics see images through `Images`, whatever they come from: a data set, a generator, a folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import dnnlib
+from dnnlib.errors import UserError
+from metrics.detectors import Detector
+from torch_utils import distributed, seeding
+
+BATCH = 64
+READ_AHEAD = 2  # batches that are decoded while the detector works
+SPILL_BYTES = 1 << 30  # features beyond this go to a memory-mapped file
+CACHE_VERSION = 1
+MAX_NAMED = 5  # corrupt files that a message names
+
+
+class Images(Protocol):
+    """What a metric asks of a set of images."""
+
+    name: str
+    key: str | None  # changes when the images do, wherever they lie; None: never cached
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        """For each index a uint8 image `[C, H, W]`, or what is wrong with it. Called from one thread at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of the images that could be read, in their order."""
+
+    features: torch.Tensor  # [N, d] float32, possibly mapped from a file
+    num_requested: int
+    skipped: list[str]  # what is wrong with the images left out
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def compute_features(
+    images: Images,
+    detector: Detector,
+    max_items: int | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    is_strict: bool = False,
+    is_verbose: bool = False,
+) -> FeatureSet:
+    """Features of the images, on every process, each of which does its share.
+
+    max_items: of more images a random subset, drawn by `seed`, is seen. Images that cannot be read are left out and
+    named; is_strict: they stop it. The result is kept in the cache, unless the images have no key. Raises `UserError`.
+    """
+    indices = choose_indices(len(images), max_items, seed)
+    path = None if images.key is None else cache_path(images, detector, indices)
+    # Rank 0 decides for all: a file may appear for one of them while the others look.
+    is_cached = distributed.broadcast_object(path is not None and path.with_suffix(".json").is_file())
+    if is_cached and path is not None:
+        result = read_cache(path)
+    else:
+        result = gather(images, detector, indices, batch_size, is_verbose)
+        if path is not None and distributed.get_rank() == 0:
+            write_cache(path, result)
+    report_skipped(images, result, is_strict)
+    return result
+
+
+def choose_indices(num: int, max_items: int | None, seed: int) -> np.ndarray:
+    """`[n]` in ascending order."""
+    if max_items is None or max_items >= num:
+        return np.arange(num)
+    order = torch.randperm(num, generator=seeding.generator("metric-subset", seed))
+    return np.sort(order[:max_items].numpy())
+
+
+def gather(images: Images, detector: Detector, indices: np.ndarray, batch_size: int, is_verbose: bool) -> FeatureSet:
+    """Every process computes each world_size-th image; all of them get the whole."""
+    own = indices[distributed.get_rank() :: distributed.get_world_size()]
+    rows = allocate(len(own), detector.num_features)
+    is_good = torch.zeros(len(own), dtype=torch.uint8)  # not every backend knows booleans
+    skipped, done = [], 0
+    is_shown = is_verbose and distributed.get_rank() == 0
+    with tqdm(
+        total=len(own), desc=f"{detector.name} of {images.name}", unit="img", leave=False, disable=not is_shown
+    ) as bar:
+        for batch in read_ahead(images, own, batch_size):
+            good = {done + offset: image for offset, image in enumerate(batch) if isinstance(image, torch.Tensor)}
+            skipped += [image for image in batch if isinstance(image, str)]
+            rows[list(good)] = by_shape(detector, list(good.values()))
+            is_good[list(good)] = 1
+            done += len(batch)
+            bar.update(len(batch))
+    rows, is_good = distributed.gather_rows(rows), distributed.gather_rows(is_good)
+    skipped = [message for messages in distributed.gather_objects(skipped) for message in messages]
+    return FeatureSet(rows if not skipped else rows[is_good.bool()], len(indices), skipped)
+
+
+def by_shape(detector: Detector, images: list[torch.Tensor]) -> torch.Tensor:
+    """`[n, d]` on the CPU; images of one shape go together."""
+    features = torch.empty([len(images), detector.num_features])
+    for shape in dict.fromkeys(image.shape for image in images):
+        places = [place for place, image in enumerate(images) if image.shape == shape]
+        features[places] = detector.features(torch.stack([images[place] for place in places])).cpu()
+    return features
+
+
+def read_ahead(images: Images, indices: np.ndarray, batch_size: int) -> Iterator[list[torch.Tensor | str]]:
+    """The images in batches, the next ones being read meanwhile."""
+    batches = [indices[first : first + batch_size].tolist() for first in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        pending = deque(pool.submit(images.read, batch) for batch in batches[:READ_AHEAD])
+        for number in range(len(batches)):
+            if number + READ_AHEAD < len(batches):
+                pending.append(pool.submit(images.read, batches[number + READ_AHEAD]))
+            yield pending.popleft().result()
+
+
+def allocate(num: int, dim: int) -> torch.Tensor:
+    """float32 `[num, dim]`, in a nameless file where the memory is not for it."""
+    if 4 * num * dim <= SPILL_BYTES:
+        return torch.empty([num, dim])
+    file = tempfile.TemporaryFile(dir=cache_folder(make=True))  # noqa: SIM115 (it lives as long as the mapping)
+    return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=(num, dim)))
+
+
+def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
+    """One line on images that could not be read. Raises `UserError` when strict, or when none is left."""
+    if not result.skipped:
+        return
+    named = "; ".join(result.skipped[:MAX_NAMED])
+    more = f"; and {len(result.skipped) - MAX_NAMED} more" if len(result.skipped) > MAX_NAMED else ""
+    message = f"{images.name}: {len(result.skipped)} of {result.num_requested} images cannot be read ({named}{more})"
+    if is_strict or len(result) == 0:
+        raise UserError(f"{message}; mend or remove them{', or leave --strict out' if len(result) > 0 else ''}")
+    distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)
+
+
+def cache_folder(make: bool = False) -> Path:
+    folder = Path(dnnlib.util.make_cache_dir_path("metrics"))
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def cache_path(images: Images, detector: Detector, indices: np.ndarray) -> Path:
+    """Named by what the features depend on: images, which of them, detector, its weights and its resizing."""
+    digest = hashlib.sha256(f"{CACHE_VERSION} {images.key} {detector.key}\n".encode())
+    digest.update(indices.astype(np.int64).tobytes())
+    return cache_folder() / f"{images.name}-{detector.name}-{digest.hexdigest()[:32]}.npy"
+
+
+def read_cache(path: Path) -> FeatureSet:
+    """Mapped from the file: pages are read as they are needed."""
+    try:
+        info = json.loads(path.with_suffix(".json").read_text())
+        features = torch.from_numpy(np.load(path, mmap_mode="c"))
+        if list(features.shape) != info["shape"]:
+            raise ValueError(f"{list(features.shape)} is not {info['shape']}")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: this entry of the cache is damaged ({error}); delete it") from error
+    return FeatureSet(features, info["num_requested"], info["skipped"])
+
+
+def write_cache(path: Path, result: FeatureSet) -> None:
+    """Features first, then the description that makes them count; each under a temporary name until it is whole."""
+    try:
+        cache_folder(make=True)
+        with replacing(path) as file:
+            np.save(file, result.features.numpy())
+        info = {"num_requested": result.num_requested, "skipped": result.skipped, "shape": list(result.features.shape)}
+        with replacing(path.with_suffix(".json")) as file:
+            file.write(json.dumps(info).encode())
+    except OSError as error:
+        place = error.filename or path
+        print(
+            f"Warning: {place}: features are not kept ({error.strerror}); DNNLIB_CACHE_DIR names another folder",
+            file=sys.stderr,
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is complete, and leaves nothing when it is not."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

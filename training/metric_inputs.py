@@ -1,0 +1,135 @@
+"""What the metrics look at: images in a zip or folder, and images that a snapshot makes."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UserError
+from metrics.feature_stats import Images
+from torch_utils import seeding
+from training.dataset import to_uint8
+from training.image_files import BadImage, open_files
+from training.sampling import Network, default_batch
+from training.snapshot import feed_of, is_snapshot, load_snapshot
+from training.source import Draw, ImageSource, LatentFeed, content_fingerprint
+
+NOISE = "noise"  # the name under which plain noise can be compared with data sets
+NOISE_IMAGES, NOISE_SIDE = 10_000, 32
+THREADS = 4
+
+
+class ImageSet:
+    """The images of a zip or folder as they are: mixed sizes, depths and channel counts are fine."""
+
+    def __init__(self, path: str | Path):
+        """Raises `UserError` where there are no images."""
+        self._files = open_files(path)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
+        self.name = Path(path).stem
+        self.key = content_fingerprint(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files.names)
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        return list(self._pool.map(self._read, indices))
+
+    def _read(self, index: int) -> torch.Tensor | str:
+        try:
+            pixels = self._files.decode(self._files.names[index])
+        except BadImage as error:
+            return f"{error.name}: {error.reason}"
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
+
+
+class NoiseImages:
+    """Pixels of Gaussian noise: what a plain generator starts from, seen as images."""
+
+    name = NOISE
+
+    def __init__(self, num_images: int = NOISE_IMAGES, side: int = NOISE_SIDE):
+        self.num_images, self.side = num_images, side
+        self.key = f"noise {num_images} {side}"
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        return [self._image(index) for index in indices]
+
+    def _image(self, index: int) -> torch.Tensor:
+        noise = torch.randn([3, self.side, self.side], generator=seeding.generator("metric-noise", index))
+        return to_uint8(noise / 2)  # hardly a pixel is clipped
+
+
+class GeneratedImages:
+    """Endless images of a generator: image i under a seed is the same whatever the batch, and whoever asks.
+
+    feed: the source that the generator was trained with. labels: float32 `[N, c_dim]` that conditional networks draw
+    from. count: how many images this stands for.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        feed: LatentFeed,
+        count: int,
+        seed: int = 0,
+        labels: torch.Tensor | None = None,
+        name: str = "generated",
+    ):
+        self.network, self.feed, self.count, self.seed, self.labels = network, feed, count, seed, labels
+        self.name = name
+        self.key = None
+        self.device = next(network.parameters()).device
+        self.batch = default_batch(network.img_resolution, self.device)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        images: list[torch.Tensor | str] = []
+        for first in range(0, len(indices), self.batch):
+            rows = indices[first : first + self.batch]
+            z, c = self.latents(rows)
+            with torch.no_grad(), seeding.sample_rows([("metric-pixels", self.seed, int(row)) for row in rows]):
+                images += list(to_uint8(self.network(z, c)).cpu())
+        return images
+
+    def latents(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """z `[n, z_dim]` and labels `[n, c_dim]` (None for unconditional networks) of images by number."""
+        draws, chosen = [], []
+        for index in indices:
+            gen = seeding.generator("metric-sample", self.seed, int(index))
+            draws.append(self.feed.draw(1, gen))
+            if self.labels is not None:
+                chosen.append(int(torch.randint(len(self.labels), [1], generator=gen)))
+        draw: Draw = {name: torch.cat([one[name] for one in draws]) for name in draws[0]}
+        with torch.no_grad():
+            z = self.feed.latents(draw)
+        return z, None if self.labels is None else self.labels[chosen].to(self.device)
+
+
+def open_images(path: str, count: int, device: torch.device | str = "cpu", seed: int = 0) -> Images:
+    """A zip or folder as it is, `count` images of a snapshot, or `noise`. Raises `UserError`."""
+    if path == NOISE and not Path(path).exists():
+        return NoiseImages(min(count, NOISE_IMAGES))
+    if is_snapshot(path):
+        return open_generated(path, count, device, seed)
+    return ImageSet(path)
+
+
+def open_generated(path: str, count: int, device: torch.device | str = "cpu", seed: int = 0) -> GeneratedImages:
+    """Images of a snapshot, fed by its own source; classes are drawn evenly. Raises `UserError`."""
+    contents = load_snapshot(path, verbose=True)
+    feed = feed_of(contents, device)
+    if isinstance(feed.source, ImageSource) and len(feed.source.images) == 0:
+        raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
+    network = contents["G_ema"].to(device).eval().requires_grad_(False)
+    labels = torch.eye(network.c_dim) if network.c_dim > 0 else None
+    return GeneratedImages(network, feed, count, seed, labels, name=Path(path).stem)
