@@ -20,11 +20,6 @@ python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200
 
 import contextlib
 import json
-import multiprocessing.connection
-import os
-import signal
-import sys
-import tempfile
 from typing import Any
 
 import click
@@ -34,13 +29,12 @@ import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
 from torch_utils import distributed, misc
+from torch_utils.launcher import INTERRUPTED, launch
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
 from training.resolve import resolve
 from training.training_loop import training_loop
-
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def auto_int(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -125,49 +119,7 @@ def main(dry_run: bool, **options: Any) -> int:
     if dry_run:
         distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
-    return launch(resolved.config)
-
-
-def launch(config: TrainingConfig) -> int:
-    """Train in this process (alone, or as one of torchrun's), or in processes of its own; the exit code."""
-    if distributed.is_launched() or config.num_gpus == 1:
-        return train_process(config, device=distributed.init(device=config.device))
-    context = torch.multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        meeting_point = os.path.join(folder, "meeting-point")
-        processes = [
-            context.Process(target=spawned_process, args=(rank, config, meeting_point), daemon=True)
-            for rank in range(config.num_gpus)
-        ]
-        for process in processes:
-            process.start()
-        # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return wait_for(processes)
-
-
-def wait_for(processes: list[Any]) -> int:
-    """Wait until all processes have ended; one that fails takes the others with it. The exit code of the run."""
-    while running := [process for process in processes if process.exitcode is None]:
-        multiprocessing.connection.wait([process.sentinel for process in running])
-        if any(process.exitcode not in (None, 0, INTERRUPTED) for process in processes):
-            for process in running:
-                process.terminate()
-    codes = [process.exitcode for process in processes]
-    failures = [code for code in codes if code > 0]  # negative: ended by a signal, such as ours
-    return failures[0] if failures else int(any(codes))
-
-
-def spawned_process(rank: int, config: TrainingConfig, meeting_point: str) -> None:
-    torch.set_num_threads(max(torch.get_num_threads() // config.num_gpus, 1))
-    try:
-        device = distributed.init(rank, config.num_gpus, meeting_point, device=config.device)
-        status = train_process(config, device)
-    except UserError as error:
-        dnnlib.cli.fail(f"Error: {dnnlib.cli.one_line(str(error))}")
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-    sys.exit(status)
+    return launch(train_process, resolved.config.num_gpus, resolved.config.device, resolved.config)
 
 
 def train_process(config: TrainingConfig, device: torch.device) -> int:

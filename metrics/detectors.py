@@ -38,6 +38,7 @@ PUBLIC = {
     ),
     "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af", 553),
 }
+LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,49 @@ class Detector:
         return self.network(self.prepare(images.to(self.device))).float()
 
     @torch.no_grad()
+    def vectors(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images `[n, 3, h, w]` in [0, 255] -> vectors whose squared distance is the LPIPS distance."""
+        assert isinstance(self.network, vgg16.LPIPS)
+        return self.network(normalise_vgg(images.to(self.device)))
+
+    @torch.no_grad()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
         """Features `[N, 2048]` -> probabilities of 1008 classes, without the output's bias as StyleGAN's IS has them."""
         assert isinstance(self.network, inception_v3.InceptionV3)
         return self.network.logits(features.to(self.device), bias=False).softmax(dim=1).cpu()
+
+
+class Detectors:
+    """The detector for each metric's usual one, opened when it is first asked for.
+
+    name: what `--detector` says; `auto` is the usual one where its weights are at hand, else `tiny`. The other
+    arguments are those of `open_detector` and `open_lpips`.
+    """
+
+    def __init__(
+        self,
+        name: str = "auto",
+        weights: str | None = None,
+        resize: str = "tf",
+        device: torch.device | str = "cpu",
+        lpips_weights: str = LPIPS_URL,
+        verbose: bool = False,
+    ):
+        self.name, self.weights, self.resize, self.device = name, weights, resize, device
+        self.lpips_weights, self.verbose = lpips_weights, verbose
+        self._open: dict[str, Detector] = {}
+
+    def __call__(self, usual: str) -> Detector:
+        name = usual if usual == "lpips" else choose(usual, self.weights) if self.name == "auto" else self.name
+        if name not in self._open:
+            self._open[name] = self._opened(name)
+        return self._open[name]
+
+    def _opened(self, name: str) -> Detector:
+        if name == "lpips":
+            return open_lpips(None, self.lpips_weights, self.device, self.verbose)
+        weights = self.weights if self.name != "auto" or name == "inception" else None
+        return open_detector(name, weights, self.resize, self.device, self.verbose)
 
 
 def open_detector(
@@ -90,7 +130,7 @@ def open_detector(
     if resize not in RESIZE_MODES:
         raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
     if name == "auto":
-        name = choose(weights)
+        name = choose("inception", weights)
     if name == "tiny":
         if weights is not None:
             raise UserError("--detector-weights: tiny has its own; leave it out, or add --detector=inception")
@@ -127,9 +167,10 @@ def open_tiny(device: torch.device | str) -> Detector:
     return Detector("tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES)
 
 
-def choose(weights: str | None) -> str:
-    """Inception where that needs no download."""
-    return "inception" if weights is not None or cached_path(PUBLIC["inception"].url) is not None else "tiny"
+def choose(usual: str, weights: str | None) -> str:
+    """The usual detector where that needs no download. Weights that somebody names are Inception's."""
+    is_given = weights is not None and usual == "inception"
+    return usual if is_given or cached_path(PUBLIC[usual].url) is not None else "tiny"
 
 
 def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[str, torch.Tensor], str]:
@@ -286,7 +327,9 @@ def prepare_tiny(images: torch.Tensor) -> torch.Tensor:
     return (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def open_lpips(weights: str | None, lpips_weights: str, device: torch.device | str, verbose: bool = False) -> Detector:
+def open_lpips(
+    weights: str | None, lpips_weights: str = LPIPS_URL, device: torch.device | str = "cpu", verbose: bool = False
+) -> Detector:
     """VGG16 with the five layers of LPIPS on top, for the perceptual path length. Raises `UserError`."""
     state, weights_hash = load_weights("vgg16", weights, verbose)
     network = vgg16.LPIPS(build_vgg16(state))

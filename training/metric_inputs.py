@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics.feature_stats import Images
 from torch_utils import seeding
-from training.dataset import to_uint8
+from training.dataset import ImageFolderDataset, to_uint8
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
 from training.snapshot import feed_of, is_snapshot, load_snapshot
@@ -76,18 +77,18 @@ class GeneratedImages:
 
     def __init__(
         self,
-        network: Network,
+        G: Network,
         feed: LatentFeed,
         count: int,
         seed: int = 0,
         labels: torch.Tensor | None = None,
-        name: str = "generated",
+        name: str = "generated images",
     ):
-        self.network, self.feed, self.count, self.seed, self.labels = network, feed, count, seed, labels
+        self.G, self.feed, self.count, self.seed, self.labels = G, feed, count, seed, labels
         self.name = name
         self.key = None
-        self.device = next(network.parameters()).device
-        self.batch = default_batch(network.img_resolution, self.device)
+        self.device = next(G.parameters()).device
+        self.batch = default_batch(G.img_resolution, self.device)
 
     def __len__(self) -> int:
         return self.count
@@ -98,8 +99,12 @@ class GeneratedImages:
             rows = indices[first : first + self.batch]
             z, c = self.latents(rows)
             with torch.no_grad(), seeding.sample_rows([("metric-pixels", self.seed, int(row)) for row in rows]):
-                images += list(to_uint8(self.network(z, c)).cpu())
+                images += list(to_uint8(self.G(z, c)).cpu())
         return images
+
+    def first(self, count: int) -> "GeneratedImages":
+        """The first `count` images."""
+        return GeneratedImages(self.G, self.feed, count, self.seed, self.labels, self.name)
 
     def latents(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """z `[n, z_dim]` and labels `[n, c_dim]` (None for unconditional networks) of images by number."""
@@ -115,21 +120,65 @@ class GeneratedImages:
         return z, None if self.labels is None else self.labels[chosen].to(self.device)
 
 
+class MirroredImages:
+    """A set, and behind it all its images mirrored left to right."""
+
+    def __init__(self, images: Images):
+        self.images = images
+        self.name, self.key = images.name, f"mirrored {images.key}"
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        found = self.images.read([index % len(self.images) for index in indices])
+        return [
+            image.flip(2) if index >= len(self.images) and isinstance(image, torch.Tensor) else image
+            for index, image in zip(indices, found, strict=True)
+        ]
+
+
 def open_images(path: str, count: int, device: torch.device | str = "cpu", seed: int = 0) -> Images:
     """A zip or folder as it is, `count` images of a snapshot, or `noise`. Raises `UserError`."""
     if path == NOISE and not Path(path).exists():
         return NoiseImages(min(count, NOISE_IMAGES))
     if is_snapshot(path):
-        return open_generated(path, count, device, seed)
+        return open_generated(load_snapshot(path, verbose=True), path, count, device, seed)
     return ImageSet(path)
 
 
-def open_generated(path: str, count: int, device: torch.device | str = "cpu", seed: int = 0) -> GeneratedImages:
-    """Images of a snapshot, fed by its own source; classes are drawn evenly. Raises `UserError`."""
-    contents = load_snapshot(path, verbose=True)
+def open_generated(
+    contents: dict[str, Any],
+    path: str,
+    count: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    labels: torch.Tensor | None = None,
+) -> GeneratedImages:
+    """Images of a snapshot's `G_ema`, fed by its own source.
+
+    labels: float32 `[N, c_dim]` that a conditional network draws from; without them classes are drawn evenly. Raises
+    `UserError`.
+    """
     feed = feed_of(contents, device)
     if isinstance(feed.source, ImageSource) and len(feed.source.images) == 0:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
-    network = contents["G_ema"].to(device).eval().requires_grad_(False)
-    labels = torch.eye(network.c_dim) if network.c_dim > 0 else None
-    return GeneratedImages(network, feed, count, seed, labels, name=Path(path).stem)
+    G = contents["G_ema"].to(device).eval().requires_grad_(False)
+    if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
+        labels = torch.eye(G.c_dim)
+    return GeneratedImages(G, feed, count, seed, labels if G.c_dim > 0 else None, name=Path(path).stem)
+
+
+def training_data(contents: dict[str, Any]) -> str | None:
+    """The path of what a snapshot was trained on, if it is known and still there."""
+    path = (contents.get("training_set_kwargs") or {}).get("path")
+    return path if path is not None and Path(path).exists() else None
+
+
+def training_labels(contents: dict[str, Any]) -> torch.Tensor | None:
+    """float32 `[N, c_dim]` of a conditional snapshot's training data, where these are still there."""
+    if contents["G_ema"].c_dim == 0 or training_data(contents) is None:
+        return None
+    kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
+    dataset = ImageFolderDataset(**kwargs)
+    return torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))

@@ -1,0 +1,142 @@
+"""Compute quality metrics of a trained network, or of images that something else made.
+
+\b
+# FID and density/coverage of a snapshot, against the data that it was trained on
+python calc_metrics.py --metrics=fid50k_full,dc50k5_full --network=network-snapshot-000200.pkl
+
+\b
+# A folder of images against a data set, with fewer images, antialiased resizing as in clean-fid
+python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip --resize=clean
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+
+import dnnlib.cli
+from dnnlib.errors import naming
+from metrics import metric_main
+from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
+from metrics.feature_stats import Images
+from torch_utils import distributed
+from torch_utils.launcher import launch
+from training.metric_inputs import (
+    GeneratedImages,
+    ImageSet,
+    MirroredImages,
+    open_generated,
+    training_data,
+    training_labels,
+)
+from training.sampling import choose_device
+from training.snapshot import is_snapshot, load_snapshot
+
+
+def metric_names(context: click.Context, param: click.Parameter, value: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    for name in names:
+        metric_main.find_metric(name)
+    return names
+
+
+@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.option(
+    "--network", help="Snapshot, or a zip or folder of images in its place", metavar="PKL|URL|DIR|ZIP", required=True
+)
+@click.option(
+    "--metrics", help="Names, with commas between them", metavar="NAME,…", callback=metric_names, default="fid50k_full"
+)
+@click.option("--data", help="Real images  [default: what the network was trained on]", metavar="ZIP|DIR")
+@click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
+@click.option(
+    "--detector",
+    help="What sees the images; auto: the metric's own if at hand, else tiny",
+    type=click.Choice(NAMES),
+    default="auto",
+)
+@click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
+@click.option(
+    "--lpips-weights", help="File or address of LPIPS' layers, for path lengths", metavar="PATH|URL", default=LPIPS_URL
+)
+@click.option("--resize", help="How images get to its size", type=click.Choice(RESIZE_MODES), default="tf")
+@click.option("--seed", help="What the generated images are drawn by", type=int, default=0)
+@click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
+@click.option("--strict", help="Stop at images that cannot be read", is_flag=True)
+@click.option(
+    "--json",
+    "json_path",
+    help="Also append the results to this file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+)
+@click.option("--gpus", help="Number of GPUs, of processes on a CPU", type=click.IntRange(min=1), default=1)
+@click.option("--verbose", help="Show progress", metavar="BOOL", type=bool, default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+def main(gpus: int, device: str, **options: Any) -> int:
+    return launch(work, gpus, choose_device(device).type, options)
+
+
+def work(options: dict[str, Any], device: torch.device) -> int:
+    """One process of the computation."""
+    opts = prepare(options, device)
+    for name in options["metrics"]:
+        result = metric_main.calc_metric(name, opts)
+        if distributed.get_rank() == 0:
+            for warning in result["warnings"]:
+                print(f"Warning: {warning}", file=sys.stderr)
+            line = metric_main.report_metric(result, snapshot_pkl=options["network"])
+            print(line, flush=True)
+            if options["json_path"] is not None:
+                with open(options["json_path"], "a") as file:
+                    file.write(line + "\n")
+    distributed.shutdown()
+    return 0
+
+
+def prepare(options: dict[str, Any], device: torch.device) -> metric_main.MetricOptions:
+    """Everything is opened and checked here, so that nothing fails in the middle of a long computation."""
+    is_verbose = options["verbose"] and sys.stderr.isatty()
+    with naming("--network"):
+        generated, sampler, data = open_network(options["network"], options["seed"], device)
+    data = data if options["data"] is None else options["data"]
+    with naming("--data"):
+        real = None if data is None else ImageSet(data)
+    opts = metric_main.MetricOptions(
+        detector=Detectors(
+            options["detector"],
+            options["detector_weights"],
+            options["resize"],
+            device,
+            options["lpips_weights"],
+            is_verbose,
+        ),
+        real=MirroredImages(real) if options["mirror"] and real is not None else real,
+        generated=generated,
+        sampler=sampler,
+        seed=options["seed"],
+        batch_size=options["batch"],
+        is_strict=options["strict"],
+        is_verbose=is_verbose,
+    )
+    for detector in metric_main.prepare(options["metrics"], opts):
+        distributed.print0(describe(detector), file=sys.stderr)
+    return opts
+
+
+def open_network(
+    path: str, seed: int, device: torch.device
+) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None]:
+    """So many images on demand, what looks inside (None for a folder or zip), and the data it was trained on."""
+    if not is_snapshot(path):
+        images = ImageSet(path)
+        return lambda count: images, None, None  # of more than count a random subset is taken
+    contents = load_snapshot(path, verbose=True)
+    endless = open_generated(contents, path, 0, device, seed, training_labels(contents))
+    return endless.first, endless, training_data(contents)
+
+
+if __name__ == "__main__":
+    dnnlib.cli.run(main)

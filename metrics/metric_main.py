@@ -1,0 +1,346 @@
+"""The metrics by name, as StyleGAN users know them, and what a result carries.
+
+A number that was not made with the metric's usual detector says so in its name: `fid50k_full[tiny]`.
+"""
+
+import difflib
+import json
+import math
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UserError
+from metrics.detectors import Detector
+from metrics.equivariance import equivariance
+from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features
+from metrics.frechet_distance import fit_gaussian, frechet_distance
+from metrics.inception_score import NUM_SPLITS, inception_score
+from metrics.kernel_inception_distance import kernel_inception_distance
+from metrics.perceptual_path_length import perceptual_path_length
+from metrics.precision_recall import density_coverage, precision_recall
+from metrics.signed_inception_distance import signed_inception_distance
+from torch_utils import distributed
+
+KILO = 1000
+FEW_FOR_FID = 2048
+
+
+@dataclass
+class MetricOptions:
+    """What metrics are computed on, and with. Features of the same images are computed once for all of them."""
+
+    detector: Callable[[str], Detector]
+    """The detector to use in place of a metric's usual one (`inception`, `vgg16`, `lpips`)."""
+    real: Images | None = None
+    """The data set; None for metrics that need none."""
+    generated: Callable[[int], Images] | None = None
+    """So many images of the generator (or those of a folder, at most)."""
+    sampler: Any = None
+    """A `Sampler` for metrics that look inside the generator: `G` and `latents(indices) -> (z, c)`; None for folders."""
+    seed: int = 0
+    batch_size: int = BATCH
+    is_strict: bool = False
+    is_verbose: bool = False
+    _known: dict[tuple, FeatureSet] = field(default_factory=dict)
+
+    def features_of_real(self, usual: str, max_items: int | None) -> tuple[FeatureSet, Detector]:
+        assert self.real is not None
+        return self._features(self.real, usual, ("real", max_items), max_items)
+
+    def features_of_generated(self, usual: str, count: int) -> tuple[FeatureSet, Detector]:
+        assert self.generated is not None
+        return self._features(self.generated(count), usual, ("generated", count), count)
+
+    def _features(self, images: Images, usual: str, what: tuple, max_items: int | None) -> tuple[FeatureSet, Detector]:
+        detector = self.detector(usual)
+        key = (*what, detector.key)
+        if key not in self._known:
+            self._known[key] = compute_features(
+                images, detector, max_items, self.seed, self.batch_size, self.is_strict, self.is_verbose
+            )
+        return self._known[key], detector
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a metric computes."""
+
+    results: dict[str, float]  # by what follows the metric's name; "" is the metric itself
+    detector: Detector | None = None
+    errors: dict[str, float] = field(default_factory=dict)  # standard errors, where they can be had
+    counts: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A name's meaning."""
+
+    compute: Callable[[MetricOptions], "Value | dict[str, float]"]
+    usual: str | None = "inception"  # the detector that the plain name stands for; None: it needs none
+    needs_real: bool = True  # compares with a data set
+    needs_network: bool = False  # looks inside the generator
+
+
+_registry: dict[str, Metric] = {}
+_families: list[tuple[re.Pattern, Callable[..., Metric]]] = []
+
+
+def register_metric(function: Callable[[MetricOptions], Any]) -> Callable[[MetricOptions], Any]:
+    """Decorator for a metric of your own: the function's name is the metric's, its dict the results."""
+    _registry[function.__name__] = Metric(function, usual=None)
+    return function
+
+
+def register_family(pattern: str, *names: str) -> Callable[[Callable[..., Metric]], Callable[..., Metric]]:
+    """Decorator: the decorated function makes the metrics whose names match, from the groups of the match.
+
+    names: those that users know, for lists.
+    """
+
+    def register(make: Callable[..., Metric]) -> Callable[..., Metric]:
+        compiled = re.compile(pattern)
+        _families.append((compiled, make))
+        _registry.update({name: make(**compiled.fullmatch(name).groupdict()) for name in names})
+        return make
+
+    return register
+
+
+def list_valid_metrics() -> list[str]:
+    """The names that users know; families of them go on with other sizes (`fid5k_full`)."""
+    return list(_registry)
+
+
+def is_valid_metric(name: str) -> bool:
+    return name in _registry or any(pattern.fullmatch(name) for pattern, _ in _families)
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a name. Raises `UserError` that lists the known ones and suggests the nearest."""
+    if name in _registry:
+        return _registry[name]
+    for pattern, make in _families:
+        match = pattern.fullmatch(name)
+        if match:
+            return make(**match.groupdict())
+    near = difflib.get_close_matches(name, list_valid_metrics(), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    known = ", ".join(list_valid_metrics())
+    raise UserError(f"--metrics: {name} is not known{hint}; choose from {known}, or other sizes such as fid5k_full")
+
+
+def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
+    """Check that the metrics can be computed, and open their detectors, before anything long begins.
+
+    On every process; rank 0 downloads. Raises `UserError`.
+    """
+    detectors = {}
+    for name in names:
+        metric = find_metric(name)
+        if metric.needs_real and opts.real is None:
+            raise UserError(f"--data is needed: {name} compares with real images")
+        if metric.needs_network and opts.sampler is None:
+            raise UserError(f"--metrics: {name} looks inside a generator; give a snapshot with --network, not images")
+        if metric.usual is not None:
+            with distributed.rank0_first():
+                detector = opts.detector(metric.usual)
+            detectors[detector.key] = detector
+    return list(detectors.values())
+
+
+def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
+    """Compute one metric, on every process; the result as plain data. Raises `UserError`."""
+    kind = find_metric(metric)
+    started = time.monotonic()
+    value = kind.compute(opts)
+    value = value if isinstance(value, Value) else Value(value)
+    tag = tag_of(value.detector, kind.usual)
+    seconds = time.monotonic() - started
+    return {
+        "metric": metric,
+        "results": {f"{metric}{suffix}{tag}": number for suffix, number in value.results.items()},
+        "standard_errors": {f"{metric}{suffix}{tag}": number for suffix, number in value.errors.items()},
+        "seed": opts.seed,
+        **value.counts,
+        "detector": None if value.detector is None else value.detector.name,
+        "detector_hash": None if value.detector is None else value.detector.weights_hash,
+        "resize": None if value.detector is None else value.detector.resize,
+        "warnings": value.warnings,
+        "num_gpus": distributed.get_world_size(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "total_time": seconds,
+    }
+
+
+def tag_of(detector: Detector | None, usual: str | None) -> str:
+    """What the name of a number must say: nothing where detector and resizing are the usual ones."""
+    if detector is None:
+        return ""
+    parts = [] if detector.name == usual else [detector.name]
+    parts += ["clean"] if detector.resize == "clean" else []
+    return f"[{'-'.join(parts)}]" if parts else ""
+
+
+def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None) -> str:
+    """One JSON line, also appended to `metric-<name>.jsonl` in the run's folder."""
+    line = json.dumps({**result, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
+    if run_dir is not None:
+        with open(f"{run_dir}/metric-{result['metric']}.jsonl", "a") as file:
+            file.write(line + "\n")
+    return line
+
+
+@register_family(r"fid(?P<size>\d+)k(?P<full>_full)?", "fid50k_full", "fid50k")
+def fid(size: str, full: str | None) -> Metric:
+    """Fréchet distance of N thousand generated images to the data set (`_full`), or to as many of its images."""
+    count = KILO * int(size)
+
+    def compute(opts: MetricOptions) -> Value:
+        real, detector = opts.features_of_real("inception", None if full else count)
+        gen, _ = opts.features_of_generated("inception", count)
+        distance = frechet_distance(fit_gaussian(real.features, "real images"), fit_gaussian(gen.features, "images"))
+        return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
+
+    return Metric(compute)
+
+
+@register_family(r"kid(?P<size>\d+)k(?P<full>_full)?", "kid50k_full", "kid50k")
+def kid(size: str, full: str | None) -> Metric:
+    count = KILO * int(size)
+
+    def compute(opts: MetricOptions) -> Value:
+        real, detector = opts.features_of_real("inception", None if full else count)
+        gen, _ = opts.features_of_generated("inception", count)
+        value, error = kernel_inception_distance(real.features, gen.features, seed=opts.seed)
+        errors = {} if error is None else {"": error}
+        return Value({"": value}, detector, errors, counts_of(real, gen))
+
+    return Metric(compute)
+
+
+@register_family(r"pr(?P<size>\d+)k(?P<nhood>\d+)(?P<full>_full)?", "pr50k3_full", "pr50k3")
+def pr(size: str, nhood: str, full: str | None) -> Metric:
+    """Precision and recall, in VGG16's features."""
+    count = KILO * int(size)
+
+    def compute(opts: MetricOptions) -> Value:
+        real, detector = opts.features_of_real("vgg16", None if full else count)
+        gen, _ = opts.features_of_generated("vgg16", count)
+        precision, recall = precision_recall(real.features, gen.features, int(nhood))
+        results = {"_precision": precision, "_recall": recall}
+        errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
+        return Value(results, detector, errors, counts_of(real, gen))
+
+    return Metric(compute, usual="vgg16")
+
+
+@register_family(r"dc(?P<size>\d+)k(?P<nhood>\d+)(?P<full>_full)?", "dc50k5_full")
+def dc(size: str, nhood: str, full: str | None) -> Metric:
+    """Density and coverage."""
+    count = KILO * int(size)
+
+    def compute(opts: MetricOptions) -> Value:
+        real, detector = opts.features_of_real("inception", None if full else count)
+        gen, _ = opts.features_of_generated("inception", count)
+        density, coverage = density_coverage(real.features, gen.features, int(nhood))
+        errors = {"_coverage": binomial_error(coverage, len(real))}
+        return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
+
+    return Metric(compute)
+
+
+@register_family(r"is(?P<size>\d+)k", "is50k")
+def inception(size: str) -> Metric:
+    """Inception score, mean and standard deviation over ten splits."""
+
+    def compute(opts: MetricOptions) -> Value:
+        gen, detector = opts.features_of_generated("inception", KILO * int(size))
+        if detector.name != "inception":
+            raise UserError(f"--metrics=is{size}k: {detector.name} knows no classes; add --detector=inception")
+        mean, std = inception_score(detector.probabilities(gen.features))
+        errors = {"_mean": std / math.sqrt(NUM_SPLITS)}
+        return Value({"_mean": mean, "_std": std}, detector, errors, {"num_gen": len(gen)})
+
+    return Metric(compute, needs_real=False)
+
+
+@register_family(r"(?P<kind>c?sid)(?P<size>\d+)k(?P<full>_full)?", "sid50k_full", "csid50k_full")
+def sid(kind: str, size: str, full: str | None) -> Metric:
+    """Signed inception distance of generated images (the source) to real ones (the target): summed, or the curve."""
+    count = KILO * int(size)
+
+    def compute(opts: MetricOptions) -> Value:
+        real, detector = opts.features_of_real("inception", None if full else count)
+        gen, _ = opts.features_of_generated("inception", count)
+        result = signed_inception_distance(gen.features, real.features, seed=opts.seed)
+        if kind == "csid":
+            return Value({"": result.csid}, detector, {"": result.csid_se}, counts_of(real, gen))
+        results = {f"_r{radius:g}": float(value) for radius, value in zip(result.radii, result.sid, strict=True)}
+        errors = {f"_r{radius:g}": float(error) for radius, error in zip(result.radii, result.se, strict=True)}
+        return Value(results, detector, errors, counts_of(real, gen))
+
+    return Metric(compute)
+
+
+def path_length(space: str, sampling: str, crop: bool) -> Metric:
+    def compute(opts: MetricOptions) -> Value:
+        assert opts.sampler is not None
+        detector = opts.detector("lpips")
+        result = perceptual_path_length(
+            opts.sampler.G,
+            opts.sampler.latents,
+            detector.vectors,
+            50 * KILO,
+            space,
+            sampling,
+            crop,
+            opts.seed,
+            progress="paths" if opts.is_verbose else None,
+        )
+        return Value({"": result.mean}, detector, {"": result.error}, {"num_kept": result.num_kept})
+
+    return Metric(compute, usual="lpips", needs_real=False, needs_network=True)
+
+
+def shift_or_turn(kind: str) -> Metric:
+    def compute(opts: MetricOptions) -> Value:
+        assert opts.sampler is not None
+        if not hasattr(opts.sampler.G.synthesis, "input") or not hasattr(opts.sampler.G.synthesis.input, "transform"):
+            raise UserError("--metrics: eqt and eqr need a StyleGAN3 network; this one is StyleGAN2")
+        progress = kind if opts.is_verbose else None
+        result = equivariance(opts.sampler.G, opts.sampler.latents, kind, 50 * KILO, opts.seed, progress=progress)
+        return Value({"": result.psnr}, errors={"": result.error})
+
+    return Metric(compute, usual=None, needs_real=False, needs_network=True)
+
+
+_registry["ppl2_wend"] = path_length("w", "end", crop=False)
+_registry["ppl_zfull"] = path_length("z", "full", crop=True)
+_registry["ppl_wfull"] = path_length("w", "full", crop=True)
+_registry["ppl_zend"] = path_length("z", "end", crop=True)
+_registry["eqt50k_int"] = shift_or_turn("eqt_int")
+_registry["eqt50k_frac"] = shift_or_turn("eqt_frac")
+_registry["eqr50k"] = shift_or_turn("eqr")
+
+
+def counts_of(real: FeatureSet, gen: FeatureSet) -> dict[str, int]:
+    return {"num_real": len(real), "num_gen": len(gen), "num_skipped": len(real.skipped) + len(gen.skipped)}
+
+
+def few_images(real: FeatureSet, gen: FeatureSet) -> list[str]:
+    few = [
+        f"{len(part)} {name} images" for part, name in ((real, "real"), (gen, "generated")) if len(part) < FEW_FOR_FID
+    ]
+    return [f"{' and '.join(few)}: under {FEW_FOR_FID} the FID reads too high; look at kid, too"] if few else []
+
+
+def binomial_error(share: float, num: int) -> float:
+    return math.sqrt(share * (1 - share) / num)

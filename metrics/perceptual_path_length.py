@@ -1,0 +1,115 @@
+"""Perceptual path length (Karras 2019, section 4.1; Karras 2020): how far images jump for a tiny step of the latent.
+
+    PPL = E[ LPIPS(G(z_t), G(z_{t + e})) / e^2 ],    e = 1e-4
+
+on a path between two random latents: a straight line in w, a great circle in z. Smaller is smoother.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from torch_utils import distributed, seeding
+
+EPSILON = 1e-4
+LARGEST_SIDE = 256  # what LPIPS looks at
+KEPT_PERCENT = (1, 99)  # distances beyond are left out of the mean
+Latents = Callable[[list[int]], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class PathLength(NamedTuple):
+    mean: float
+    error: float  # standard error of the mean
+    num_kept: int
+
+
+def perceptual_path_length(
+    G: Any,
+    latents: Latents,
+    distance_vectors: Callable[[torch.Tensor], torch.Tensor],
+    num_samples: int,
+    space: str = "w",
+    sampling: str = "end",
+    crop: bool = False,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: str | None = None,
+) -> PathLength:
+    """On every process, each of which does its share.
+
+    latents: numbers of samples -> `(z, c)`; sample i uses numbers 2i and 2i + 1. distance_vectors: float images
+    `[n, 3, h, w]` in [0, 255] -> vectors whose squared distance is the perceptual one. space: `z` or `w`. sampling:
+    `full` takes t from [0, 1], `end` takes 0. crop: only the middle of the face, as on FFHQ in the first paper.
+    """
+    assert space in ("z", "w")
+    assert sampling in ("full", "end")
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    own = range(rank, num_samples, world_size)
+    distances = []
+    is_shown = progress is not None and rank == 0
+    with tqdm(total=len(own), desc=progress, unit="path", leave=False, disable=not is_shown) as bar, torch.no_grad():
+        for first in range(0, len(own), batch_size):
+            samples = list(own[first : first + batch_size])
+            distances.append(distances_of(G, latents, distance_vectors, samples, space, sampling, crop, seed))
+            bar.update(len(samples))
+    everything = torch.cat(distances) if distances else torch.zeros(0)
+    return summary(distributed.gather_rows(everything).double().numpy())
+
+
+def distances_of(
+    G: Any,
+    latents: Latents,
+    distance_vectors: Callable[[torch.Tensor], torch.Tensor],
+    samples: list[int],
+    space: str,
+    sampling: str,
+    crop: bool,
+    seed: int,
+) -> torch.Tensor:
+    """`[n]` on the CPU."""
+    z0, c = latents([2 * sample for sample in samples])
+    z1, _ = latents([2 * sample + 1 for sample in samples])
+    t = torch.tensor([float(torch.rand([], generator=seeding.generator("ppl", seed, sample))) for sample in samples])
+    t = (t if sampling == "full" else torch.zeros_like(t)).to(z0.device)
+    if space == "w":
+        # Every row of ws is the same w, up to here; the step is taken in float64, which w is not known to.
+        w0, w1 = (G.mapping(z, c).double() for z in (z0, z1))
+        ws = [w0.lerp(w1, (t + step)[:, None, None].double()).float() for step in (0, EPSILON)]
+    else:
+        ws = [G.mapping(slerp(z0, z1, t[:, None] + step), c) for step in (0, EPSILON)]
+    images = G.synthesis(torch.cat(ws), noise_mode="const", force_fp32=True)
+    near, far = distance_vectors(for_lpips(images, crop)).chunk(2)
+    return (near - far).square().sum(dim=1).cpu() / EPSILON**2
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Along the great circle from `[n, d]` to `[n, d]`; unit vectors."""
+    a, b = (torch.nn.functional.normalize(x.double(), dim=1) for x in (a, b))
+    angle = t * (a * b).sum(dim=1, keepdim=True).clamp(-1, 1).acos()
+    side = torch.nn.functional.normalize(b - (a * b).sum(dim=1, keepdim=True) * a, dim=1)
+    return (a * angle.cos() + side * angle.sin()).float()
+
+
+def for_lpips(images: torch.Tensor, crop: bool) -> torch.Tensor:
+    """`[n, C, h, w]` in [-1, 1] -> `[n, 3, h, w]` in [0, 255], the middle of it, at most 256 pixels a side."""
+    if crop:
+        unit = images.shape[2] // 8
+        images = images[:, :, 3 * unit : 7 * unit, 2 * unit : 6 * unit]
+    factor = images.shape[2] // LARGEST_SIDE
+    if factor > 1:
+        images = torch.nn.functional.avg_pool2d(images, factor)
+    images = images[:, :3] if images.shape[1] > 3 else images
+    return (images.expand(-1, 3, -1, -1) + 1) * 127.5
+
+
+def summary(distances: np.ndarray) -> PathLength:
+    low, high = (
+        np.percentile(distances, percent, method=method)
+        for percent, method in zip(KEPT_PERCENT, ("lower", "higher"), strict=True)
+    )
+    kept = distances[(distances >= low) & (distances <= high)]
+    return PathLength(float(kept.mean()), float(kept.std(ddof=1) / math.sqrt(len(kept))), len(kept))

@@ -1,0 +1,62 @@
+"""Run a function in one process or in several that know each other, as a program's last act."""
+
+import multiprocessing.connection
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import dnnlib.cli
+from dnnlib.errors import UserError
+from torch_utils import distributed
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+Work = Callable[..., int]
+
+
+def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
+    """`work(*args, device)` in this process (alone, or as one of torchrun's), or in processes of its own; the exit code.
+
+    Each process gets its own device of the kind. `work` must be importable by name.
+    """
+    if distributed.is_launched() or num_processes == 1:
+        return work(*args, distributed.init(device=device))
+    context = torch.multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting_point = os.path.join(folder, "meeting-point")
+        processes = [
+            context.Process(target=_spawned, args=(rank, num_processes, meeting_point, work, device, args), daemon=True)
+            for rank in range(num_processes)
+        ]
+        for process in processes:
+            process.start()
+        # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return _wait_for(processes)
+
+
+def _wait_for(processes: list[Any]) -> int:
+    """Wait until all processes have ended; one that fails takes the others with it. The exit code of the run."""
+    while running := [process for process in processes if process.exitcode is None]:
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        if any(process.exitcode not in (None, 0, INTERRUPTED) for process in processes):
+            for process in running:
+                process.terminate()
+    codes = [process.exitcode for process in processes]
+    failures = [code for code in codes if code > 0]  # negative: ended by a signal, such as ours
+    return failures[0] if failures else int(any(codes))
+
+
+def _spawned(rank: int, num_processes: int, meeting_point: str, work: Work, device: str, args: tuple) -> None:
+    torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
+    try:
+        status = work(*args, distributed.init(rank, num_processes, meeting_point, device=device))
+    except UserError as error:
+        dnnlib.cli.fail(f"Error: {dnnlib.cli.one_line(str(error))}")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
