@@ -49,7 +49,7 @@ def bias_act(
     `x`: floating point, any shape. `b`: `[x.shape[dim]]`, the dtype of `x`, added along `dim`. `act`: a key of
     `ACTIVATIONS`. `alpha` is the negative slope of lrelu (the other activations ignore it); `alpha` and `gain` None are
     the activation's own. `clamp` bounds y to [-clamp, clamp]; the gradient outside is 0, None is no bound.
-    Raises ValueError or TypeError that names the argument.
+    Raises ValueError that names the argument.
     """
     _check_arguments(x, b, dim, act, clamp)
     spec = ACTIVATIONS[act]
@@ -90,7 +90,7 @@ def _check_arguments(x, b, dim, act, clamp):
     if act not in ACTIVATIONS:
         raise ValueError(f"act is {act!r}, not one of: {', '.join(ACTIVATIONS)}")
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise TypeError("x must be a floating point tensor")
+        raise ValueError("x must be a floating point tensor")
     check_clamp(clamp)
     check_bias(x, b, dim)
 
@@ -101,13 +101,13 @@ def check_clamp(clamp: float | None) -> None:
 
 
 def check_bias(x: torch.Tensor, b: torch.Tensor | None, dim: int) -> None:
-    """TypeError or ValueError for a bias that does not fit dimension `dim` of `x`."""
+    """ValueError for a bias that does not fit dimension `dim` of `x`."""
     if b is None:
         return
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim is {dim}, but x has {x.ndim} dimensions")
     if not isinstance(b, torch.Tensor) or b.dtype != x.dtype:
-        raise TypeError(f"b must be a tensor of the dtype of x, {x.dtype}")
+        raise ValueError(f"b must be a tensor of the dtype of x, {x.dtype}")
     if b.ndim != 1 or b.shape[0] != x.shape[dim]:
         raise ValueError(f"b has shape {list(b.shape)}, must be [{x.shape[dim]}] like dimension {dim} of x")
     if b.device != x.device:

@@ -36,7 +36,7 @@ def conv2d_resample(
     `setup_filter`, None is the identity. `padding`: zeros round the upsampled image, besides those that centre `f`, as
     in `upfirdn2d`. `flip_weight` False reverses the kernel (a convolution), True correlates as F.conv2d does.
     Returns `[N, Cout, (H * up + top + bottom - kh + 1) // down, ...]`.
-    Raises ValueError or TypeError that names the argument.
+    Raises ValueError that names the argument.
     """
     up, down = one_factor("up", up), one_factor("down", down)
     _check_weight(x, w, groups)
@@ -102,9 +102,9 @@ def _total_padding(padding, f, up, down):
 
 def _check_weight(x, w, groups):
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise TypeError("x must be a floating point tensor")
+        raise ValueError("x must be a floating point tensor")
     if not isinstance(w, torch.Tensor) or w.dtype != x.dtype:
-        raise TypeError(f"w must be a tensor of the dtype of x, {x.dtype}")
+        raise ValueError(f"w must be a tensor of the dtype of x, {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
     if groups < 1 or w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups != 0:

@@ -38,7 +38,7 @@ def filtered_lrelu(
     `up`, `down`: integers (the same along both axes). `padding`: round the upsampled image, before `fu`, as in
     `upfirdn2d`. `slope`: of the leaky ReLU below zero. `clamp`: bound on the magnitude after the gain, None for none.
     Returns `[N, C, (H * up + top + bottom - (fu_height - 1) - fd_height) // down + 1, ...]` (Karras 2021, sec. 3.2).
-    Raises ValueError or TypeError that names the argument.
+    Raises ValueError that names the argument.
     """
     up, down, padding = one_factor("up", up), one_factor("down", down), parse_padding(padding)
     gain, slope = finite("gain", gain), finite("slope", slope)

@@ -61,7 +61,7 @@ def upfirdn2d(
     [x, y] or [left, right, top, bottom], negative to crop. The filter is convolved with the image, correlated with
     `flip_filter`; only positions where all of it lies on the padded image count. `gain` scales the result.
     Returns `[N, C, (H * up + top + bottom - f_height) // down + 1, ...]` of the dtype of `x`.
-    Raises ValueError or TypeError that names the argument.
+    Raises ValueError that names the argument.
     """
     check_image(x)
     up, down, padding = parse_scaling("up", up), parse_scaling("down", down), parse_padding(padding)
@@ -263,11 +263,11 @@ def _output_size(spec, size, taps):
 
 
 def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
-    """(width, height) of a filter in taps; TypeError or ValueError for what is no filter."""
+    """(width, height) of a filter in taps; ValueError for what is no filter."""
     if f is None:
         return 1, 1
     if not isinstance(f, torch.Tensor) or f.dtype != torch.float32:
-        raise TypeError(f"{name} must be None or a float32 tensor (see setup_filter)")
+        raise ValueError(f"{name} must be None or a float32 tensor (see setup_filter)")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"{name} has shape {list(f.shape)}, must be [taps] or [height, width]")
     if f.requires_grad:
@@ -329,15 +329,15 @@ def add_padding(padding: int | Sequence[int], extra: Sequence[int]) -> tuple[int
 def _integers(name, value, lengths):
     values = [value] if isinstance(value, numbers.Number) else list(value)
     if not all(isinstance(v, numbers.Integral) for v in values):
-        raise TypeError(f"{name} is {value!r}, must hold integers")
+        raise ValueError(f"{name} is {value!r}, must hold integers")
     if len(values) not in lengths:
         raise ValueError(f"{name} is {value!r}, must hold {' or '.join(map(str, lengths))} integers")
     return [int(v) for v in values]
 
 
 def check_image(x: torch.Tensor) -> None:
-    """TypeError or ValueError for what is no batch of images."""
+    """ValueError for what is no batch of images."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise TypeError("x must be a floating point tensor")
+        raise ValueError("x must be a floating point tensor")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
