@@ -27,7 +27,7 @@ Defines = tuple[tuple[str, int], ...]
 
 
 def load() -> Readiness:
-    """Whether kernels can be compiled for the current GPU: the smallest is, to see."""
+    """Whether kernels can be compiled and launched on the current GPU: the smallest is, to see."""
     if not torch.cuda.is_available():
         return Readiness(False, "PyTorch sees no GPU")
     capability = torch.cuda.get_device_capability()
@@ -36,7 +36,7 @@ def load() -> Readiness:
         return Readiness(False, f"{name} is older than sm_{OLDEST[0]}{OLDEST[1]}", "Nothing can be installed for it.")
     major = (torch.version.cuda or "").split(".")[0]
     try:
-        kernel("bias_act", (("ELEMENT", 0),), torch.cuda.current_device())
+        try_launch()
     except ImportError as error:
         return Readiness(False, f"a package is missing ({error})", f"pip install cuda-core 'cuda-bindings=={major}.*'")
     except Exception as error:  # whatever driver, NVRTC and cuda-core have to say; training goes on without them
@@ -47,6 +47,16 @@ def load() -> Readiness:
             f"pip install -U cuda-core 'cuda-bindings=={major}.*' and a PyTorch that knows this GPU",
         )
     return Readiness(True, f"{name}, NVRTC {nvrtc_version()}, cached in {cache_root()}")
+
+
+def try_launch() -> None:
+    """2 * x by the smallest kernel. Raises RuntimeError if something else comes out."""
+    x = torch.arange(4.0, device="cuda")
+    y = torch.zeros_like(x)
+    sizes = [np.int64(x.numel()), np.int32(1), np.int64(1)]
+    launch("bias_act", (("ELEMENT", 0),), 1, x.device, [x, None, y, *sizes, *map(np.float32, (2, 2, np.inf))])
+    if not torch.equal(y, 2 * x):
+        raise RuntimeError("a kernel was launched and computed something else")
 
 
 def compile_kernel(source: str, defines: Defines, arch: str) -> bytes:
