@@ -7,7 +7,7 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from metrics import inception_v3, tiny_detector, vgg16
 
 NAMES = ("auto", "inception", "vgg16", "tiny")
 RESIZE_MODES = ("tf", "clean")
+BATCH = 256  # images at a time, of those that lie in memory
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ class Detector:
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[N, C, H, W]` -> float32 `[N, num_features]`."""
         return self.network(self.prepare(images.to(self.device))).float()
+
+    def features_of(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """uint8 images `[C, H, W]` of any sizes -> float32 `[n, num_features]` on the CPU; one shape goes together."""
+        features = torch.empty([len(images), self.num_features])
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = torch.tensor([place for place, image in enumerate(images) if image.shape == shape])
+            for part in places.split(BATCH):
+                features[part] = self.features(torch.stack([images[place] for place in part])).cpu()
+        return features
 
     @torch.no_grad()
     def vectors(self, images: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,10 @@ class Images(Protocol):
         ...
 
 
+class Stopped(Exception):
+    """Somebody asked to stop in the middle of a computation."""
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """Features of the images that could be read, in their order."""
@@ -65,11 +69,13 @@ def compute_features(
     batch_size: int = BATCH,
     is_strict: bool = False,
     is_verbose: bool = False,
+    keep_going: Callable[[], bool] | None = None,
 ) -> FeatureSet:
     """Features of the images, on every process, each of which does its share.
 
     max_items: of more images a random subset, drawn by `seed`, is seen. Images that cannot be read are left out and
-    named; is_strict: they stop it. The result is kept in the cache, unless the images have no key. Raises `UserError`.
+    named; is_strict: they stop it. keep_going: asked on all ranks before each batch; False raises `Stopped`. The result
+    is kept in the cache, unless the images have no key. Raises `UserError`.
     """
     indices = choose_indices(len(images), max_items, seed)
     path = None if images.key is None else cache_path(images, detector, indices)
@@ -78,7 +84,7 @@ def compute_features(
     if is_cached and path is not None:
         result = read_cache(path)
     else:
-        result = gather(images, detector, indices, batch_size, is_verbose)
+        result = gather(images, detector, indices, batch_size, is_verbose, keep_going)
         if path is not None and distributed.get_rank() == 0:
             write_cache(path, result)
     report_skipped(images, result, is_strict)
@@ -93,9 +99,17 @@ def choose_indices(num: int, max_items: int | None, seed: int) -> np.ndarray:
     return np.sort(order[:max_items].numpy())
 
 
-def gather(images: Images, detector: Detector, indices: np.ndarray, batch_size: int, is_verbose: bool) -> FeatureSet:
+def gather(
+    images: Images,
+    detector: Detector,
+    indices: np.ndarray,
+    batch_size: int,
+    is_verbose: bool,
+    keep_going: Callable[[], bool] | None,
+) -> FeatureSet:
     """Every process computes each world_size-th image; all of them get the whole."""
     own = indices[distributed.get_rank() :: distributed.get_world_size()]
+    num_batches = -(-len(indices) // (batch_size * distributed.get_world_size()))  # the same on every rank
     rows = allocate(len(own), detector.num_features)
     is_good = torch.zeros(len(own), dtype=torch.uint8)  # not every backend knows booleans
     skipped, done = [], 0
@@ -103,11 +117,14 @@ def gather(images: Images, detector: Detector, indices: np.ndarray, batch_size: 
     with tqdm(
         total=len(own), desc=f"{detector.name} of {images.name}", unit="img", leave=False, disable=not is_shown
     ) as bar:
-        for batch in read_ahead(images, own, batch_size):
+        for batch in read_ahead(images, own, batch_size, num_batches):
+            if keep_going is not None and not keep_going():
+                raise Stopped
             good = {done + offset: image for offset, image in enumerate(batch) if isinstance(image, torch.Tensor)}
             skipped += [image for image in batch if isinstance(image, str)]
-            rows[list(good)] = by_shape(detector, list(good.values()))
-            is_good[list(good)] = 1
+            if good:
+                rows[list(good)] = detector.features_of(list(good.values()))
+                is_good[list(good)] = 1
             done += len(batch)
             bar.update(len(batch))
     rows, is_good = distributed.gather_rows(rows), distributed.gather_rows(is_good)
@@ -115,18 +132,11 @@ def gather(images: Images, detector: Detector, indices: np.ndarray, batch_size: 
     return FeatureSet(rows if not skipped else rows[is_good.bool()], len(indices), skipped)
 
 
-def by_shape(detector: Detector, images: list[torch.Tensor]) -> torch.Tensor:
-    """`[n, d]` on the CPU; images of one shape go together."""
-    features = torch.empty([len(images), detector.num_features])
-    for shape in dict.fromkeys(image.shape for image in images):
-        places = [place for place, image in enumerate(images) if image.shape == shape]
-        features[places] = detector.features(torch.stack([images[place] for place in places])).cpu()
-    return features
-
-
-def read_ahead(images: Images, indices: np.ndarray, batch_size: int) -> Iterator[list[torch.Tensor | str]]:
-    """The images in batches, the next ones being read meanwhile."""
-    batches = [indices[first : first + batch_size].tolist() for first in range(0, len(indices), batch_size)]
+def read_ahead(
+    images: Images, indices: np.ndarray, batch_size: int, num_batches: int
+) -> Iterator[list[torch.Tensor | str]]:
+    """The images in so many batches (the last ones may be empty), the next ones being read meanwhile."""
+    batches = [indices[number * batch_size : (number + 1) * batch_size].tolist() for number in range(num_batches)]
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         pending = deque(pool.submit(images.read, batch) for batch in batches[:READ_AHEAD])
         for number in range(len(batches)):

@@ -48,7 +48,14 @@ class MetricOptions:
     batch_size: int = BATCH
     is_strict: bool = False
     is_verbose: bool = False
+    keep_going: Callable[[], bool] | None = None
+    """Asked now and then on all ranks; False ends the computation with `feature_stats.Stopped`."""
     _known: dict[tuple, FeatureSet] = field(default_factory=dict)
+
+    def use_generator(self, generated: Callable[[int], Images], sampler: Any) -> None:
+        """Go on with other generated images; features of the real ones are kept."""
+        self.generated, self.sampler = generated, sampler
+        self._known = {key: features for key, features in self._known.items() if key[0] == "real"}
 
     def features_of_real(self, usual: str, max_items: int | None) -> tuple[FeatureSet, Detector]:
         assert self.real is not None
@@ -63,7 +70,14 @@ class MetricOptions:
         key = (*what, detector.key)
         if key not in self._known:
             self._known[key] = compute_features(
-                images, detector, max_items, self.seed, self.batch_size, self.is_strict, self.is_verbose
+                images,
+                detector,
+                max_items,
+                self.seed,
+                self.batch_size,
+                self.is_strict,
+                self.is_verbose,
+                self.keep_going,
             )
         return self._known[key], detector
 
@@ -87,6 +101,9 @@ class Metric:
     usual: str | None = "inception"  # the detector that the plain name stands for; None: it needs none
     needs_real: bool = True  # compares with a data set
     needs_network: bool = False  # looks inside the generator
+    needs_classes: bool = False  # asks the detector what it sees
+    main: str = ""  # of several values the one that snapshots are compared by
+    better: str = "low"  # low, high, or near_zero
 
 
 _registry: dict[str, Metric] = {}
@@ -152,6 +169,10 @@ def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
         if metric.usual is not None:
             with distributed.rank0_first():
                 detector = opts.detector(metric.usual)
+            if metric.needs_classes and detector.name != "inception":
+                raise UserError(
+                    f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception"
+                )
             detectors[detector.key] = detector
     return list(detectors.values())
 
@@ -178,6 +199,14 @@ def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "total_time": seconds,
     }
+
+
+def score(result: dict[str, Any]) -> float:
+    """A number that is the lower the better, from the metric's main value."""
+    metric = find_metric(result["metric"])
+    start = result["metric"] + metric.main
+    value = next(value for name, value in result["results"].items() if name.startswith(start))
+    return {"low": value, "high": -value, "near_zero": abs(value)}[metric.better] if math.isfinite(value) else math.inf
 
 
 def tag_of(detector: Detector | None, usual: str | None) -> str:
@@ -239,7 +268,7 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
         errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, usual="vgg16")
+    return Metric(compute, usual="vgg16", main="_recall", better="high")
 
 
 @register_family(r"dc(?P<size>\d+)k(?P<nhood>\d+)(?P<full>_full)?", "dc50k5_full")
@@ -254,7 +283,7 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
 
-    return Metric(compute)
+    return Metric(compute, main="_coverage", better="high")
 
 
 @register_family(r"is(?P<size>\d+)k", "is50k")
@@ -263,13 +292,11 @@ def inception(size: str) -> Metric:
 
     def compute(opts: MetricOptions) -> Value:
         gen, detector = opts.features_of_generated("inception", KILO * int(size))
-        if detector.name != "inception":
-            raise UserError(f"--metrics=is{size}k: {detector.name} knows no classes; add --detector=inception")
         mean, std = inception_score(detector.probabilities(gen.features))
         errors = {"_mean": std / math.sqrt(NUM_SPLITS)}
         return Value({"_mean": mean, "_std": std}, detector, errors, {"num_gen": len(gen)})
 
-    return Metric(compute, needs_real=False)
+    return Metric(compute, needs_real=False, needs_classes=True, main="_mean", better="high")
 
 
 @register_family(r"(?P<kind>c?sid)(?P<size>\d+)k(?P<full>_full)?", "sid50k_full", "csid50k_full")
@@ -287,7 +314,7 @@ def sid(kind: str, size: str, full: str | None) -> Metric:
         errors = {f"_r{radius:g}": float(error) for radius, error in zip(result.radii, result.se, strict=True)}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute)
+    return Metric(compute, better="near_zero")
 
 
 def path_length(space: str, sampling: str, crop: bool) -> Metric:
@@ -319,7 +346,7 @@ def shift_or_turn(kind: str) -> Metric:
         result = equivariance(opts.sampler.G, opts.sampler.latents, kind, 50 * KILO, opts.seed, progress=progress)
         return Value({"": result.psnr}, errors={"": result.error})
 
-    return Metric(compute, usual=None, needs_real=False, needs_network=True)
+    return Metric(compute, usual=None, needs_real=False, needs_network=True, better="high")
 
 
 _registry["ppl2_wend"] = path_length("w", "end", crop=False)

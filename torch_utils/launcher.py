@@ -34,9 +34,15 @@ def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
         ]
         for process in processes:
             process.start()
-        # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
+        # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. SIGTERM is passed on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: _pass_on(processes))
         return _wait_for(processes)
+
+
+def _pass_on(processes: list[Any]) -> None:
+    for process in processes:
+        process.terminate()
 
 
 def _wait_for(processes: list[Any]) -> int:
@@ -45,7 +51,7 @@ def _wait_for(processes: list[Any]) -> int:
         multiprocessing.connection.wait([process.sentinel for process in running])
         if any(process.exitcode not in (None, 0, INTERRUPTED) for process in processes):
             for process in running:
-                process.terminate()
+                process.kill()  # it may be waiting for the one that is gone
     codes = [process.exitcode for process in processes]
     failures = [code for code in codes if code > 0]  # negative: ended by a signal, such as ours
     return failures[0] if failures else int(any(codes))

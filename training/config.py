@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
+from metrics import metric_main
 from training.augment import AUGPIPES
 
 
@@ -145,11 +146,8 @@ class TrainingOptions:
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
         )
-        if self.metrics:
-            raise UserError(
-                f"--metrics={','.join(self.metrics)}: this version computes no metrics during training; "
-                "use --metrics=none"
-            )
+        for name in self.metrics:
+            metric_main.find_metric(name)
 
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
@@ -230,6 +228,8 @@ class TrainingConfig:
     """Whether a GPU adds in the same order every time."""
     num_workers: int
     """Threads that decode images."""
+    metrics: tuple[str, ...] = ()
+    """Computed at every snapshot; by the first of them the best snapshot is chosen."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

@@ -71,8 +71,8 @@ class NoiseImages:
 class GeneratedImages:
     """Endless images of a generator: image i under a seed is the same whatever the batch, and whoever asks.
 
-    feed: the source that the generator was trained with. labels: float32 `[N, c_dim]` that conditional networks draw
-    from. count: how many images this stands for.
+    feed: the source that the generator was trained with, seen through its own encoder. labels: float32 `[N, c_dim]`
+    that conditional networks draw from. count: how many images this stands for.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class GeneratedImages:
                 chosen.append(int(torch.randint(len(self.labels), [1], generator=gen)))
         draw: Draw = {name: torch.cat([one[name] for one in draws]) for name in draws[0]}
         with torch.no_grad():
-            z = self.feed.latents(draw)
+            z = self.feed.latents(draw, self.G.mapping.encoder)
         return z, None if self.labels is None else self.labels[chosen].to(self.device)
 
 

@@ -48,22 +48,25 @@ def remove_unstarted(run_dir: Path) -> None:
 
 
 class StopSignal:
-    """Ctrl-C asks the run to stop after the step; a second one stops at once."""
+    """Ctrl-C or SIGTERM asks the run to stop after the step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.is_asked = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.is_asked:
+        if self.is_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.is_asked:
+            return
         self.is_asked = True
         distributed.print0("\nStopping after this step; a snapshot will be saved. Press Ctrl-C again to leave at once.")
 
@@ -94,7 +97,7 @@ class Progress:
             bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} kimg [{elapsed}<{remaining}{postfix}]",
         )
         self._jsonl = open(run_dir / STATS, "a", encoding="utf-8") if self.is_writer else None  # noqa: SIM115
-        self._events = self._open_events() if self.is_writer else None
+        self.events = self._open_events() if self.is_writer else None
 
     def _open_events(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
@@ -170,20 +173,20 @@ class Progress:
         tqdm.write(line) if self.has_bar else print(line, flush=True)
 
     def write_files(self, now: float) -> None:
-        assert self._jsonl is not None and self._events is not None
+        assert self._jsonl is not None and self.events is not None
         stats = {name: value for name, value in self.tick_stats.as_dict().items() if value["num"] > 0}
         self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._jsonl.flush()
         for name, value in stats.items():
-            self._events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
-        self._events.flush()
+            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
+        self.events.flush()
 
     def close(self) -> None:
         self._bar.close()
         if self._jsonl is not None:
             self._jsonl.close()
-        if self._events is not None:
-            self._events.close()
+        if self.events is not None:
+            self.events.close()
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -89,6 +89,7 @@ def resolve(options: TrainingOptions) -> Resolved:
         cuda_graphs=options.cuda_graphs,
         deterministic=options.deterministic,
         num_workers=options.workers,
+        metrics=options.metrics,
     )
     summary = [
         ("Stage", stage_line),
@@ -104,6 +105,7 @@ def resolve(options: TrainingOptions) -> Resolved:
         ("Launches", launches_line(options, device)),
         ("Start", resume_line),
         ("Length", length_line(config)),
+        ("Metrics", metrics_line(options)),
     ]
     return Resolved(config, summary)
 
@@ -364,3 +366,9 @@ def length_line(config: TrainingConfig) -> str:
     if config.snapshot_ticks is not None:
         often = f"a snapshot every {config.snapshot_ticks} ticks"
     return f"{config.total_kimg:g} kimg, a tick is {config.kimg_per_tick:g} kimg, {often}, seed {config.seed}"
+
+
+def metrics_line(options: TrainingOptions) -> str:
+    if not options.metrics:
+        return "none (--metrics=fid50k_full, …); diversity is watched and neighbors.png drawn all the same"
+    return f"{', '.join(options.metrics)} at every snapshot, {options.metrics[0]} chooses network-best.pkl"

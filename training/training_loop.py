@@ -14,6 +14,7 @@ from dnnlib.errors import UserError, naming
 from torch_utils import distributed, seeding
 from training.config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, default_cache_bytes, to_float
+from training.evaluation import DiversityWatch, Evaluation
 from training.grids import grid_size, save_grid, save_pairs
 from training.memory import choose_micro_batch
 from training.phases import TrainingStep
@@ -40,6 +41,9 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     labels = torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))  # [N, c_dim]
     step = TrainingStep(state, config, batch_gpu, labels)
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
+    stop = StopSignal()
+    evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
+    watch = DiversityWatch(config, state, labels) if is_writer else None
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
     if is_writer:
@@ -58,7 +62,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     progress = Progress(run_dir, state, config.total_kimg, device)
     take_step = saving_on_error(step, loader, lambda: is_writer and save_state(run_dir, config, state))
     poll_steps = 1 if device.type == "cpu" else GPU_POLL_STEPS
-    with loader, StopSignal() as stop:
+    with loader, stop:
         tick_end = state.cur_nimg + config.kimg_per_tick * 1000
         is_done = is_stopped = False
         while not is_done:
@@ -72,11 +76,18 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
 
             tick_end += config.kimg_per_tick * 1000
             state.cur_tick += 1
+            if watch is not None:
+                watch.tick(int(config.kimg_per_tick * 1000))
             progress.tick()
-            if is_writer and (is_done or is_snapshot_tick(state.cur_tick, config.snapshot_ticks)):
-                pictures.save(f"{state.cur_nimg // 1000:06d}")
-                path = save_state(run_dir, config, state)
-                say(f"Saved {path}")
+            if is_done or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
+                path = None
+                if watch is not None:
+                    path = save_state(run_dir, config, state)
+                    say(f"Saved {path}")
+                    pictures.save(f"{state.cur_nimg // 1000:06d}")
+                    watch.save_neighbours(run_dir / "neighbors.png")
+                if not is_stopped:
+                    evaluation.run(path, progress.events)
     progress.close()
     say("Interrupted; the snapshot above holds the run so far." if is_stopped else "Done.")
     return is_stopped

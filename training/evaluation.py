@@ -1,0 +1,195 @@
+"""What a run is judged by while it goes on: metrics at snapshots, the best snapshot, a watch over diversity, neighbours."""
+
+import math
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from metrics import metric_main
+from metrics.detectors import Detectors, describe, open_detector
+from metrics.feature_stats import Stopped
+from metrics.precision_recall import density_coverage
+from torch_utils import distributed, seeding, training_stats
+from training.config import TrainingConfig
+from training.dataset import to_float
+from training.encoders import resize
+from training.grids import tile, to_rgb
+from training.metric_inputs import GeneratedImages, ImageSet
+from training.state import TrainingState
+
+BEST = "network-best.pkl"
+WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
+FEWEST_WATCHED = 64
+NHOOD_SIZE = 5
+COLLAPSED_SHARE = 0.5  # of the best coverage so far: less than this is a warning
+NOTEWORTHY_COVERAGE = 0.1  # below, a run has not begun to cover anything that it could lose
+REFERENCE_IMAGES = 10_000  # of the training data, that samples are compared with
+NUM_NEIGHBOURS, NEIGHBOUR_ROWS = 6, 8
+
+
+class Evaluation:
+    """The metrics of `--metrics` at snapshots, and the link to the best. On every rank; rank 0 writes."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: TrainingConfig,
+        state: TrainingState,
+        labels: torch.Tensor,
+        keep_going: Callable[[], bool],
+    ):
+        """Opens what the metrics need, so that what is missing shows before training. Raises `UserError`.
+
+        labels: float32 `[N, c_dim]` of the training data. keep_going: asked now and then on all ranks, False ends an
+        evaluation.
+        """
+        self.run_dir, self.config, self.state, self.labels = run_dir, config, state, labels
+        self.is_writer = distributed.get_rank() == 0
+        self.history: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # kimg, value, standard error
+        self.best_score = math.inf
+        self.opts = metric_main.MetricOptions(
+            detector=Detectors(device=state.pl_mean.device, verbose=self.is_writer),
+            real=ImageSet(config.training_set_kwargs["path"]),
+            seed=config.seed,
+            is_verbose=self.is_writer and sys.stderr.isatty(),
+            keep_going=keep_going,
+        )
+        self.look_at_generator()
+        for detector in metric_main.prepare(config.metrics, self.opts):
+            distributed.print0(describe(detector))
+
+    def look_at_generator(self) -> None:
+        """At its present weights: features of earlier images are forgotten."""
+        samples = samples_of(self.state, self.labels, self.config.seed)
+        self.opts.use_generator(samples.first, samples)
+
+    def run(self, snapshot: Path | None, events: Any) -> None:
+        """All metrics of the state that `snapshot` holds. events: TensorBoard's writer; both None but on rank 0."""
+        kimg = self.state.cur_nimg / 1000
+        self.look_at_generator()
+        try:
+            results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
+        except Stopped:
+            distributed.print0("The evaluation was left out; the snapshot is saved.")
+            return
+        if not self.is_writer or snapshot is None:
+            return
+        for result in results:
+            self.record(result, snapshot, kimg, events)
+        if results:
+            draw_history(self.run_dir / "metrics.png", self.history)
+            self.link_best(results[0], snapshot)
+
+    def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
+        """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
+        metric_main.report_metric({**result, "kimg": kimg}, self.run_dir, snapshot.name)
+        for name, value in result["results"].items():
+            error = result["standard_errors"].get(name, 0.0)
+            self.history[name].append((kimg, value, error))
+            events.add_scalar(f"Metrics/{name}", value, global_step=round(kimg))
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in list(result["results"].items())[:4])
+        print(f"{shown} ({result['total_time']:.0f} s)", flush=True)
+        for warning in result["warnings"] if len(self.history[name]) == 1 else []:
+            print(f"Warning: {warning}", flush=True)
+
+    def link_best(self, result: dict[str, Any], snapshot: Path) -> None:
+        """`network-best.pkl` is the snapshot with the best value of the first metric so far."""
+        score = metric_main.score(result)
+        if score >= self.best_score:
+            return
+        self.best_score = score
+        link = self.run_dir / BEST
+        temporary = link.with_name(BEST + ".part")
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(snapshot.name)
+        except OSError:  # Windows without the right to make links
+            shutil.copyfile(snapshot, temporary)
+        os.replace(temporary, link)
+
+
+class DiversityWatch:
+    """Density and coverage of a few samples at every tick, in the features of `tiny`; on rank 0 only.
+
+    The numbers are for seeing a fall, not for comparing runs: a handful of samples covers a handful of images.
+    """
+
+    def __init__(self, config: TrainingConfig, state: TrainingState, labels: torch.Tensor):
+        self.config, self.state, self.labels = config, state, labels
+        self.detector = open_detector("tiny")
+        self.images = ImageSet(config.training_set_kwargs["path"])
+        self.best_coverage = 0.0
+        chosen = torch.randperm(len(self.images), generator=seeding.generator("watch", config.seed))
+        self.reference = chosen[:REFERENCE_IMAGES].sort().values.tolist()
+        found = [image for image in self.images.read(self.reference) if isinstance(image, torch.Tensor)]
+        self.reals = found
+        self.features = self.detector.features_of(found)
+
+    def tick(self, num_trained: int) -> None:
+        """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
+        num = min(max(num_trained // 16, FEWEST_WATCHED), WATCHED_SAMPLES)
+        samples = samples_of(self.state, self.labels, self.config.seed).read(range(num))
+        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
+        if len(self.features) <= NHOOD_SIZE or not bool(features.isfinite().all()):
+            return
+        # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
+        density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
+        training_stats.report0("Diversity/density", density)
+        training_stats.report0("Diversity/coverage", coverage)
+        best, self.best_coverage = self.best_coverage, max(self.best_coverage, coverage)
+        if best < NOTEWORTHY_COVERAGE or coverage >= COLLAPSED_SHARE * best:
+            return
+        print(
+            f"Warning: the samples cover {coverage:.0%} of the data where they covered {best:.0%} before: the generator may "
+            "be collapsing. An earlier snapshot with a larger --gamma, or --aug=ada, is the usual way out",
+            flush=True,
+        )
+
+    def save_neighbours(self, path: Path) -> None:
+        """Rows of a sample and the training images nearest to it: copies of the data would show."""
+        samples = [
+            sample for sample in samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS))
+        ]
+        distances = torch.cdist(self.detector.features_of(samples), self.features)
+        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.reals)), largest=False).indices.tolist()
+        height, width = samples[0].shape[1:]
+        cells = [
+            to_rgb(resize(to_float(image[None]), (height, width)))[0]
+            for sample, row in zip(samples, nearest, strict=True)
+            for image in [sample, *(self.reals[index] for index in row)]
+        ]
+        Image.fromarray(tile(np.stack(cells), 1 + len(nearest[0]))).save(path)
+
+
+def samples_of(state: TrainingState, labels: torch.Tensor, seed: int) -> GeneratedImages:
+    """Images of the averaged generator at its present weights."""
+    return GeneratedImages(state.G_ema, state.feed, 0, seed, labels if labels.shape[1] > 0 else None)
+
+
+def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]]) -> None:
+    """Every value against kimg, one panel each, with error bars of two standard errors."""
+    names = list(history)[:12]  # a curve of SID has a name for each radius
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), layout="constrained", squeeze=False)
+    for panel, name in zip(axes.flat, names, strict=False):
+        kimg, values, errors = np.array(history[name]).T
+        panel.errorbar(kimg, values, yerr=2 * errors, marker="o", markersize=3, capsize=2)
+        panel.set_title(name)
+        panel.set_xlabel("kimg")
+    for panel in axes.flat[len(names) :]:
+        panel.set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
