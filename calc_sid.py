@@ -80,9 +80,9 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
     if folder is not None:
         prepare_folder(folder, "--outdir")
     device = choose_device(options["device"])
+    images = open_all(target, sources, options["num_gen"], device, options["seed"])
     detector = open_detector(options["detector"], options["detector_weights"], options["resize"], device, verbose=True)
     print(describe(detector), file=sys.stderr)
-    images = open_all(target, sources, options["num_gen"], device, options["seed"])
     request = Request(
         order=int(options["order"]),
         probes=options["probes"],

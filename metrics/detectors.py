@@ -226,7 +226,7 @@ def is_torchscript(file: BinaryIO) -> bool:
 
 def build_inception(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     network = inception_v3.InceptionV3()
-    if set(state) != set(network.state_dict()):
+    if not set(state) & set(network.state_dict()):
         state = in_our_names(state, network.state_dict())
     load(network, state, "Inception-v3")
     return fused(network)

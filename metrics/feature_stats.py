@@ -186,7 +186,7 @@ def read_cache(path: Path) -> FeatureSet:
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         if list(features.shape) != info["shape"]:
             raise ValueError(f"{list(features.shape)} is not {info['shape']}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path}: this entry of the cache is damaged ({error}); delete it") from error
     return FeatureSet(features, info["num_requested"], info["skipped"])
 

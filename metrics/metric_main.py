@@ -29,6 +29,7 @@ from metrics.signed_inception_distance import signed_inception_distance
 from torch_utils import distributed
 
 KILO = 1000
+PATHS = EQUIVARIANCE_IMAGES = 50 * KILO
 FEW_FOR_FID = 2048
 
 
@@ -101,6 +102,7 @@ class Metric:
     usual: str | None = "inception"  # the detector that the plain name stands for; None: it needs none
     needs_real: bool = True  # compares with a data set
     needs_network: bool = False  # looks inside the generator
+    needs_movable_input: bool = False  # moves the generator's input, which only StyleGAN3 has
     needs_classes: bool = False  # asks the detector what it sees
     main: str = ""  # of several values the one that snapshots are compared by
     better: str = "low"  # low, high, or near_zero
@@ -166,6 +168,8 @@ def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
             raise UserError(f"--data is needed: {name} compares with real images")
         if metric.needs_network and opts.sampler is None:
             raise UserError(f"--metrics: {name} looks inside a generator; give a snapshot with --network, not images")
+        if metric.needs_movable_input and not hasattr(getattr(opts.sampler.G.synthesis, "input", None), "transform"):
+            raise UserError(f"--metrics: {name} needs a StyleGAN3 network; this one is StyleGAN2")
         if metric.usual is not None:
             with distributed.rank0_first():
                 detector = opts.detector(metric.usual)
@@ -325,7 +329,7 @@ def path_length(space: str, sampling: str, crop: bool) -> Metric:
             opts.sampler.G,
             opts.sampler.latents,
             detector.vectors,
-            50 * KILO,
+            PATHS,
             space,
             sampling,
             crop,
@@ -340,13 +344,13 @@ def path_length(space: str, sampling: str, crop: bool) -> Metric:
 def shift_or_turn(kind: str) -> Metric:
     def compute(opts: MetricOptions) -> Value:
         assert opts.sampler is not None
-        if not hasattr(opts.sampler.G.synthesis, "input") or not hasattr(opts.sampler.G.synthesis.input, "transform"):
-            raise UserError("--metrics: eqt and eqr need a StyleGAN3 network; this one is StyleGAN2")
         progress = kind if opts.is_verbose else None
-        result = equivariance(opts.sampler.G, opts.sampler.latents, kind, 50 * KILO, opts.seed, progress=progress)
+        result = equivariance(
+            opts.sampler.G, opts.sampler.latents, kind, EQUIVARIANCE_IMAGES, opts.seed, progress=progress
+        )
         return Value({"": result.psnr}, errors={"": result.error})
 
-    return Metric(compute, usual=None, needs_real=False, needs_network=True, better="high")
+    return Metric(compute, usual=None, needs_real=False, needs_network=True, needs_movable_input=True, better="high")
 
 
 _registry["ppl2_wend"] = path_length("w", "end", crop=False)

@@ -13,6 +13,14 @@ GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Features and downloads of the tests stay apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def golden_cases(name: str, op: str | None = None) -> list:
     """The cases of tests/golden/<name>.npz as pytest parameters; `.arrays(kind)` gives their tensors."""
     with np.load(GOLDEN / f"{name}.npz") as archive:

@@ -294,11 +294,22 @@ def test_a_broken_source_image_leaves_no_run_folder(tmp_path, folders):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_broken_image_among_those_looked_at_before_training_leaves_no_run_folder(tmp_path):
+    data = write_images(tmp_path / "data", size=(16, 16), count=80)
+    whole = (data / "007.png").read_bytes()
+    (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
+    status, _, err = run_inside("--cfg=stylegan2", *TINY, f"--data={data}", f"--outdir={tmp_path / 'runs'}")
+    assert status == 2
+    assert err.startswith("Error: --data") and "007.png" in err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
     data = write_images(tmp_path / "data", size=(16, 16), count=80)
     whole = (data / "007.png").read_bytes()
     (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
     monkeypatch.setattr("training.training_loop.grid_size", lambda *size: (2, 1))  # pictures at the start without it
+    monkeypatch.setattr("training.evaluation.REFERENCE_IMAGES", 3)  # and the watch over diversity, too
     outdir = tmp_path / "runs"
     status, _, err = run_inside(
         "--cfg=stylegan2", *TINY, "--kimg=0.1", f"--data={data}", f"--outdir={outdir}", "--workers=0"
@@ -308,6 +319,37 @@ def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
     assert "007.png" in err
     (run_dir,) = outdir.iterdir()
     assert load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"] > 0
+
+
+def test_metrics_at_snapshots(tmp_path, folders):
+    run_dir, _ = train(tmp_path, f"--data={folders['target']}", "--metrics=fid1k_full,kid1k_full,dc1k5", "--snap=1")
+    lines = [json.loads(line) for line in (run_dir / "metric-fid1k_full.jsonl").read_text().splitlines()]
+    assert [line["kimg"] for line in lines] == [0.016, 0.032]
+    assert all(line["results"]["fid1k_full[tiny]"] > 0 for line in lines)
+    best = min(lines, key=lambda line: line["results"]["fid1k_full[tiny]"])
+    assert os.path.realpath(run_dir / "network-best.pkl") == str((run_dir / best["snapshot_pkl"]).resolve())
+    assert load_snapshot(run_dir / "network-best.pkl")["G_ema"] is not None
+    assert Image.open(run_dir / "metrics.png").size[0] > 300
+    stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    assert 0 <= stats[-1]["Diversity/coverage"]["mean"] <= 1
+    assert Image.open(run_dir / "neighbors.png").size == (16 * 7, 16 * 8)
+
+
+def test_measuring_does_not_change_training(tmp_path, folders):
+    args = [f"--data={folders['target']}", "--fp32=1"]
+    plain, _ = train(tmp_path / "a", *args)
+    measured, _ = train(tmp_path / "b", *args, "--metrics=fid1k", "--snap=1")
+    a, b = (load_snapshot(snapshot_of(run_dir))["G_ema"].state_dict() for run_dir in (plain, measured))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_metrics_that_cannot_be_computed_are_refused_before_training(tmp_path, folders):
+    for metrics, message in (("fid1k_ful", "did you mean fid"), ("is1k", "needs classes")):
+        args = [f"--data={folders['target']}", f"--metrics={metrics}", f"--outdir={tmp_path / 'runs'}"]
+        status, _, err = run_inside("--cfg=stylegan2", *TINY, *args)
+        assert status == 2
+        assert message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
 
 
 def test_run_folders_of_runs_that_start_together(tmp_path):

@@ -228,7 +228,7 @@ class TrainingConfig:
     """Whether a GPU adds in the same order every time."""
     num_workers: int
     """Threads that decode images."""
-    metrics: tuple[str, ...] = ()
+    metrics: list[str] = field(default_factory=list)
     """Computed at every snapshot; by the first of them the best snapshot is chosen."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""

@@ -17,11 +17,12 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from dnnlib.errors import naming
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
-from metrics.feature_stats import Stopped
+from metrics.feature_stats import Stopped, choose_indices, compute_features
 from metrics.precision_recall import density_coverage
-from torch_utils import distributed, seeding, training_stats
+from torch_utils import distributed, training_stats
 from training.config import TrainingConfig
 from training.dataset import to_float
 from training.encoders import resize
@@ -34,7 +35,8 @@ WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth
 FEWEST_WATCHED = 64
 NHOOD_SIZE = 5
 COLLAPSED_SHARE = 0.5  # of the best coverage so far: less than this is a warning
-NOTEWORTHY_COVERAGE = 0.1  # below, a run has not begun to cover anything that it could lose
+NOTEWORTHY_COVERAGE = 0.3  # below, a run has not begun to cover anything that it could lose
+TICKS_TO_WARN = 2  # a fall must last so long: a few samples scatter
 REFERENCE_IMAGES = 10_000  # of the training data, that samples are compared with
 NUM_NEIGHBOURS, NEIGHBOUR_ROWS = 6, 8
 
@@ -75,8 +77,8 @@ class Evaluation:
         samples = samples_of(self.state, self.labels, self.config.seed)
         self.opts.use_generator(samples.first, samples)
 
-    def run(self, snapshot: Path | None, events: Any) -> None:
-        """All metrics of the state that `snapshot` holds. events: TensorBoard's writer; both None but on rank 0."""
+    def run(self, snapshot: Path, events: Any) -> None:
+        """All metrics of the state that `snapshot` holds. events: TensorBoard's writer, None but on rank 0."""
         kimg = self.state.cur_nimg / 1000
         self.look_at_generator()
         try:
@@ -84,7 +86,7 @@ class Evaluation:
         except Stopped:
             distributed.print0("The evaluation was left out; the snapshot is saved.")
             return
-        if not self.is_writer or snapshot is None:
+        if not self.is_writer:
             return
         for result in results:
             self.record(result, snapshot, kimg, events)
@@ -121,21 +123,21 @@ class Evaluation:
 
 
 class DiversityWatch:
-    """Density and coverage of a few samples at every tick, in the features of `tiny`; on rank 0 only.
+    """Density and coverage of a few samples at every tick, in the features of `tiny`.
 
     The numbers are for seeing a fall, not for comparing runs: a handful of samples covers a handful of images.
     """
 
     def __init__(self, config: TrainingConfig, state: TrainingState, labels: torch.Tensor):
+        """On every rank; the other methods on rank 0. Raises `UserError` where an image cannot be read."""
         self.config, self.state, self.labels = config, state, labels
         self.detector = open_detector("tiny")
         self.images = ImageSet(config.training_set_kwargs["path"])
-        self.best_coverage = 0.0
-        chosen = torch.randperm(len(self.images), generator=seeding.generator("watch", config.seed))
-        self.reference = chosen[:REFERENCE_IMAGES].sort().values.tolist()
-        found = [image for image in self.images.read(self.reference) if isinstance(image, torch.Tensor)]
-        self.reals = found
-        self.features = self.detector.features_of(found)
+        self.best_coverage, self.num_low = 0.0, 0
+        self.reference = choose_indices(len(self.images), REFERENCE_IMAGES, config.seed)
+        with naming("--data"):
+            reals = compute_features(self.images, self.detector, REFERENCE_IMAGES, config.seed, is_strict=True)
+        self.features = reals.features
 
     def tick(self, num_trained: int) -> None:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
@@ -148,29 +150,27 @@ class DiversityWatch:
         density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
         training_stats.report0("Diversity/density", density)
         training_stats.report0("Diversity/coverage", coverage)
-        best, self.best_coverage = self.best_coverage, max(self.best_coverage, coverage)
-        if best < NOTEWORTHY_COVERAGE or coverage >= COLLAPSED_SHARE * best:
-            return
-        print(
-            f"Warning: the samples cover {coverage:.0%} of the data where they covered {best:.0%} before: the generator may "
-            "be collapsing. An earlier snapshot with a larger --gamma, or --aug=ada, is the usual way out",
-            flush=True,
-        )
+        self.best_coverage = max(self.best_coverage, coverage)
+        is_low = self.best_coverage >= NOTEWORTHY_COVERAGE and coverage < COLLAPSED_SHARE * self.best_coverage
+        self.num_low = self.num_low + 1 if is_low else 0
+        if self.num_low == TICKS_TO_WARN:
+            print(
+                f"Warning: the samples cover {coverage:.0%} of the data where they covered {self.best_coverage:.0%} before: the "
+                "generator may be collapsing. An earlier snapshot with a larger --gamma, or --aug=ada, is the usual way out",
+                flush=True,
+            )
 
     def save_neighbours(self, path: Path) -> None:
         """Rows of a sample and the training images nearest to it: copies of the data would show."""
-        samples = [
-            sample for sample in samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS))
-        ]
+        samples = list(samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS)))
         distances = torch.cdist(self.detector.features_of(samples), self.features)
-        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.reals)), largest=False).indices.tolist()
-        height, width = samples[0].shape[1:]
-        cells = [
-            to_rgb(resize(to_float(image[None]), (height, width)))[0]
-            for sample, row in zip(samples, nearest, strict=True)
-            for image in [sample, *(self.reals[index] for index in row)]
-        ]
-        Image.fromarray(tile(np.stack(cells), 1 + len(nearest[0]))).save(path)
+        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
+        size = (samples[0].shape[1], samples[0].shape[2])
+        cells = []
+        for sample, row in zip(samples, nearest, strict=True):
+            for image in [sample, *self.images.read(self.reference[row].tolist())]:
+                cells.append(to_rgb(resize(to_float(image[None]), size))[0])
+        Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])).save(path)
 
 
 def samples_of(state: TrainingState, labels: torch.Tensor, seed: int) -> GeneratedImages:

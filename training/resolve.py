@@ -89,7 +89,7 @@ def resolve(options: TrainingOptions) -> Resolved:
         cuda_graphs=options.cuda_graphs,
         deterministic=options.deterministic,
         num_workers=options.workers,
-        metrics=options.metrics,
+        metrics=list(options.metrics),
     )
     summary = [
         ("Stage", stage_line),

@@ -43,7 +43,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
     evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
-    watch = DiversityWatch(config, state, labels) if is_writer else None
+    watch = DiversityWatch(config, state, labels)
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
     if is_writer:
@@ -76,18 +76,16 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
 
             tick_end += config.kimg_per_tick * 1000
             state.cur_tick += 1
-            if watch is not None:
+            if is_writer:
                 watch.tick(int(config.kimg_per_tick * 1000))
             progress.tick()
             if is_done or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
-                path = None
-                if watch is not None:
-                    path = save_state(run_dir, config, state)
-                    say(f"Saved {path}")
+                if is_writer:
                     pictures.save(f"{state.cur_nimg // 1000:06d}")
                     watch.save_neighbours(run_dir / "neighbors.png")
+                    say(f"Saved {save_state(run_dir, config, state)}")
                 if not is_stopped:
-                    evaluation.run(path, progress.events)
+                    evaluation.run(snapshot_path(run_dir, state), progress.events)
     progress.close()
     say("Interrupted; the snapshot above holds the run so far." if is_stopped else "Done.")
     return is_stopped
@@ -121,8 +119,12 @@ def is_snapshot_tick(tick: int, interval: int | None) -> bool:
     return tick % interval == 0
 
 
+def snapshot_path(run_dir: Path, state: TrainingState) -> Path:
+    return run_dir / f"network-snapshot-{state.cur_nimg // 1000:06d}.pkl"
+
+
 def save_state(run_dir: Path, config: TrainingConfig, state: TrainingState) -> Path:
-    path = run_dir / f"network-snapshot-{state.cur_nimg // 1000:06d}.pkl"
+    path = snapshot_path(run_dir, state)
     contents = {
         "G": state.G,
         "D": state.D,

@@ -121,7 +121,7 @@ def test_resume_changes_the_schedule(tmp_path, data):
         ({"source": "nowhere.zip"}, "--source: nowhere.zip: no such file"),
         ({"source_encoder": "flatten"}, "--source-encoder=flatten needs --source"),
         ({"source_noise": 0.2}, "--source-noise=0.2 needs --source"),
-        ({"metrics": ("fid50k_full",)}, "--metrics=fid50k_full"),
+        ({"metrics": ("fid50k_ful",)}, "did you mean fid50k_full"),
         ({"source": "SOURCE", "z_dim": 509}, "--z-dim=509"),
         ({"source": "SOURCE", "source_norm": "zca"}, "--source-norm=zca: choose from"),
         ({"source": "SOURCE", "source_encoder": "identity"}, "--source-encoder=identity"),

@@ -1,0 +1,116 @@
+"""The registry: names, what a result carries, what is refused before anything long begins."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.errors import UserError
+from metrics import metric_main
+from metrics.detectors import Detectors
+from metrics.metric_main import MetricOptions, calc_metric, find_metric, prepare, report_metric
+from tests.metrics.test_feature_stats import Pictures
+
+OFFICIAL = (
+    "fid50k_full kid50k_full pr50k3_full ppl2_wend eqt50k_int eqt50k_frac eqr50k fid50k kid50k pr50k3 is50k "
+    "ppl_zfull ppl_wfull ppl_zend"
+).split()
+
+
+def options(**kwargs) -> MetricOptions:
+    detectors = Detectors("tiny")
+    return MetricOptions(detector=detectors, real=Pictures(60), generated=Pictures, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "name", [*OFFICIAL, "sid50k_full", "csid50k_full", "dc50k5_full", "fid5k_full", "kid1k", "pr10k5"]
+)
+def test_names_that_users_know(name):
+    assert metric_main.is_valid_metric(name)
+    find_metric(name)
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(
+        UserError, match=r"fid50k_ful is not known \(did you mean fid50k_full\?\); choose from fid50k_full"
+    ):
+        find_metric("fid50k_ful")
+    assert not metric_main.is_valid_metric("fid")
+
+
+@pytest.mark.parametrize("name", ["fid1k_full", "kid1k", "pr1k3_full", "dc1k5_full", "csid1k_full", "sid1k_full"])
+def test_a_result_says_how_it_came_about(name):
+    result = calc_metric(name, options(seed=3))
+    assert all(key.startswith(name) and key.endswith("[tiny]") for key in result["results"])
+    assert all(np.isfinite(value) for value in result["results"].values())
+    assert (result["num_real"], result["num_gen"], result["seed"]) == (60, 1000, 3)
+    assert result["detector"] == "tiny" and len(result["detector_hash"]) == 16 and result["resize"] == "area"
+    assert result["total_time"] > 0 and "torch" in result["versions"]
+    again = calc_metric(name, options(seed=3))
+    assert again["results"] == result["results"]
+
+
+def test_few_images_are_a_warning():
+    assert "60 real images and 1000 generated images" in calc_metric("fid1k_full", options())["warnings"][0]
+
+
+def test_features_are_computed_once_for_all_metrics():
+    made = []
+
+    def generated(count):
+        made.append(Pictures(count))
+        return made[-1]
+
+    opts = MetricOptions(detector=Detectors("tiny"), real=Pictures(60), generated=generated)
+    calc_metric("fid1k_full", opts)
+    calc_metric("kid1k_full", opts)
+    assert len([pictures for pictures in made if pictures.num_read > 0]) == 1
+    opts.use_generator(generated, None)
+    calc_metric("fid1k_full", opts)
+    assert len([pictures for pictures in made if pictures.num_read > 0]) == 2
+
+
+def test_the_same_images_are_at_no_distance():
+    opts = MetricOptions(detector=Detectors("tiny"), real=Pictures(1000), generated=Pictures)
+    (fid,) = calc_metric("fid1k", opts)["results"].values()
+    (csid,) = calc_metric("csid1k", opts)["results"].values()
+    precision, recall = calc_metric("pr1k3", opts)["results"].values()
+    assert fid == pytest.approx(0, abs=1e-4) and csid == 0 and precision == recall == 1
+
+
+def test_a_report_is_a_line_of_json(tmp_path):
+    result = calc_metric("kid1k", options())
+    line = report_metric(result, tmp_path, "network-snapshot-000001.pkl")
+    assert (tmp_path / "metric-kid1k.jsonl").read_text() == line + "\n"
+    assert json.loads(line)["snapshot_pkl"] == "network-snapshot-000001.pkl"
+
+
+def test_a_metric_of_your_own():
+    @metric_main.register_metric
+    def brightness(opts):
+        return {"": float(torch.stack([image.float().mean() for image in opts.generated(10).read(range(10))]).mean())}
+
+    try:
+        assert calc_metric("brightness", options())["results"]["brightness"] == pytest.approx(127.5, abs=5)
+    finally:
+        del metric_main._registry["brightness"]
+
+
+def test_refused_before_anything_begins():
+    with pytest.raises(UserError, match="--data is needed: fid50k_full"):
+        prepare(["fid50k_full"], MetricOptions(detector=Detectors("tiny"), generated=Pictures))
+    with pytest.raises(UserError, match="ppl2_wend looks inside a generator"):
+        prepare(["ppl2_wend"], options())
+    with pytest.raises(UserError, match="is50k needs classes"):
+        prepare(["is50k"], options())
+
+
+def test_scores_are_the_lower_the_better():
+    def result(metric, **values):
+        return {"metric": metric, "results": {metric + name: value for name, value in values.items()}}
+
+    assert metric_main.score({"metric": "fid5k", "results": {"fid5k[tiny]": 3.0}}) == 3
+    assert metric_main.score({"metric": "csid5k", "results": {"csid5k": -2.0}}) == 2
+    assert metric_main.score(result("dc5k5", _density=0.1, _coverage=0.7)) == -0.7
+    assert metric_main.score({"metric": "fid5k", "results": {"fid5k": float("nan")}}) == float("inf")

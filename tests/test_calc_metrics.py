@@ -1,0 +1,102 @@
+"""calc_metrics.py at the command line."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import calc_metrics
+import dnnlib.cli
+from tests import tiny
+from tests.conftest import ROOT
+from tests.tiny import write_images
+from training.snapshot import load_snapshot, save_snapshot
+from training.source import GaussianSource
+
+
+def calc(*args):
+    """(exit code, results, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["calc_metrics.py", *map(str, args)])
+        with pytest.raises(SystemExit) as leaving:
+            dnnlib.cli.run(calc_metrics.main)
+    return leaving.value.code, [json.loads(line) for line in out.getvalue().splitlines()], err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("metrics")
+    data = write_images(root / "data", 40)
+    path = tiny.save(root / "network-snapshot-000001.pkl", tiny.generator2(), GaussianSource(tiny.Z_DIM))
+    save_snapshot(path, {**load_snapshot(path), "training_set_kwargs": {"path": str(data)}})
+    three = tiny.save(root / "three.pkl", tiny.generator3(), GaussianSource(tiny.Z_DIM))
+    return {"data": data, "other": write_images(root / "other", 30, seed=1), "network": path, "three": three}
+
+
+def test_a_snapshot_against_the_data_it_was_trained_on(files, tmp_path):
+    path = tmp_path / "results.jsonl"
+    status, results, err = calc(f"--network={files['network']}", "--metrics=fid1k_full,pr1k3_full", f"--json={path}")
+    assert status == 0
+    assert [result["metric"] for result in results] == ["fid1k_full", "pr1k3_full"]
+    assert results[0]["num_real"] == 40 and results[0]["num_gen"] == 1000
+    assert [json.loads(line) for line in path.read_text().splitlines()] == results
+    assert "Warning: 40 real images" in err
+
+
+def test_the_same_seed_gives_the_same_number_whatever_the_batch(files):
+    args = [f"--network={files['network']}", "--metrics=fid1k_full"]
+    values = [calc(*args, *more)[1][0]["results"]["fid1k_full[tiny]"] for more in ([], ["--batch=7"], ["--seed=1"])]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert values[0] != pytest.approx(values[2], rel=1e-3)
+
+
+def test_a_folder_of_images_in_place_of_a_network(files):
+    args = [f"--network={files['other']}", f"--data={files['data']}", "--metrics=kid1k_full"]
+    _, (plain,), _ = calc(*args)
+    _, (mirrored,), _ = calc(*args, "--mirror=1")
+    assert (plain["num_gen"], plain["num_real"], mirrored["num_real"]) == (30, 40, 80)
+
+
+def test_processes_agree_with_one(files):
+    args = [f"--network={files['network']}", "--metrics=fid1k_full", "--device=cpu"]
+    (expected,) = calc(*args)[1]
+    command = [sys.executable, "calc_metrics.py", *args, "--gpus=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    actual = json.loads(line)
+    assert actual["num_gpus"] == 2
+    assert actual["results"]["fid1k_full[tiny]"] == pytest.approx(expected["results"]["fid1k_full[tiny]"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "args", "words"),
+    [
+        ("nowhere.pkl", [], "--network: nowhere.pkl"),
+        ("other", ["--metrics=fid5k"], "--data is needed"),
+        ("other", ["--metrics=ppl2_wend", "--data=DATA"], "looks inside a generator"),
+        ("network", ["--metrics=fid50k_fll"], "did you mean fid50k_full"),
+        ("network", ["--metrics=is5k"], "needs classes"),
+        ("network", ["--metrics=eqr50k"], "eqr50k needs a StyleGAN3 network"),
+        ("network", ["--data=nowhere.zip"], "--data: nowhere.zip"),
+        ("network", ["--detector=resnet"], "--detector"),
+    ],
+)
+def test_refusals(files, network, args, words):
+    args = [arg.replace("DATA", str(files["data"])) for arg in args]
+    status, results, err = calc(f"--network={files.get(network, network)}", *args)
+    assert status == 2 and results == []
+    assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
+
+
+def test_equivariance_of_a_stylegan3(files, monkeypatch):
+    monkeypatch.setattr("metrics.metric_main.EQUIVARIANCE_IMAGES", 6)
+    status, (result,), _ = calc(f"--network={files['three']}", "--metrics=eqt50k_int")
+    assert status == 0
+    assert result["results"]["eqt50k_int"] > 10 and result["detector"] is None
