@@ -14,6 +14,11 @@ python train.py --source=tinyimagenet.zip --cfg=stylegan3-t
 python train.py --source=training-runs/00000-.../network-snapshot-000200.pkl --data=emoji32.zip --cfg=stylegan3-t
 
 \b
+# The friendly neighbour chosen by the signed inception distance, and judged by FID and SID at every snapshot
+python train.py --source=auto --source-pool=tinyimagenet.zip,cifar10.zip --data=emoji32.zip --cfg=stylegan2 \\
+    --metrics=fid5k_full,csid5k_full
+
+\b
 # Transfer learning, on two GPUs
 python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200.pkl --gpus=2
 """
@@ -47,9 +52,13 @@ def auto_int(context: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
+def comma_separated(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(",") if name.strip())
-    return () if names in (("none",), ()) else names
+    names = comma_separated(context, param, value)
+    return () if names == ("none",) else names
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
@@ -60,8 +69,15 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--source",
     help="What the generator is fed: images of another data set, or a snapshot (with --data); "
-    "alone, it trains stage one, a plain generator of the source itself",
-    metavar="[ZIP|DIR|PKL|URL]",
+    "alone, it trains stage one, a plain generator of the source itself; auto chooses from --source-pool",
+    metavar="[ZIP|DIR|PKL|URL|auto]",
+)
+@click.option(
+    "--source-pool",
+    help="What --source=auto chooses the friendly neighbour from",
+    metavar="[A,B,C]",
+    callback=comma_separated,
+    default="",
 )
 @click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")

@@ -146,14 +146,20 @@ def open_detector(
             raise UserError("--detector-weights: tiny has its own; leave it out, or add --detector=inception")
         return open_tiny(device)
     state, weights_hash = load_weights(name, weights, verbose)
-    network = BUILDERS[name](state)
+    return assemble(name, state, weights_hash[:16], resize, device)
+
+
+def assemble(
+    name: str, state: dict[str, torch.Tensor], weights_hash: str, resize: str, device: torch.device | str
+) -> Detector:
+    """Inception or VGG16 from a state dict. Raises `UserError` where it does not fit."""
     size = {"inception": inception_v3.SIZE, "vgg16": vgg16.SIZE}[name]
     shrink = resize_tf if resize == "tf" else resize_clean
     normalise = normalise_inception if name == "inception" else normalise_vgg
     return Detector(
         name=name,
-        network=network.to(device).eval().requires_grad_(False),
-        weights_hash=weights_hash[:16],
+        network=BUILDERS[name](state).to(device).eval().requires_grad_(False),
+        weights_hash=weights_hash,
         resize=resize,
         prepare=lambda images: normalise(shrink(to_rgb(images), size)),
         num_features={"inception": inception_v3.NUM_FEATURES, "vgg16": vgg16.NUM_FEATURES}[name],

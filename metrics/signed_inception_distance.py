@@ -32,7 +32,8 @@ from torch_utils import seeding
 DEFAULT_RADII = tuple(0.5 * step for step in range(1, 50))  # side of the cube in units of sigma: 0.5, 1.0, … 24.5
 DEFAULT_PROBES = 1000
 ORDERS = (-2, -1, 0, 1, 2, 3)
-CHUNK_ELEMENTS = 1 << 18  # of [features, probes]: a few buffers of it stay in a processor's cache
+CHUNK_ELEMENTS = 1 << 20  # of [features, probes]: a few buffers of it stay in a processor's cache
+PULL_PROBES = 128  # tell well enough how SID(r) depends on the cube's place; only errors need to know
 FEW_DIMENSIONS = 8  # so few that a probe may hit a feature, where the expanded square would cancel
 
 PUBLISHED_FEATURES = 500  # drawn anew for each radius and round, from either side
@@ -99,7 +100,7 @@ def signed_inception_distance(
 ) -> SID:
     """The SID of features `[N, n]` against reference features `[M, n]`; float64 throughout.
 
-    order: k in -2 … 3 of the kernel, see `psi`; 0 is the logarithm. radii: sides of the probes' cube in units of sigma.
+    order: k in -2 … 3 of the kernel, see `psi_`; 0 is the logarithm. radii: sides of the probes' cube in units of sigma.
     mode: `shared` (one cloud of probes, all features), or `published`, the estimator of the paper's code, for comparing
     with older numbers: it is far slower and noisier. cube: probe somewhere else than round the target. progress: what a
     bar is called; None for no bar. The same seed gives the same numbers.
@@ -142,29 +143,32 @@ def signed_inception_distance(
     )
 
 
-def psi(d2: torch.Tensor, order: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kernel of order k at squared distances d^2, and psi'(d) / d, its pull on a probe per unit of distance.
+def psi_(d2: torch.Tensor, order: int) -> torch.Tensor:
+    """The kernel of order k at squared distances d^2, which it may overwrite.
 
     psi_k(d) = sign(k) d^k for odd k and for k < 0, d^k ln d for even k >= 0 (Asokan & Seelamantula 2023, eq. 1).
-    May overwrite d2.
     """
     if order == -2:
-        inverse = d2.reciprocal_()
-        return -inverse, 2 * inverse * inverse
+        return d2.reciprocal_().neg_()
     if order == -1:
-        inverse = d2.rsqrt_()
-        return -inverse, inverse**3
+        return d2.rsqrt_().neg_()
     if order == 0:
-        return d2.log() / 2, d2.reciprocal_()
+        return d2.log_().mul_(0.5)
     if order == 1:
-        d = d2.sqrt_()
-        return d, d.reciprocal()
+        return d2.sqrt_()
     if order == 2:
-        log = d2.log()
-        return d2 * log / 2, log + 1
+        return d2.log().mul_(d2).mul_(0.5)
     assert order == 3
-    d = d2.sqrt()
-    return d2 * d, 3 * d
+    return d2.sqrt().mul_(d2)
+
+
+def psi_pull(d2: torch.Tensor, order: int) -> torch.Tensor:
+    """psi'(d) / d at squared distances d^2: the derivative of psi for a probe at x is this times x - s."""
+    if order == 2:
+        return d2.log() + 1
+    if order == 0:
+        return d2.reciprocal()
+    return abs(order) * d2 ** (order / 2 - 1)
 
 
 @dataclass(frozen=True)
@@ -180,11 +184,13 @@ class Side:
 def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, radii: Sequence[float], bar: tqdm) -> Side:
     """All radii, a chunk of features at a time, so that a chunk stays in the cache while the radii pass over it."""
     num, num_probes = len(features), len(u)
+    u_pull = u[:PULL_PROBES]
+    num_pull = len(u_pull)
     rows = max(CHUNK_ELEMENTS // num_probes, 1)
     halves = [cube.half_side(radius) for radius in radii]
     u2 = u.square().sum(dim=1)  # [P]
     per_feature, pull_feature = u.new_zeros([len(radii), num]), u.new_zeros([len(radii), num])
-    per_probe, pull_probe = u.new_zeros([len(radii), num_probes]), u.new_zeros([len(radii), num_probes])
+    per_probe, pull_probe = u.new_zeros([len(radii), num_probes]), u.new_zeros([len(radii), num_pull])
     pulled, pulled_norm = u.new_zeros([len(radii), u.shape[1]]), u.new_zeros([len(radii)])  # sums of pull times
     centre, centre_norm = u.new_zeros([u.shape[1]]), u.new_zeros([])  # s - mu and |s - mu|^2, and sums of these
     for first in range(0, num, rows):
@@ -196,7 +202,8 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
         centre_norm += norms.sum()
         for index, half in enumerate(halves):
             d2 = squared_distances(centred, norms, products, u, u2, half)
-            value, pull = psi(d2, order)
+            pull = psi_pull(d2[:, :num_pull], order)
+            value = psi_(d2, order)
             per_feature[index, part] = value.mean(dim=1)
             pull_feature[index, part] = pull.mean(dim=1)
             per_probe[index] += value.sum(dim=0)
@@ -206,11 +213,13 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
         bar.update(len(centred))
     per_probe, pull_probe = per_probe / num, pull_probe / num
     h = torch.tensor(halves, dtype=torch.float64, device=u.device)  # [R]
-    d_mean = h[:, None] * (pull_probe @ u) / num_probes - pulled / num
+    d_mean = h[:, None] * (pull_probe @ u_pull) / num_pull - pulled / num
     # psi'(d) d, by which 2 h u.(x - s) = d^2 - |s - mu|^2 + h^2 |u|^2 gives the derivative along u.
-    mean_d2 = centre_norm / num + h.square() * u2.mean() - 2 * h * (u.mean(dim=0) @ centre) / num
-    growth = order * per_probe.mean(dim=1) + {0: torch.ones_like(h), 2: mean_d2}.get(order, torch.zeros_like(h))
-    along_u = (growth - pulled_norm / num + h.square() * (pull_probe @ u2) / num_probes) / (2 * h)
+    mean_u2 = u2[:num_pull].mean()
+    mean_d2 = centre_norm / num + h.square() * mean_u2 - 2 * h * (u_pull.mean(dim=0) @ centre) / num
+    growth = order * per_probe[:, :num_pull].mean(dim=1)
+    growth = growth + {0: torch.ones_like(h), 2: mean_d2}.get(order, torch.zeros_like(h))
+    along_u = (growth - pulled_norm / num + h.square() * (pull_probe @ u2[:num_pull]) / num_pull) / (2 * h)
     return Side(per_feature, per_probe, d_mean, along_u * h / cube.sigma)
 
 
@@ -278,7 +287,7 @@ def published_estimate(
             means = []
             for features in (source, target):
                 chosen = torch.randperm(len(features), generator=gen)[:PUBLISHED_FEATURES]
-                means.append(psi(torch.cdist(x, features[chosen].double()).square(), order)[0].mean())
+                means.append(psi_(torch.cdist(x, features[chosen].double()).square(), order).mean())
             values[index, turn] = means[0] - means[1]
     sid = values @ weights
     errors = values.std(dim=1) * weights.square().sum().sqrt()

@@ -77,6 +77,7 @@ class TrainingOptions:
     cfg: str
     data: str | None = None
     source: str | None = None
+    source_pool: tuple[str, ...] = ()
     source_encoder: str | None = None
     source_norm: str = "standardize"
     source_noise: float = 0.0
@@ -170,7 +171,7 @@ class TrainingConfig:
     training_set_kwargs: dict[str, Any]
     """Constructor arguments of the dataset."""
     source: dict[str, Any]
-    """`kind` (gaussian, images, network), and `path` or `z_dim`."""
+    """`kind` (gaussian, images, network), `path` or `z_dim`, and after `--source=auto` `why` it was chosen."""
     G_kwargs: dict[str, Any]
     """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
     D_kwargs: dict[str, Any]

@@ -23,6 +23,7 @@ from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
+from training.source_choice import choice_line, choose_source
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
 
@@ -43,12 +44,15 @@ class Resolved:
 
 def resolve(options: TrainingOptions) -> Resolved:
     """Decide what is open and check everything against the files."""
-    options, stage_line = settle_stage(options)
     device, device_line = choose_device(options)
+    options, why_source = choose_source(options, device)
+    options, stage_line = settle_stage(options)
     num_gpus = choose_processes(options, device)
     batch_size = 32 if options.batch is None else options.batch
     dataset, data_line = open_data(options)
     source, encoder_kwargs, source_line = describe_source(options)
+    chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
+    source |= {} if why_source is None else {"why": why_source}
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     resume_line = describe_resume(options)
@@ -94,6 +98,7 @@ def resolve(options: TrainingOptions) -> Resolved:
     summary = [
         ("Stage", stage_line),
         ("Data", data_line),
+        *chosen,
         ("Source", source_line),
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
