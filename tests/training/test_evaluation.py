@@ -1,0 +1,64 @@
+"""The watch over diversity, and the link to the best snapshot."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import Z_DIM, generator2, write_images
+from training import evaluation
+from training.evaluation import DiversityWatch, Evaluation
+from training.source import GaussianSource, LatentFeed
+
+
+@pytest.fixture
+def parts(tmp_path):
+    G = generator2()
+    config = SimpleNamespace(training_set_kwargs={"path": str(write_images(tmp_path / "data", 40))}, seed=0, metrics=[])
+    state = SimpleNamespace(
+        G_ema=G, feed=LatentFeed(GaussianSource(Z_DIM), G.mapping.encoder), pl_mean=torch.zeros([]), cur_nimg=1000
+    )
+    return config, state
+
+
+def test_a_lasting_fall_of_coverage_is_a_warning_once(parts, monkeypatch, capsys):
+    watch = DiversityWatch(*parts, labels=torch.zeros(40, 0))
+    values = iter([0.05, 0.6, 0.7, 0.2, 0.6, 0.2, 0.1, 0.1])
+    monkeypatch.setattr(evaluation, "density_coverage", lambda *args: (1.0, next(values)))
+    warned = []
+    for _ in range(8):
+        watch.tick(1000)
+        warned.append("may be collapsing" in capsys.readouterr().out)
+    assert warned == [False] * 6 + [True, False]
+
+
+def test_neighbours_show_a_copied_image_first(parts, tmp_path, monkeypatch):
+    watch = DiversityWatch(*parts, labels=torch.zeros(40, 0))
+    copies = SimpleNamespace(read=lambda indices: watch.images.read(list(indices)))
+    monkeypatch.setattr(evaluation, "samples_of", lambda *args: copies)
+    watch.save_neighbours(tmp_path / "neighbors.png")
+    picture = Image.open(tmp_path / "neighbors.png").convert("RGB")
+    assert picture.size == (16 * 7, 16 * 8)
+    for row in range(8):
+        box = (0, 16 * row, 16, 16 * row + 16)
+        assert picture.crop(box).tobytes() == picture.crop((16, box[1], 32, box[3])).tobytes()
+
+
+def test_the_best_snapshot_is_linked(parts, tmp_path):
+    config, state = parts
+    judged = Evaluation(tmp_path, config, state, torch.zeros(40, 0), keep_going=lambda: True)
+    for index, value in enumerate([5.0, 3.0, 4.0, float("nan")]):
+        snapshot = tmp_path / f"network-snapshot-{index:06d}.pkl"
+        snapshot.write_bytes(bytes([index]))
+        judged.link_best({"metric": "fid5k", "results": {"fid5k[tiny]": value}}, snapshot)
+    assert (tmp_path / "network-best.pkl").read_bytes() == bytes([1])
+
+
+def test_a_stopped_evaluation_leaves_nothing(parts, tmp_path, capsys):
+    config, state = parts
+    config.metrics = ["fid1k_full"]
+    judged = Evaluation(tmp_path / "run", config, state, torch.zeros(40, 0), keep_going=lambda: False)
+    judged.run(tmp_path / "network-snapshot-000001.pkl", events=None)
+    assert "left out" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,57 @@
+"""--source=auto: the friendly neighbour is chosen, and why is written down."""
+
+import json
+
+import pytest
+
+from dnnlib.errors import UserError
+from tests.tiny import write_images
+from training.config import TrainingOptions
+from training.resolve import resolve
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pool")
+    return {
+        "data": write_images(root / "data", 30),
+        "near": write_images(root / "near", 30, seed=1),
+        "far": write_images(root / "far", 30, channels=1, seed=2, side=32),
+    }
+
+
+def options(folders, **kwargs):
+    kwargs = {"data": str(folders["data"]), "source": "auto", "device": "cpu", **kwargs}
+    return TrainingOptions(cfg="stylegan2", cbase=512, cmax=16, batch=4, **kwargs)
+
+
+def test_the_friendliest_source_is_taken(folders, capsys):
+    pool = (str(folders["far"]), "noise", str(folders["near"]))
+    resolved = resolve(options(folders, source_pool=pool))
+    assert resolved.config.source["path"] == str(folders["near"])
+    why = resolved.config.source["why"]
+    assert why["sources"][0]["name"] == "near"
+    json.dumps(why)
+    assert "near: CSID[tiny]" in dict(resolved.summary)["Chosen"]
+    assert "rank" in capsys.readouterr().out
+    assert "near-to-data" in resolved.config.desc
+
+
+def test_noise_can_win(folders):
+    resolved = resolve(options(folders, source_pool=("noise",)))
+    assert resolved.config.source["kind"] == "gaussian"
+    assert resolved.config.source["why"]["sources"][0]["name"] == "noise"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({}, "--source=auto: needs --source-pool"),
+        ({"source_pool": ("nowhere.zip",)}, "--source-pool: nowhere.zip"),
+        ({"source": None, "source_pool": ("a.zip",)}, "--source-pool: is for --source=auto"),
+        ({"data": None, "source_pool": ("noise",)}, "--data to choose for"),
+    ],
+)
+def test_refusals(folders, kwargs, words):
+    with pytest.raises(UserError, match=words):
+        resolve(options(folders, **kwargs))
