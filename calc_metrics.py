@@ -17,7 +17,7 @@ import click
 import torch
 
 import dnnlib.cli
-from dnnlib.errors import naming
+from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
 from metrics.feature_stats import Images
@@ -31,7 +31,7 @@ from training.metric_inputs import (
     training_data,
     training_labels,
 )
-from training.sampling import choose_device
+from training.sampling import choose_device, writing
 from training.snapshot import is_snapshot, load_snapshot
 
 
@@ -39,6 +39,8 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     names = list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     for name in names:
         metric_main.find_metric(name)
+    if not names:
+        raise UserError("--metrics: names nothing; give fid50k_full or others, with commas between them")
     return names
 
 
@@ -98,7 +100,10 @@ def work(options: dict[str, Any], device: torch.device) -> int:
 
 def prepare(options: dict[str, Any], device: torch.device) -> metric_main.MetricOptions:
     """Everything is opened and checked here, so that nothing fails in the middle of a long computation."""
-    is_verbose = options["verbose"] and sys.stderr.isatty()
+    is_verbose = options["verbose"]
+    if options["json_path"] is not None and distributed.get_rank() == 0:
+        with writing("--json"), open(options["json_path"], "a"):
+            pass
     with naming("--network"):
         generated, sampler, data = open_network(options["network"], options["seed"], device)
     data = data if options["data"] is None else options["data"]

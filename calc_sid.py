@@ -91,7 +91,6 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
         max_images=options["max_images"],
         batch_size=options["batch"],
         is_strict=options["strict"],
-        is_verbose=sys.stderr.isatty(),
     )
     rankings = [rank_one(path, images, detector, request) for path in (images if matrix else [target])]
     print(rankings[0].best.path if best else "\n\n".join(friendly_neighbours.table(ranking) for ranking in rankings))

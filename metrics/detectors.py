@@ -117,7 +117,12 @@ class Detectors:
 
     def _opened(self, name: str) -> Detector:
         if name == "lpips":
-            return open_lpips(None, self.lpips_weights, self.device, self.verbose)
+            own = self.weights if self.name == "vgg16" else None
+            try:
+                return open_lpips(own, self.lpips_weights, self.device, self.verbose)
+            except UserError as error:
+                way_out = "give both, with --detector=vgg16 --detector-weights=FILE --lpips-weights=FILE"
+                raise UserError(f"path lengths need VGG16 and LPIPS: {way_out} ({error})") from error
         weights = self.weights if self.name != "auto" or name == "inception" else None
         return open_detector(name, weights, self.resize, self.device, self.verbose)
 

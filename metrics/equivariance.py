@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from scipy.special import j1
-from tqdm import tqdm
 
-from torch_utils import distributed, seeding
+from metrics.sample_loop import over_samples
+from torch_utils import seeding
 
 TRANSLATE_MAX = 0.125  # of the image's side
 LANCZOS = 3  # lobes of the kernel for fractions of pixels
@@ -40,17 +40,9 @@ def equivariance(
 ) -> Equivariance:
     """On every process, each of which does its share. G: a StyleGAN3 generator (`G.synthesis.input.transform`)."""
     assert kind in KINDS
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    own = range(rank, num_samples, world_size)
-    sums = []
-    is_shown = progress is not None and rank == 0
-    with tqdm(total=len(own), desc=progress, unit="img", leave=False, disable=not is_shown) as bar, torch.no_grad():
-        for first in range(0, len(own), batch_size):
-            samples = list(own[first : first + batch_size])
-            sums.append(errors_of(G, latents, kind, samples, seed))
-            bar.update(len(samples))
-    together = distributed.gather_rows(torch.cat(sums) if sums else torch.zeros([0, 2], dtype=torch.float64))
-    return summary(together)
+    return summary(
+        over_samples(lambda samples: errors_of(G, latents, kind, samples, seed), num_samples, batch_size, progress)
+    )
 
 
 def summary(sums: torch.Tensor) -> Equivariance:

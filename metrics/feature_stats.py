@@ -18,11 +18,11 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import dnnlib
 from dnnlib.errors import UserError
 from metrics.detectors import Detector
+from metrics.progress_bar import progress_bar
 from torch_utils import distributed, seeding
 
 BATCH = 64
@@ -114,9 +114,7 @@ def gather(
     is_good = torch.zeros(len(own), dtype=torch.uint8)  # not every backend knows booleans
     skipped, done = [], 0
     is_shown = is_verbose and distributed.get_rank() == 0
-    with tqdm(
-        total=len(own), desc=f"{detector.name} of {images.name}", unit="img", leave=False, disable=not is_shown
-    ) as bar:
+    with progress_bar(len(own), f"{detector.name} of {images.name}", "img", is_shown) as bar:
         for batch in read_ahead(images, own, batch_size, num_batches):
             if keep_going is not None and not keep_going():
                 raise Stopped

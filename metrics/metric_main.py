@@ -51,6 +51,8 @@ class MetricOptions:
     is_verbose: bool = False
     keep_going: Callable[[], bool] | None = None
     """Asked now and then on all ranks; False ends the computation with `feature_stats.Stopped`."""
+    warnings: list[str] = field(default_factory=list)
+    """What to know about the numbers since the last result."""
     _known: dict[tuple, FeatureSet] = field(default_factory=dict)
 
     def use_generator(self, generated: Callable[[int], Images], sampler: Any) -> None:
@@ -58,9 +60,12 @@ class MetricOptions:
         self.generated, self.sampler = generated, sampler
         self._known = {key: features for key, features in self._known.items() if key[0] == "real"}
 
-    def features_of_real(self, usual: str, max_items: int | None) -> tuple[FeatureSet, Detector]:
+    def features_of_both(self, usual: str, count: int, full: str | None) -> tuple[FeatureSet, FeatureSet, Detector]:
+        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images."""
         assert self.real is not None
-        return self._features(self.real, usual, ("real", max_items), max_items)
+        max_real = None if full else count
+        real, detector = self._features(self.real, usual, ("real", max_real), max_real)
+        return real, self.features_of_generated(usual, count)[0], detector
 
     def features_of_generated(self, usual: str, count: int) -> tuple[FeatureSet, Detector]:
         assert self.generated is not None
@@ -80,6 +85,9 @@ class MetricOptions:
                 self.is_verbose,
                 self.keep_going,
             )
+        num = len(self._known[key])
+        if max_items is not None and num < max_items:
+            self.warnings.append(f"{images.name}: {num:,} images were used, {max_items:,} were asked for")
         return self._known[key], detector
 
 
@@ -185,6 +193,7 @@ def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
     """Compute one metric, on every process; the result as plain data. Raises `UserError`."""
     kind = find_metric(metric)
     started = time.monotonic()
+    opts.warnings.clear()
     value = kind.compute(opts)
     value = value if isinstance(value, Value) else Value(value)
     tag = tag_of(value.detector, kind.usual)
@@ -198,7 +207,7 @@ def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
         "detector": None if value.detector is None else value.detector.name,
         "detector_hash": None if value.detector is None else value.detector.weights_hash,
         "resize": None if value.detector is None else value.detector.resize,
-        "warnings": value.warnings,
+        "warnings": [*opts.warnings, *value.warnings],
         "num_gpus": distributed.get_world_size(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "total_time": seconds,
@@ -234,11 +243,9 @@ def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str
 @register_family(r"fid(?P<size>\d+)k(?P<full>_full)?", "fid50k_full", "fid50k")
 def fid(size: str, full: str | None) -> Metric:
     """Fréchet distance of N thousand generated images to the data set (`_full`), or to as many of its images."""
-    count = KILO * int(size)
 
     def compute(opts: MetricOptions) -> Value:
-        real, detector = opts.features_of_real("inception", None if full else count)
-        gen, _ = opts.features_of_generated("inception", count)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
         distance = frechet_distance(fit_gaussian(real.features, "real images"), fit_gaussian(gen.features, "images"))
         return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
 
@@ -247,11 +254,8 @@ def fid(size: str, full: str | None) -> Metric:
 
 @register_family(r"kid(?P<size>\d+)k(?P<full>_full)?", "kid50k_full", "kid50k")
 def kid(size: str, full: str | None) -> Metric:
-    count = KILO * int(size)
-
     def compute(opts: MetricOptions) -> Value:
-        real, detector = opts.features_of_real("inception", None if full else count)
-        gen, _ = opts.features_of_generated("inception", count)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
         value, error = kernel_inception_distance(real.features, gen.features, seed=opts.seed)
         errors = {} if error is None else {"": error}
         return Value({"": value}, detector, errors, counts_of(real, gen))
@@ -262,11 +266,9 @@ def kid(size: str, full: str | None) -> Metric:
 @register_family(r"pr(?P<size>\d+)k(?P<nhood>\d+)(?P<full>_full)?", "pr50k3_full", "pr50k3")
 def pr(size: str, nhood: str, full: str | None) -> Metric:
     """Precision and recall, in VGG16's features."""
-    count = KILO * int(size)
 
     def compute(opts: MetricOptions) -> Value:
-        real, detector = opts.features_of_real("vgg16", None if full else count)
-        gen, _ = opts.features_of_generated("vgg16", count)
+        real, gen, detector = opts.features_of_both("vgg16", KILO * int(size), full)
         precision, recall = precision_recall(real.features, gen.features, int(nhood))
         results = {"_precision": precision, "_recall": recall}
         errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
@@ -278,11 +280,9 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
 @register_family(r"dc(?P<size>\d+)k(?P<nhood>\d+)(?P<full>_full)?", "dc50k5_full")
 def dc(size: str, nhood: str, full: str | None) -> Metric:
     """Density and coverage."""
-    count = KILO * int(size)
 
     def compute(opts: MetricOptions) -> Value:
-        real, detector = opts.features_of_real("inception", None if full else count)
-        gen, _ = opts.features_of_generated("inception", count)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
         density, coverage = density_coverage(real.features, gen.features, int(nhood))
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
@@ -306,11 +306,9 @@ def inception(size: str) -> Metric:
 @register_family(r"(?P<kind>c?sid)(?P<size>\d+)k(?P<full>_full)?", "sid50k_full", "csid50k_full")
 def sid(kind: str, size: str, full: str | None) -> Metric:
     """Signed inception distance of generated images (the source) to real ones (the target): summed, or the curve."""
-    count = KILO * int(size)
 
     def compute(opts: MetricOptions) -> Value:
-        real, detector = opts.features_of_real("inception", None if full else count)
-        gen, _ = opts.features_of_generated("inception", count)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
         result = signed_inception_distance(gen.features, real.features, seed=opts.seed)
         if kind == "csid":
             return Value({"": result.csid}, detector, {"": result.csid_se}, counts_of(real, gen))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from torch_utils import distributed, seeding
+from metrics.sample_loop import over_samples
+from torch_utils import seeding
 
 EPSILON = 1e-4
 LARGEST_SIDE = 256  # what LPIPS looks at
@@ -47,17 +47,11 @@ def perceptual_path_length(
     """
     assert space in ("z", "w")
     assert sampling in ("full", "end")
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    own = range(rank, num_samples, world_size)
-    distances = []
-    is_shown = progress is not None and rank == 0
-    with tqdm(total=len(own), desc=progress, unit="path", leave=False, disable=not is_shown) as bar, torch.no_grad():
-        for first in range(0, len(own), batch_size):
-            samples = list(own[first : first + batch_size])
-            distances.append(distances_of(G, latents, distance_vectors, samples, space, sampling, crop, seed))
-            bar.update(len(samples))
-    everything = torch.cat(distances) if distances else torch.zeros(0)
-    return summary(distributed.gather_rows(everything).double().numpy())
+
+    def compute(samples: list[int]) -> torch.Tensor:
+        return distances_of(G, latents, distance_vectors, samples, space, sampling, crop, seed)
+
+    return summary(over_samples(compute, num_samples, batch_size, progress).double().numpy())
 
 
 def distances_of(

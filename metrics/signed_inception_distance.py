@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from dnnlib.errors import UserError
 from metrics.features import as_feature_pair
+from metrics.progress_bar import progress_bar
 from torch_utils import seeding
 
 DEFAULT_RADII = tuple(0.5 * step for step in range(1, 50))  # side of the cube in units of sigma: 0.5, 1.0, … 24.5
@@ -119,8 +120,7 @@ def signed_inception_distance(
     if mode == "published":
         return published_estimate(s, t, order, radii, probes, seed, cube, progress)
     u = draw_cloud(probes, s.shape[1], seed, s.device)
-    bar = tqdm(total=len(s) + len(t), desc=progress, unit=" features", leave=False, disable=None if progress else True)
-    with bar:
+    with progress_bar(len(s) + len(t), progress or "", "feature", progress is not None) as bar:
         source_side, target_side = (measure(features, u, cube, order, radii, bar) for features in (s, t))
     per_target = influence_of_target(source_side, target_side, t, cube)
     per_probe = source_side.per_probe - target_side.per_probe  # [R, P]
@@ -280,15 +280,14 @@ def published_estimate(
     weights[1:] *= 1 - PUBLISHED_BLEND  # the first round starts the blend
     values = torch.empty([len(radii), PUBLISHED_ROUNDS], dtype=torch.float64)
     gen = seeding.generator("sid-published", seed)
-    for index, radius in enumerate(tqdm(radii, progress, leave=False, disable=None if progress else True)):
-        for turn in range(PUBLISHED_ROUNDS):
-            u = 2 * torch.rand([probes, source.shape[1]], generator=gen, dtype=torch.float64) - 1
-            x = cube.mean + cube.half_side(radius) * u.to(source.device)
-            means = []
-            for features in (source, target):
-                chosen = torch.randperm(len(features), generator=gen)[:PUBLISHED_FEATURES]
-                means.append(psi_(torch.cdist(x, features[chosen].double()).square(), order).mean())
-            values[index, turn] = means[0] - means[1]
+    with progress_bar(len(radii), progress or "", "radius", progress is not None) as bar:
+        for index, radius in enumerate(radii):
+            for turn in range(PUBLISHED_ROUNDS):
+                u = 2 * torch.rand([probes, source.shape[1]], generator=gen, dtype=torch.float64) - 1
+                x = cube.mean + cube.half_side(radius) * u.to(source.device)
+                first, second = (mean_of_some(x, features, order, gen) for features in (source, target))
+                values[index, turn] = first - second
+            bar.update()
     sid = values @ weights
     errors = values.std(dim=1) * weights.square().sum().sqrt()
     return SID(
@@ -305,6 +304,12 @@ def published_estimate(
         seed=seed,
         mode="published",
     )
+
+
+def mean_of_some(x: torch.Tensor, features: torch.Tensor, order: int, gen: torch.Generator) -> float:
+    """The mean of psi from probes `[P, n]` to 500 of the features."""
+    chosen = torch.randperm(len(features), generator=gen)[:PUBLISHED_FEATURES]
+    return float(psi_(torch.cdist(x, features[chosen].double()).square(), order).mean())
 
 
 def check_request(order: int, radii: Sequence[float], probes: int, mode: str) -> None:

@@ -57,7 +57,8 @@ def test_the_same_seed_gives_the_same_number_whatever_the_batch(files):
 
 def test_a_folder_of_images_in_place_of_a_network(files):
     args = [f"--network={files['other']}", f"--data={files['data']}", "--metrics=kid1k_full"]
-    _, (plain,), _ = calc(*args)
+    _, (plain,), err = calc(*args)
+    assert "other: 30 images were used, 1,000 were asked for" in err
     _, (mirrored,), _ = calc(*args, "--mirror=1")
     assert (plain["num_gen"], plain["num_real"], mirrored["num_real"]) == (30, 40, 80)
 
@@ -86,6 +87,13 @@ def test_processes_agree_with_one(files):
         ("network", ["--metrics=eqr50k"], "eqr50k needs a StyleGAN3 network"),
         ("network", ["--data=nowhere.zip"], "--data: nowhere.zip"),
         ("network", ["--detector=resnet"], "--detector"),
+        ("network", ["--metrics=,"], "--metrics: names nothing"),
+        (
+            "network",
+            ["--metrics=ppl2_wend", "--detector=vgg16", "--detector-weights=no.pth"],
+            "path lengths need VGG16",
+        ),
+        ("network", ["--metrics=fid1k", "--json=/nowhere/x.json"], "--json: /nowhere/x.json"),
     ],
 )
 def test_refusals(files, network, args, words):

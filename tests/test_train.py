@@ -332,6 +332,9 @@ def test_metrics_at_snapshots(tmp_path, folders):
     assert Image.open(run_dir / "metrics.png").size[0] > 300
     stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     assert 0 <= stats[-1]["Diversity/coverage"]["mean"] <= 1
+    timing = {name: value["mean"] for name, value in stats[-1].items() if name.startswith("Timing/")}
+    assert timing["Timing/maintenance_sec"] > 0
+    assert timing["Timing/sec_per_tick"] + timing["Timing/maintenance_sec"] <= timing["Timing/total_sec"] + 1e-3
     assert Image.open(run_dir / "neighbors.png").size == (16 * 7, 16 * 8)
 
 

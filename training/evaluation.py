@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +64,7 @@ class Evaluation:
             detector=Detectors(device=state.pl_mean.device, verbose=self.is_writer),
             real=ImageSet(config.training_set_kwargs["path"]),
             seed=config.seed,
-            is_verbose=self.is_writer and sys.stderr.isatty(),
+            is_verbose=self.is_writer,
             keep_going=keep_going,
         )
         self.look_at_generator()

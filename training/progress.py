@@ -89,6 +89,7 @@ class Progress:
         self.start_time = self.tick_time = self.beat_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
         self.img_per_sec = 0.0
+        self.maintenance_sec = 0.0
         self.has_bar = self.is_writer and sys.stderr.isatty()
         self._bar = tqdm(
             total=total_kimg,
@@ -152,6 +153,7 @@ class Progress:
             "Timing/total_sec": now - self.start_time,
             "Timing/sec_per_tick": sec_per_tick,
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
+            "Timing/maintenance_sec": self.maintenance_sec,
             "Resources/peak_gb": peak_memory_gb(self.device),
         }
         for name, value in timing.items():
@@ -161,6 +163,12 @@ class Progress:
         if self.is_writer:
             self.print_line(timing)
             self.write_files(now)
+
+    def resume_clock(self) -> None:
+        """After snapshots and metrics: their time is no training time."""
+        now = time.time()
+        self.maintenance_sec = now - self.tick_time
+        self.tick_time = self.beat_time = now
 
     def print_line(self, timing: dict[str, float]) -> None:
         line = (

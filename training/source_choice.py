@@ -1,7 +1,6 @@
 """`--source=auto`: the friendly neighbour of the data among the sets of `--source-pool`, by the signed inception distance."""
 
 import dataclasses
-import sys
 from typing import Any
 
 from dnnlib.errors import UserError, naming
@@ -31,7 +30,7 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
         target = ImageSet(options.data)
     with naming("--source-pool"):
         pool = {path: open_images(path, SNAPSHOT_IMAGES, device, options.seed) for path in options.source_pool}
-    request = Request(seed=options.seed, max_images=COMPARED_IMAGES, is_verbose=sys.stderr.isatty())
+    request = Request(seed=options.seed, max_images=COMPARED_IMAGES)
     ranking = rank_sources(target, pool, open_detector("auto", device=device), request)
     distributed.print0(table(ranking))
     why = ranking.as_dict()

@@ -86,6 +86,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
                     say(f"Saved {save_state(run_dir, config, state)}")
                 if not is_stopped:
                     evaluation.run(snapshot_path(run_dir, state), progress.events)
+                progress.resume_clock()
     progress.close()
     say("Interrupted; the snapshot above holds the run so far." if is_stopped else "Done.")
     return is_stopped
