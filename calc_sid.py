@@ -95,7 +95,7 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
     rankings = [rank_one(path, images, detector, request) for path in (images if matrix else [target])]
     print(rankings[0].best.path if best else "\n\n".join(friendly_neighbours.table(ranking) for ranking in rankings))
     if folder is not None:
-        report(folder, rankings, matrix)
+        report(folder, rankings, list(images) if matrix else [])
 
 
 def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> None:
@@ -124,16 +124,17 @@ def rank_one(target: str, images: dict[str, Images], detector: Detector, request
     return rank_sources(images[target], sources, detector, request)
 
 
-def report(folder: Path, rankings: list[Ranking], is_matrix: bool) -> None:
+def report(folder: Path, rankings: list[Ranking], matrix_paths: list[str]) -> None:
+    """All files. matrix_paths: the sets that were compared pair by pair, in the order of the rankings."""
     friendly_neighbours.write_reports(folder, rankings, shlex.join(["python", *sys.argv]))
     written = ["sid.json", "sid.csv", "sid.png"]
     sid_plots.draw_curves(folder / "sid.png", rankings[0])
-    if is_matrix:
-        names = [ranking.target for ranking in rankings]
-        values = np.zeros([len(names), len(names)])
+    if matrix_paths:
+        values = np.zeros([len(matrix_paths), len(matrix_paths)])
         for column, ranking in enumerate(rankings):
             for neighbour in ranking.neighbours:
-                values[names.index(neighbour.name), column] = neighbour.sid.csid
+                values[matrix_paths.index(neighbour.path), column] = neighbour.sid.csid
+        names = [ranking.target for ranking in rankings]
         sid_plots.draw_matrix(folder / "sid-matrix.png", names, values, rankings[0].detector)
         written.append("sid-matrix.png")
     print(f"Wrote {', '.join(str(folder / name) for name in written)}", file=sys.stderr)

@@ -33,6 +33,7 @@ import torch
 import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
+from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import INTERRUPTED, launch
 from training.config import PRESETS, TrainingConfig, TrainingOptions
@@ -113,6 +114,13 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 # Misc settings.
 @click.option("--desc", help="String to include in result dir name", metavar="STR")
 @click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")
+@click.option(
+    "--detector",
+    help="What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else tiny",
+    type=click.Choice(NAMES),
+    default="auto",
+)
+@click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
 @click.option("--kimg", help="Total training duration", metavar="KIMG", type=float, default=25000)
 @click.option("--tick", help="How often to print progress", metavar="KIMG", type=float, default=4)
 @click.option(

@@ -347,8 +347,13 @@ def test_measuring_does_not_change_training(tmp_path, folders):
 
 
 def test_metrics_that_cannot_be_computed_are_refused_before_training(tmp_path, folders):
-    for metrics, message in (("fid1k_ful", "did you mean fid"), ("is1k", "needs classes")):
-        args = [f"--data={folders['target']}", f"--metrics={metrics}", f"--outdir={tmp_path / 'runs'}"]
+    cases = [
+        (["--metrics=fid1k_ful"], "did you mean fid"),
+        (["--metrics=is1k"], "needs classes"),
+        (["--metrics=fid1k", "--detector=inception", "--detector-weights=no.pth"], "--detector-weights: no.pth"),
+    ]
+    for given, message in cases:
+        args = [f"--data={folders['target']}", *given, f"--outdir={tmp_path / 'runs'}"]
         status, _, err = run_inside("--cfg=stylegan2", *TINY, *args)
         assert status == 2
         assert message in err and len(err.splitlines()) == 1

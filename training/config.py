@@ -104,6 +104,8 @@ class TrainingOptions:
     mbstd_group: int = 4
     desc: str | None = None
     metrics: tuple[str, ...] = ()
+    detector: str = "auto"
+    detector_weights: str | None = None
     kimg: float = 25000
     tick: float = 4
     snap: int | None = None
@@ -231,6 +233,10 @@ class TrainingConfig:
     """Threads that decode images."""
     metrics: list[str] = field(default_factory=list)
     """Computed at every snapshot; by the first of them the best snapshot is chosen."""
+    detector: str = "auto"
+    """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
+    detector_weights: str | None = None
+    """File or address of its weights."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

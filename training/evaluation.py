@@ -61,7 +61,9 @@ class Evaluation:
         self.history: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # kimg, value, standard error
         self.best_score = math.inf
         self.opts = metric_main.MetricOptions(
-            detector=Detectors(device=state.pl_mean.device, verbose=self.is_writer),
+            detector=Detectors(
+                config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer
+            ),
             real=ImageSet(config.training_set_kwargs["path"]),
             seed=config.seed,
             is_verbose=self.is_writer,

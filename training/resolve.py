@@ -94,6 +94,8 @@ def resolve(options: TrainingOptions) -> Resolved:
         deterministic=options.deterministic,
         num_workers=options.workers,
         metrics=list(options.metrics),
+        detector=options.detector,
+        detector_weights=options.detector_weights,
     )
     summary = [
         ("Stage", stage_line),
