@@ -165,6 +165,9 @@ def table(ranking: Ranking) -> str:
     few = ", ".join(name for name, count in counts.items() if count < FEW_FOR_FID)
     if few:
         lines.append(f"Warning: {few}: under {FEW_FOR_FID} images, on which the FID reads too high; go by CSID and KID")
+    by_kid = min(ranking.neighbours, key=lambda one: one.kid.value)
+    if by_kid is not ranking.best:
+        lines.append(f"Note: by KID {by_kid.name} is the closest; a CSID near 0 can be one that cancels, compare both")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Ranking sources: order, ties, tables, files."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table, write_reports
+from metrics.kernel_inception_distance import KID
 from metrics.sid_plots import draw_curves, draw_matrix
 
 
@@ -66,7 +68,16 @@ def test_the_table_names_the_detector_and_warns(ranking):
     lines = text.splitlines()
     assert "CSID[tiny]" in lines[1] and "FID[tiny]" in lines[1]
     assert lines[2].split()[0] == "1" and "±" in lines[2] and "tied with" in lines[2]
-    assert "under 2048 images" in lines[-1]
+    assert any("under 2048 images" in line for line in lines[4:])
+
+
+def test_the_table_says_when_kid_disagrees(ranking):
+    first, second, third = ranking.neighbours
+    closer = dataclasses.replace(third, kid=KID(-1.0, None))
+    changed = dataclasses.replace(ranking, neighbours=[first, second, closer])
+    assert table(changed).splitlines()[-1].startswith("Note: by KID noisy is the closest")
+    agreeing = dataclasses.replace(ranking, neighbours=[dataclasses.replace(first, kid=KID(-1.0, None)), second, third])
+    assert "Note" not in table(agreeing)
 
 
 def test_reports(ranking, tmp_path):
