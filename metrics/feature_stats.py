@@ -37,6 +37,7 @@ class Images(Protocol):
 
     name: str
     key: str | None  # changes when the images do, wherever they lie; None: never cached
+    reads_ahead: bool  # whether reading leaves the detector's processors alone, so that both can go on at once
 
     def __len__(self) -> int: ...
 
@@ -79,8 +80,8 @@ def compute_features(
     """
     indices = choose_indices(len(images), max_items, seed)
     path = None if images.key is None else cache_path(images, detector, indices)
-    # Rank 0 decides for all: a file may appear for one of them while the others look.
-    is_cached = distributed.broadcast_object(path is not None and path.with_suffix(".json").is_file())
+    # All or none: a file may appear for one of them while the others look, and machines may have caches of their own.
+    is_cached = all(distributed.gather_objects(path is not None and path.with_suffix(".json").is_file()))
     if is_cached and path is not None:
         result = read_cache(path)
     else:
@@ -133,8 +134,11 @@ def gather(
 def read_ahead(
     images: Images, indices: np.ndarray, batch_size: int, num_batches: int
 ) -> Iterator[list[torch.Tensor | str]]:
-    """The images in so many batches (the last ones may be empty), the next ones being read meanwhile."""
+    """The images in so many batches (the last ones may be empty); where it helps, the next ones are read meanwhile."""
     batches = [indices[number * batch_size : (number + 1) * batch_size].tolist() for number in range(num_batches)]
+    if not images.reads_ahead:
+        yield from map(images.read, batches)
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         pending = deque(pool.submit(images.read, batch) for batch in batches[:READ_AHEAD])
         for number in range(len(batches)):

@@ -25,6 +25,8 @@ THREADS = 4
 class ImageSet:
     """The images of a zip or folder as they are: mixed sizes, depths and channel counts are fine."""
 
+    reads_ahead = True
+
     def __init__(self, path: str | Path):
         """Raises `UserError` where there are no images."""
         self._files = open_files(path)
@@ -52,6 +54,7 @@ class NoiseImages:
     """Pixels of Gaussian noise: what a plain generator starts from, seen as images."""
 
     name = NOISE
+    reads_ahead = False
 
     def __init__(self, num_images: int = NOISE_IMAGES, side: int = NOISE_SIDE):
         self.num_images, self.side = num_images, side
@@ -74,6 +77,8 @@ class GeneratedImages:
     feed: the source that the generator was trained with, seen through its own encoder. labels: float32 `[N, c_dim]`
     that conditional networks draw from. count: how many images this stands for.
     """
+
+    reads_ahead = False  # two networks at a time take twice as long on a processor
 
     def __init__(
         self,
@@ -122,6 +127,8 @@ class GeneratedImages:
 
 class MirroredImages:
     """A set, and behind it all its images mirrored left to right."""
+
+    reads_ahead = True
 
     def __init__(self, images: Images):
         self.images = images

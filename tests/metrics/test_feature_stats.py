@@ -16,6 +16,8 @@ from torch_utils import distributed
 class Pictures:
     """Random images of two sizes and three channel counts; the numbers in `broken` cannot be read."""
 
+    reads_ahead = True
+
     def __init__(self, num: int, name: str = "pictures", key: str | None = None, broken: tuple[int, ...] = ()):
         self.num, self.name, self.key, self.broken = num, name, key, broken
         self.num_read = 0
@@ -46,7 +48,7 @@ def empty_cache(tmp_path, monkeypatch):
 def test_one_row_for_each_image_in_order_whatever_the_batch(tiny):
     pictures = Pictures(23)
     expected = torch.cat([tiny.features(pictures.image(index)[None]) for index in range(23)])
-    for batch_size in (1, 5, 64):
+    for batch_size, pictures.reads_ahead in ((1, True), (5, False), (5, True), (64, True)):
         result = compute_features(pictures, tiny, batch_size=batch_size)
         torch.testing.assert_close(result.features, expected, rtol=1e-4, atol=1e-4)
 
