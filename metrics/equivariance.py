@@ -15,6 +15,7 @@ import torch
 from scipy.special import j1
 
 from metrics.sample_loop import over_samples
+from metrics.stopping import KeepGoing
 from torch_utils import seeding
 
 TRANSLATE_MAX = 0.125  # of the image's side
@@ -37,12 +38,15 @@ def equivariance(
     seed: int = 0,
     batch_size: int = 4,
     progress: str | None = None,
+    keep_going: KeepGoing = None,
 ) -> Equivariance:
     """On every process, each of which does its share. G: a StyleGAN3 generator (`G.synthesis.input.transform`)."""
     assert kind in KINDS
-    return summary(
-        over_samples(lambda samples: errors_of(G, latents, kind, samples, seed), num_samples, batch_size, progress)
-    )
+
+    def compute(samples: list[int]) -> torch.Tensor:
+        return errors_of(G, latents, kind, samples, seed)
+
+    return summary(over_samples(compute, num_samples, batch_size, progress, keep_going))
 
 
 def summary(sums: torch.Tensor) -> Equivariance:

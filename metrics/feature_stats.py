@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import dnnlib
 from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.progress_bar import progress_bar
+from metrics.stopping import KeepGoing, check
 from torch_utils import distributed, seeding
 
 BATCH = 64
@@ -46,10 +47,6 @@ class Images(Protocol):
         ...
 
 
-class Stopped(Exception):
-    """Somebody asked to stop in the middle of a computation."""
-
-
 @dataclass(frozen=True)
 class FeatureSet:
     """Features of the images that could be read, in their order."""
@@ -70,7 +67,7 @@ def compute_features(
     batch_size: int = BATCH,
     is_strict: bool = False,
     is_verbose: bool = False,
-    keep_going: Callable[[], bool] | None = None,
+    keep_going: KeepGoing = None,
 ) -> FeatureSet:
     """Features of the images, on every process, each of which does its share.
 
@@ -106,7 +103,7 @@ def gather(
     indices: np.ndarray,
     batch_size: int,
     is_verbose: bool,
-    keep_going: Callable[[], bool] | None,
+    keep_going: KeepGoing,
 ) -> FeatureSet:
     """Every process computes each world_size-th image; all of them get the whole."""
     own = indices[distributed.get_rank() :: distributed.get_world_size()]
@@ -117,8 +114,7 @@ def gather(
     is_shown = is_verbose and distributed.get_rank() == 0
     with progress_bar(len(own), f"{detector.name} of {images.name}", "img", is_shown) as bar:
         for batch in read_ahead(images, own, batch_size, num_batches):
-            if keep_going is not None and not keep_going():
-                raise Stopped
+            check(keep_going)
             good = {done + offset: image for offset, image in enumerate(batch) if isinstance(image, torch.Tensor)}
             skipped += [image for image in batch if isinstance(image, str)]
             if good:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from metrics.features import as_features
 
 CHUNK = 4096  # samples converted to float64 at a time
+FEW_FOR_FID = 2048  # images; below, the covariance of Inception's features is singular
 
 
 class Gaussian(NamedTuple):

@@ -15,13 +15,12 @@ import numpy as np
 
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet, Images, compute_features, replacing
-from metrics.frechet_distance import fit_gaussian, frechet_distance
+from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.kernel_inception_distance import KID, kernel_inception_distance
 from metrics.signed_inception_distance import DEFAULT_PROBES, DEFAULT_RADII, SID, signed_inception_distance
 
 MAX_IMAGES = 50_000  # of a set; of larger ones a random subset
 TIE_SE = 2.0  # standard errors by which two values must differ to be told apart
-FEW_FOR_FID = 2048
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,17 @@ from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.equivariance import equivariance
 from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features
-from metrics.frechet_distance import fit_gaussian, frechet_distance
+from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.inception_score import NUM_SPLITS, inception_score
 from metrics.kernel_inception_distance import kernel_inception_distance
 from metrics.perceptual_path_length import perceptual_path_length
 from metrics.precision_recall import density_coverage, precision_recall
 from metrics.signed_inception_distance import signed_inception_distance
+from metrics.stopping import KeepGoing
 from torch_utils import distributed
 
 KILO = 1000
 PATHS = EQUIVARIANCE_IMAGES = 50 * KILO
-FEW_FOR_FID = 2048
 
 
 @dataclass
@@ -49,8 +49,8 @@ class MetricOptions:
     batch_size: int = BATCH
     is_strict: bool = False
     is_verbose: bool = False
-    keep_going: Callable[[], bool] | None = None
-    """Asked now and then on all ranks; False ends the computation with `feature_stats.Stopped`."""
+    keep_going: KeepGoing = None
+    """Asked now and then on all ranks; False ends the computation with `stopping.Stopped`."""
     warnings: list[str] = field(default_factory=list)
     """What to know about the numbers since the last result."""
     _known: dict[tuple, FeatureSet] = field(default_factory=dict)
@@ -333,6 +333,7 @@ def path_length(space: str, sampling: str, crop: bool) -> Metric:
             crop,
             opts.seed,
             progress="paths" if opts.is_verbose else None,
+            keep_going=opts.keep_going,
         )
         return Value({"": result.mean}, detector, {"": result.error}, {"num_kept": result.num_kept})
 
@@ -342,9 +343,14 @@ def path_length(space: str, sampling: str, crop: bool) -> Metric:
 def shift_or_turn(kind: str) -> Metric:
     def compute(opts: MetricOptions) -> Value:
         assert opts.sampler is not None
-        progress = kind if opts.is_verbose else None
         result = equivariance(
-            opts.sampler.G, opts.sampler.latents, kind, EQUIVARIANCE_IMAGES, opts.seed, progress=progress
+            opts.sampler.G,
+            opts.sampler.latents,
+            kind,
+            EQUIVARIANCE_IMAGES,
+            opts.seed,
+            progress=kind if opts.is_verbose else None,
+            keep_going=opts.keep_going,
         )
         return Value({"": result.psnr}, errors={"": result.error})
 

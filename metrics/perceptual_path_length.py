@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from metrics.sample_loop import over_samples
+from metrics.stopping import KeepGoing
 from torch_utils import seeding
 
 EPSILON = 1e-4
@@ -38,6 +39,7 @@ def perceptual_path_length(
     seed: int = 0,
     batch_size: int = 8,
     progress: str | None = None,
+    keep_going: KeepGoing = None,
 ) -> PathLength:
     """On every process, each of which does its share.
 
@@ -51,7 +53,7 @@ def perceptual_path_length(
     def compute(samples: list[int]) -> torch.Tensor:
         return distances_of(G, latents, distance_vectors, samples, space, sampling, crop, seed)
 
-    return summary(over_samples(compute, num_samples, batch_size, progress).double().numpy())
+    return summary(over_samples(compute, num_samples, batch_size, progress, keep_going).double().numpy())
 
 
 def distances_of(

@@ -5,24 +5,32 @@ from collections.abc import Callable
 import torch
 
 from metrics.progress_bar import progress_bar
+from metrics.stopping import KeepGoing, check
 from torch_utils import distributed
 
 
 @torch.no_grad()
 def over_samples(
-    compute: Callable[[list[int]], torch.Tensor], num_samples: int, batch_size: int, progress: str | None = None
+    compute: Callable[[list[int]], torch.Tensor],
+    num_samples: int,
+    batch_size: int,
+    progress: str | None = None,
+    keep_going: KeepGoing = None,
 ) -> torch.Tensor:
     """Rows of `compute(numbers of samples) -> [n, ...]` for samples 0 … num_samples - 1, in order, on every process.
 
-    progress: what a bar is called; None for no bar.
+    progress: what a bar is called; None for no bar. keep_going: asked before each batch; False raises `Stopped`.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    own = range(rank, num_samples, world_size)
     assert num_samples >= world_size
+    own = list(range(rank, num_samples, world_size))
+    num_batches = -(-num_samples // (batch_size * world_size))  # the same on every rank; the last one may be empty
     rows = []
     with progress_bar(len(own), progress or "", "sample", progress is not None and rank == 0) as bar:
-        for first in range(0, len(own), batch_size):
-            samples = list(own[first : first + batch_size])
-            rows.append(compute(samples))
-            bar.update(len(samples))
+        for number in range(num_batches):
+            check(keep_going)
+            samples = own[number * batch_size : (number + 1) * batch_size]
+            if samples:
+                rows.append(compute(samples))
+                bar.update(len(samples))
     return distributed.gather_rows(torch.cat(rows))

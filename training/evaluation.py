@@ -19,8 +19,9 @@ import matplotlib.pyplot as plt
 from dnnlib.errors import naming
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
-from metrics.feature_stats import Stopped, choose_indices, compute_features
+from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
+from metrics.stopping import Stopped
 from torch_utils import distributed, training_stats
 from training.config import TrainingConfig
 from training.dataset import to_float

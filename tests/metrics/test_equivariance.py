@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metrics.equivariance import equivariance, lanczos, round_kernel, translate, turn
+from metrics.stopping import Stopped
 
 SIDE = 48
 
@@ -86,3 +87,9 @@ def test_kernels():
     assert lanczos(0) == 1 and lanczos(1) == pytest.approx(0, abs=1e-12) and lanczos(3.5) == 0
     r = torch.tensor([0.0, 6.0, 7.0], dtype=torch.float64)
     assert round_kernel(r)[0] == pytest.approx(1) and round_kernel(r)[1:].abs().max() < 1e-12
+
+
+def test_can_be_stopped():
+    answers = iter([True, False])
+    with pytest.raises(Stopped):
+        equivariance(Waves(), latents, "eqt_int", 20, batch_size=4, keep_going=lambda: next(answers))

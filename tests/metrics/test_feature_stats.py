@@ -8,7 +8,8 @@ import torch
 from dnnlib.errors import UserError
 from metrics import feature_stats
 from metrics.detectors import open_detector
-from metrics.feature_stats import Stopped, compute_features
+from metrics.feature_stats import compute_features
+from metrics.stopping import Stopped
 from tests.torch_utils.processes import run_two
 from torch_utils import distributed
 
