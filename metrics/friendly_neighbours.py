@@ -15,6 +15,7 @@ import numpy as np
 
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet, Images, compute_features, replacing
+from metrics.features import as_features
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.kernel_inception_distance import KID, kernel_inception_distance
 from metrics.signed_inception_distance import DEFAULT_PROBES, DEFAULT_RADII, SID, signed_inception_distance
@@ -116,7 +117,7 @@ def rank_sources(target: Images, sources: dict[str, Images], detector: Detector,
 
 
 def features_of(images: Images, detector: Detector, request: Request) -> FeatureSet:
-    return compute_features(
+    found = compute_features(
         images,
         detector,
         request.max_images,
@@ -125,6 +126,8 @@ def features_of(images: Images, detector: Detector, request: Request) -> Feature
         is_strict=request.is_strict,
         is_verbose=request.is_verbose,
     )
+    as_features(found.features, images.name)  # names the set where it is too small or not finite
+    return found
 
 
 def in_order(found: list[Neighbour]) -> list[Neighbour]:

@@ -31,6 +31,7 @@ def files(tmp_path_factory):
         "target": write_images(root / "target", 40),
         "near": write_images(root / "near", 40, seed=1),
         "far": write_images(root / "far", 40, channels=1, seed=2, side=32),
+        "single": write_images(root / "single", 1),
         "network": tiny.save(root / "network-snapshot-000001.pkl", tiny.generator2(), GaussianSource(tiny.Z_DIM)),
     }
 
@@ -87,13 +88,19 @@ def test_orders(files, tmp_path, order):
         (["--target=TARGET", "--source=NEAR", "--order=7"], "--order"),
         (["--target=TARGET", "--source=NEAR", "--detector-weights=x.pth"], "--detector-weights: x.pth"),
         (["--target=TARGET"], "--source"),
+        (["--target=TARGET", "--source=SINGLE"], "single: at least 2 samples are needed"),
     ],
 )
 def test_refusals(files, tmp_path, args, words):
-    given = [arg.replace("NEAR", str(files["near"])).replace("TARGET", str(files["target"])) for arg in args]
+    given = [
+        arg.replace("NEAR", str(files["near"]))
+        .replace("TARGET", str(files["target"]))
+        .replace("SINGLE", str(files["single"]))
+        for arg in args
+    ]
     status, out, err = calc(*given, f"--outdir={tmp_path / 'out'}")
     assert status == 2 and out == ""
-    assert words in err and len(err.splitlines()) == 1
+    assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
 
 
 def test_broken_images_are_named_counted_and_left_out(tmp_path, files):
