@@ -198,10 +198,11 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
         centred = features[part].double() - cube.mean  # [F, n]
         norms = centred.square().sum(dim=1)  # [F]
         products = centred @ u.T  # [F, P]
+        buffer = torch.empty_like(products)  # fresh memory for every radius would cost more than the sums
         centre += centred.sum(dim=0)
         centre_norm += norms.sum()
         for index, half in enumerate(halves):
-            d2 = squared_distances(centred, norms, products, u, u2, half)
+            d2 = squared_distances(centred, norms, products, u, u2, half, buffer)
             pull = psi_pull(d2[:, :num_pull], order)
             value = psi_(d2, order)
             per_feature[index, part] = value.mean(dim=1)
@@ -224,12 +225,18 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
 
 
 def squared_distances(
-    centred: torch.Tensor, norms: torch.Tensor, products: torch.Tensor, u: torch.Tensor, u2: torch.Tensor, h: float
+    centred: torch.Tensor,
+    norms: torch.Tensor,
+    products: torch.Tensor,
+    u: torch.Tensor,
+    u2: torch.Tensor,
+    h: float,
+    out: torch.Tensor,
 ) -> torch.Tensor:
-    """`[F, P]` from features (relative to the cube's mean) to the probes h u."""
+    """`[F, P]` from features (relative to the cube's mean) to the probes h u, written into `out`."""
     if u.shape[1] <= FEW_DIMENSIONS:
-        return (centred[:, None] - h * u).square_().sum(dim=2)
-    return torch.add(norms[:, None], products, alpha=-2 * h).add_(h * h * u2)
+        return torch.sum((centred[:, None] - h * u).square_(), dim=2, out=out)
+    return torch.add(norms[:, None], products, alpha=-2 * h, out=out).add_(h * h * u2)
 
 
 def influence_of_target(source_side: Side, target_side: Side, target: torch.Tensor, cube: Cube) -> torch.Tensor:

@@ -92,13 +92,9 @@ def test_orders(files, tmp_path, order):
     ],
 )
 def test_refusals(files, tmp_path, args, words):
-    given = [
-        arg.replace("NEAR", str(files["near"]))
-        .replace("TARGET", str(files["target"]))
-        .replace("SINGLE", str(files["single"]))
-        for arg in args
-    ]
-    status, out, err = calc(*given, f"--outdir={tmp_path / 'out'}")
+    for name in ("near", "target", "single"):
+        args = [arg.replace(name.upper(), str(files[name])) for arg in args]
+    status, out, err = calc(*args, f"--outdir={tmp_path / 'out'}")
     assert status == 2 and out == ""
     assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
 
