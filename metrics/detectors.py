@@ -16,6 +16,7 @@ import torch
 from dnnlib.downloads import cached_path, open_url
 from dnnlib.errors import UserError
 from metrics import inception_v3, tiny_detector, vgg16
+from torch_utils import official_pickles
 
 NAMES = ("auto", "inception", "vgg16", "tiny")
 RESIZE_MODES = ("tf", "clean")
@@ -215,15 +216,24 @@ def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[st
 
 
 def read_state_dict(file: BinaryIO, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict or of a TorchScript archive; nothing else of the file is brought to life."""
+    """The tensors of a state dict, a TorchScript archive or an official pickle; nothing else of the file comes to life."""
     try:
         if is_torchscript(file):
             return torch.jit.load(file, map_location="cpu").state_dict()
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{name}: is no file of weights that PyTorch reads safely; give a state dict (.pth)") from error
+        file.seek(0)
+        try:
+            state = official_pickles.read(file)
+        except UserError:
+            raise UserError(
+                f"{name}: is no file of weights that can be read safely; give a state dict (.pth), a TorchScript archive "
+                "(.pt) or an official detector (.pkl)"
+            ) from error
+    if isinstance(state, official_pickles.OfficialModule):
+        return state.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{name}: holds no state dict (names and tensors)")
+        raise UserError(f"{name}: holds no weights of one network (names and tensors)")
     return state
 
 

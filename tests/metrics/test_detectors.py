@@ -1,6 +1,7 @@
 """Detectors: every public name consumed, a literal second implementation, resizing, weights that are wrong."""
 
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d
 
 from dnnlib.errors import UserError
 from metrics import detectors, inception_v3, tiny_detector, vgg16
+from tests.torch_utils.test_official_pickles import official
 
 # The public state dict's convolutions in their order: name, channels out, kernel (h, w), stride, padding (h, w).
 STEM = [
@@ -188,6 +190,23 @@ def test_other_translations_of_the_graph_are_read_by_their_order(inception_state
         )
 
 
+def test_official_pickles_are_read_without_running_them(tmp_path, inception_state):
+    """As the official code writes modules: a call with a dict, the tensors in the attributes of nested objects."""
+    root = official({})
+    for name, value in inception_state.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            module = module.meta["state"]["_modules"].setdefault(part, official({}))
+        module.meta["state"]["_buffers" if "running" in last or "num" in last else "_parameters"][last] = value
+    path = tmp_path / "detector.pkl"
+    path.write_bytes(pickle.dumps(root))
+    detector = detectors.open_detector("inception", weights=str(path))
+    x = torch.randint(256, [1, 3, 30, 30], dtype=torch.uint8)
+    expected = detectors.assemble("inception", dict(inception_state), "", "tf", "cpu").features(x)
+    torch.testing.assert_close(detector.features(x), expected)
+
+
 def test_vgg16_equals_a_literal_implementation():
     torch.manual_seed(0)
     network = vgg16.VGG16().eval()
@@ -296,7 +315,7 @@ def test_weights_from_a_file(tmp_path, inception_state):
         ("garbage", "no file of weights"),
         ("code", "no file of weights"),
         ("other", "is missing"),
-        ("list", "no state dict"),
+        ("list", "no weights of one network"),
     ],
 )
 def test_weights_that_are_none(tmp_path, kind, words, inception_state):
