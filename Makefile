@@ -6,13 +6,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= 2.13.0
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-faults lint clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m demo.run_demo
 
 test: $(VENV)/.installed-test $(VENV)/.nvrtc
 	$(BIN)/python -m pytest
+
+# The tests that kill, corrupt and fuzz, at full length (up to half an hour); writes docs/reliability.md.
+test-faults: $(VENV)/.installed-test
+	rm -f build/reliability.jsonl && mkdir -p build
+	LONG_TESTS=1 RELIABILITY_LOG=build/reliability.jsonl $(BIN)/python -m pytest tests/faults tests/fuzz
+	$(BIN)/python -m tests.reliability build/reliability.jsonl docs/reliability.md
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
