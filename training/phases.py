@@ -118,14 +118,16 @@ class TrainingStep:
         means_before = [mean.clone() for mean in self.running_means()]
         phase.optimizer.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
-        for batch in batches:
-            with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
-                phase.accumulate(batch, phase.interval / len(batches))
+        with training_stats.held() as count_reports:
+            for batch in batches:
+                with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
+                    phase.accumulate(batch, phase.interval / len(batches))
         phase.module.requires_grad_(False)
         distributed.all_reduce_grads(phase.module.parameters())
         if self.is_finite(phase):
             phase.optimizer.step()
             self.update_running_means(phase)
+            count_reports()
         else:  # nothing of this phase is kept
             for mean, before in zip(self.running_means(), means_before, strict=True):
                 mean.copy_(before)

@@ -168,6 +168,8 @@ class Saver:
     def finish(self, is_complete: bool) -> None:
         """Wait for the last files; raises `UserError` if they could not be written. A complete run is marked as such."""
         self.writer.wait()
+        if self.is_writer:
+            rotate(self.run_dir, self.config.keep)  # the best may be another by now
         if self.is_writer and is_complete:
             self.write_options(finished_kimg=self.config.total_kimg)
 
