@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dnnlib.errors import naming
+from dnnlib.files import tolerated
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
@@ -106,11 +107,12 @@ class Evaluation:
             return
         if not self.is_writer:
             return
-        for result in results:
-            self.record(result, snapshot, kimg, events)
-        if results:
-            draw_history(self.run_dir / "metrics.png", self.history)
-            self.link_best(results[0], snapshot)
+        with tolerated("metrics"):
+            for result in results:
+                self.record(result, snapshot, kimg, events)
+            if results:
+                draw_history(self.run_dir / "metrics.png", self.history)
+                self.link_best(results[0], snapshot)
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
+from dnnlib.files import tolerated
 from torch_utils import distributed
 from training.checkpoint import read_state, seed_random_state, snapshot_path
 from training.config import TrainingConfig
@@ -86,8 +87,9 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
         progress.tick()
         if is_last or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
             if is_writer:
-                pictures.save(f"{state.cur_nimg // 1000:06d}")
-                watch.save_neighbours(run_dir / "neighbors.png")
+                with tolerated("pictures"):
+                    pictures.save(f"{state.cur_nimg // 1000:06d}")
+                    watch.save_neighbours(run_dir / "neighbors.png")
             saver.save_snapshot()
             saver.save_state(captured or saver.capture(evaluation_due=bool(config.metrics)))
             evaluate()
