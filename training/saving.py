@@ -73,7 +73,7 @@ class Saver:
     def capture(self, evaluation_due: bool = False) -> dict[str, Any]:
         """A copy of everything that the run would need to go on from here. On all ranks; complete on rank 0."""
         states = {"training": self.state, **self.parts}
-        captured = {name: part.state_dict() for name, part in states.items()}
+        captured: dict[str, Any] = {name: part.state_dict() for name, part in states.items()}
         captured |= {
             "random": distributed.gather_objects(random_state()),
             "num_processes": distributed.get_world_size(),
