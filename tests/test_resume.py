@@ -349,3 +349,31 @@ def test_nan_ends_the_run_with_the_state_before_it(tmp_path, folders, monkeypatc
     output = resume(run_dir, "--kimg=0.04", "--gamma=1")
     assert "Done." in output
     assert np.isfinite([line["Loss/G/loss"]["mean"] for line in stats_of(run_dir)]).all()
+
+
+def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, folders, monkeypatch):
+    from metrics import metric_main
+    from metrics.stopping import Stopped
+
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.016"]
+    honest, calls = metric_main.calc_metric, []
+
+    def interrupted(name, opts):
+        calls.append(name)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not opts.keep_going()
+        raise Stopped
+
+    monkeypatch.setattr(metric_main, "calc_metric", interrupted)
+    status, out, err = run_inside(f"--outdir={tmp_path / 'parts'}", "--cfg=stylegan2", *TINY, *args)
+    assert status == STOPPED, out + err
+    assert "left out" in out and len(calls) == 1
+    monkeypatch.setattr(metric_main, "calc_metric", honest)
+    (parts,) = (tmp_path / "parts").iterdir()
+    assert not (parts / "metric-fid1k.jsonl").exists()
+    resume(parts)
+    whole, _ = train(tmp_path / "whole", *args)
+    assert_same_run(whole, parts)
+    (line,) = (parts / "metric-fid1k.jsonl").read_text().splitlines()
+    assert json.loads(line)["kimg"] == 0.016
+    assert len(stats_of(parts)) == 1

@@ -72,7 +72,8 @@ _held: list[_Report] | None = None
 def held() -> Iterator[Callable[[], None]]:
     """Reports inside the block count only when the function that it yields is called, after the block or in it."""
     global _held
-    outer, reports = _held, []
+    outer = _held
+    reports: list[_Report] = []
     _held = reports
     try:
         yield functools.partial(_count_all, reports)

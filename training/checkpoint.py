@@ -57,7 +57,7 @@ def newest_intact_state(run_dir: Path) -> tuple[Path | None, list[str]]:
 
     Raises `UserError` where all are damaged.
     """
-    complaints = []
+    complaints: list[str] = []
     states = numbered(run_dir, STATE_PATTERN)
     for path in states:
         try:

@@ -96,23 +96,27 @@ class Evaluation:
         samples = samples_of(self.state, self.labels, self.config.seed)
         self.opts.use_generator(samples.first, samples)
 
-    def run(self, snapshot: Path, events: Any) -> None:
-        """All metrics of the state that `snapshot` holds. events: TensorBoard's writer, None but on rank 0."""
+    def run(self, snapshot: Path, events: Any) -> bool:
+        """All metrics of the state that `snapshot` holds; False if a signal ended that.
+
+        events: TensorBoard's writer, None but on rank 0.
+        """
         kimg = self.state.cur_nimg / 1000
         self.look_at_generator()
         try:
             results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
-            distributed.print0("The evaluation was left out; the snapshot is saved.")
-            return
-        if not self.is_writer:
-            return
-        with tolerated("metrics"):
-            for result in results:
-                self.record(result, snapshot, kimg, events)
-            if results:
+            distributed.print0(
+                "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
+            )
+            return False
+        if self.is_writer and results:
+            with tolerated("metrics"):
+                for result in results:
+                    self.record(result, snapshot, kimg, events)
                 draw_history(self.run_dir / "metrics.png", self.history)
                 self.link_best(results[0], snapshot)
+        return True
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""

@@ -59,6 +59,7 @@ class Saver:
         self.is_writer = distributed.get_rank() == 0
         self.writer = BackgroundWriter()
         self.saved_at = time.monotonic()
+        self.evaluation_due = False  # whether the metrics of the last snapshot are not known yet
         self.remembered: dict[str, Any] | None = None
         self.failures: dict[str, str] = {}  # kind of file -> why the last one is not on the disk
         if self.is_writer:
@@ -70,7 +71,7 @@ class Saver:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.writer.close()
 
-    def capture(self, evaluation_due: bool = False) -> dict[str, Any]:
+    def capture(self) -> dict[str, Any]:
         """A copy of everything that the run would need to go on from here. On all ranks; complete on rank 0."""
         states = {"training": self.state, **self.parts}
         captured: dict[str, Any] = {name: part.state_dict() for name, part in states.items()}
@@ -78,7 +79,7 @@ class Saver:
             "random": distributed.gather_objects(random_state()),
             "num_processes": distributed.get_world_size(),
             "batch_gpu": self.batch_gpu,
-            "evaluation_due": evaluation_due,
+            "evaluation_due": self.evaluation_due,
         }
         return to_cpu(captured) if self.is_writer else captured
 
@@ -86,6 +87,7 @@ class Saver:
         """Continue from a copy; the training state itself has been taken care of by `build_state`."""
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
+        self.evaluation_due = saved["evaluation_due"]
         before, now = saved["num_processes"], distributed.get_world_size()
         if before == now:
             set_random_state(saved["random"][distributed.get_rank()])
