@@ -11,9 +11,23 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from torch_utils import persistence
-from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
+from training.augment import AugmentPipe
+from training.cascade import Cascade
+from training.mapping import SourceGenerator
+from training.networks_stylegan2 import Discriminator
+from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
+MAX_ITEMS = 1_000_000  # of what a snapshot says about itself
+KINDS: dict[str, tuple[type, ...]] = {
+    "G": (SourceGenerator, Cascade, type(None)),
+    "D": (Discriminator, type(None)),
+    "G_ema": (SourceGenerator, Cascade),
+    "source": (Source,),
+    "augment_pipe": (AugmentPipe, type(None)),
+    "training_set_kwargs": (dict,),
+    "meta": (dict,),
+}
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
@@ -32,14 +46,35 @@ def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
-    """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it."""
+    """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it.
+
+    The file may also be a pickle of the official PyTorch or TensorFlow code; the result has the same keys.
+    """
     contents = persistence.load(file)
-    if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), torch.nn.Module):
+    if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
+        contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
+    if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), SourceGenerator | Cascade):
         raise persistence.SnapshotError("no snapshot of this project: there is no generator G_ema in it")
-    source = contents.get("source")
-    if source is None:
-        contents["source"] = GaussianSource(contents["G_ema"].z_dim)
+    contents = {key: contents.get(key) for key in KEYS}
+    contents["source"] = contents["source"] or GaussianSource(contents["G_ema"].z_dim)
+    contents["training_set_kwargs"] = contents["training_set_kwargs"] or {}
+    contents["meta"] = contents["meta"] or {}
+    check_contents(contents)
     return contents
+
+
+def check_contents(contents: dict[str, Any]) -> None:
+    """Each part is of its kind. Raises `SnapshotError`."""
+    for key, kinds in KINDS.items():
+        if not isinstance(contents[key], kinds):
+            raise persistence.SnapshotError(
+                f"no snapshot of this project: its {key} is a {type(contents[key]).__name__}"
+            )
+    source, z_dim = contents["source"], contents["G_ema"].z_dim
+    if isinstance(source, GaussianSource) and source.z_dim != z_dim:
+        raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
+    for key in ("training_set_kwargs", "meta"):
+        persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
 
 
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
