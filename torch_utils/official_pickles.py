@@ -63,8 +63,11 @@ class OfficialModule:
         """Whether this project has a class of its own for it; other modules are parts of networks."""
         return self.class_name in RECIPES
 
-    def recipe(self) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
-        """Our class, its constructor arguments and its state. Raises `SnapshotError` for what is no such network."""
+    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+        """Our class, its constructor arguments and its state: views, so that `max_bytes` is for others to keep to.
+
+        Raises `SnapshotError` for what is no such network.
+        """
         if not self.is_network:
             raise SnapshotError(f"the file holds a {shown(self.class_name)}, which is no network of this project")
         class_name, kwargs = RECIPES[self.class_name](self)
@@ -233,7 +236,7 @@ def _parameter(tensor: Any, *_: Any) -> torch.Tensor:
     return tensor
 
 
-class _Dtype(Stateful):
+class NumpyType(Stateful):
     """The type of a NumPy array: plain numbers of up to eight bytes."""
 
     def __init__(self, name: Any, *_: Any):
@@ -248,7 +251,7 @@ class _Dtype(Stateful):
         self.dtype = self.dtype.newbyteorder(order) if order in ("<", ">") else self.dtype
 
 
-class _Array(Stateful):
+class NumpyArray(Stateful):
     """A NumPy array while it is put together."""
 
     def __init__(self, *_: Any):
@@ -258,7 +261,7 @@ class _Array(Stateful):
         if not isinstance(state, tuple) or len(state) != 5:
             raise SnapshotError("an array in an unknown format")
         _, shape, kind, is_fortran, blob = state
-        if not isinstance(kind, _Dtype) or not isinstance(blob, Blob) or not isinstance(shape, tuple):
+        if not isinstance(kind, NumpyType) or not isinstance(blob, Blob) or not isinstance(shape, tuple):
             raise SnapshotError("an array of something else than numbers")
         if len(shape) > 8 or not all(type(side) is int and side >= 0 for side in shape):
             raise SnapshotError("an array whose shape is no list of up to eight sizes")
@@ -272,7 +275,7 @@ class _Array(Stateful):
 
 
 def _scalar(kind: Any, blob: Any) -> Any:
-    if not isinstance(kind, _Dtype) or not isinstance(blob, Blob) or len(blob.view) != kind.dtype.itemsize:
+    if not isinstance(kind, NumpyType) or not isinstance(blob, Blob) or len(blob.view) != kind.dtype.itemsize:
         raise SnapshotError("a number in an unknown format")
     return np.frombuffer(blob.view, dtype=kind.dtype)[0].item()
 
@@ -297,16 +300,16 @@ def _bytes(text: Any, encoding: Any) -> Blob:
 
 
 def _plain(value: Any) -> Any:
-    return value.values if isinstance(value, _Array) else value
+    return value.values if isinstance(value, NumpyArray) else value
 
 
 STORAGE_NAMES = {("torch", name): Name(value=dtype) for name, dtype in STORAGES.items()}
 NUMPY_NAMES = {
     (module, name): Name(call)
     for module, (name, call) in itertools.product(
-        ("numpy.core.multiarray", "numpy._core.multiarray"), {"scalar": _scalar, "_reconstruct": _Array}.items()
+        ("numpy.core.multiarray", "numpy._core.multiarray"), {"scalar": _scalar, "_reconstruct": NumpyArray}.items()
     )
-} | {("numpy", "dtype"): Name(_Dtype), ("numpy", "ndarray"): Name()}
+} | {("numpy", "dtype"): Name(NumpyType), ("numpy", "ndarray"): Name()}
 CONTAINER_NAMES = {
     ("dnnlib.util", "EasyDict"): Name(_empty_dict),
     ("collections", "OrderedDict"): Name(_empty_dict),

@@ -21,7 +21,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import UserError
-from torch_utils import data_pickles, official_pickles
+from torch_utils import data_pickles, official_pickles, tensorflow_pickles
 from torch_utils.data_pickles import Blob, Name, SnapshotError, Stateful, shown, tensor_from_bytes
 from torch_utils.official_pickles import OfficialModule
 
@@ -95,7 +95,7 @@ class SavedObject:
     init_kwargs: dict[str, Any]
     state: dict[str, torch.Tensor]
 
-    def recipe(self) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         return self.class_name, self.init_kwargs, self.state
 
 
@@ -139,7 +139,7 @@ class _Builder:
         if isinstance(value, list | tuple):
             return type(value)(self.build_all(item, depth + 1) for item in value)
         if hasattr(value, "recipe"):
-            class_name, kwargs, state = value.recipe()
+            class_name, kwargs, state = value.recipe(self.bytes_left)
             self.spend(state)
             return instantiate(class_name, kwargs, state)
         if isinstance(value, Blob | Name | Stateful):
@@ -345,6 +345,7 @@ def _rebuild_tensor(dtype: str, shape: tuple, raw: bytes | Blob) -> torch.Tensor
 
 NAMES = {
     **official_pickles.NAMES,
+    **tensorflow_pickles.NAMES,
     (__name__, "_reconstruct_persistent_obj"): Name(_describe),
     (__name__, "_rebuild_tensor"): Name(_rebuild_tensor),
 }
