@@ -15,6 +15,7 @@ from dnnlib.errors import UserError
 from torch_utils import distributed
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
 Work = Callable[..., int]
 
 
@@ -36,7 +37,8 @@ def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
             process.start()
         # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. SIGTERM is passed on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: _pass_on(processes))
+        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            signal.signal(number, lambda *_: _pass_on(processes))
         return _wait_for(processes)
 
 
@@ -49,7 +51,7 @@ def _wait_for(processes: list[Any]) -> int:
     """Wait until all processes have ended; one that fails takes the others with it. The exit code of the run."""
     while running := [process for process in processes if process.exitcode is None]:
         multiprocessing.connection.wait([process.sentinel for process in running])
-        if any(process.exitcode not in (None, 0, INTERRUPTED) for process in processes):
+        if any(process.exitcode not in (None, 0, INTERRUPTED, STOPPED) for process in processes):
             for process in running:
                 process.kill()  # it may be waiting for the one that is gone
     codes = [process.exitcode for process in processes]
