@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ import torch
 import legacy
 from dnnlib.errors import UserError
 from tests import tiny
-from tests.conftest import GOLDEN, SHARED
+from tests.conftest import GOLDEN, ROOT, SHARED
 from tests.torch_utils.test_official_pickles import official
 from torch_utils import official_pickles
-from training import augment, networks_stylegan2, networks_stylegan3
-from training.snapshot import KEYS, load_snapshot, save_snapshot
-from training.source import GaussianSource
+from training import augment, networks_stylegan2, networks_stylegan3, onnx_export
+from training.cascade import Cascade
+from training.snapshot import KEYS, is_snapshot, load_snapshot, save_snapshot
+from training.source import GaussianSource, ImageSource
 
 COMMITTED = sorted((GOLDEN / "pickles").glob("*.pkl"))
 SHARED_ONLY = sorted(
@@ -167,3 +170,128 @@ def test_plain_pickle_hands_over_parts_as_data_and_never_looks_at_source_text():
 def test_force_fp16(tmp_path):
     with open(tiny.save(tmp_path / "a.pkl", tiny.generator2(), None), "rb") as file:
         assert legacy.load_network_pkl(file, force_fp16=True)["G_ema"].init_kwargs["num_fp16_res"] == 4
+
+
+# Conversion
+
+
+def convert(*args) -> None:
+    legacy.main.main([str(arg) for arg in args], standalone_mode=False)
+
+
+def cascade() -> Cascade:
+    second = tiny.generator2(seed=1, encoder={"kind": "flatten"}, c_dim=2)
+    return Cascade.chain(tiny.generator2(seed=2, c_dim=3), second)
+
+
+def test_safetensors_and_back(tmp_path):
+    images = torch.randint(256, [5, 3, 8, 8], dtype=torch.uint8)
+    source = ImageSource("photos.zip", 5, [3, 8, 8], "abc")
+    source.images = images
+    snapshot = tiny.save(tmp_path / "a.pkl", cascade(), source)
+    convert(f"--source={snapshot}", f"--dest={tmp_path / 'a.safetensors'}")
+    convert(f"--source={tmp_path / 'a.safetensors'}", f"--dest={tmp_path / 'b.pkl'}")
+    before, between, after = (load_snapshot(tmp_path / name) for name in ("a.pkl", "a.safetensors", "b.pkl"))
+    z, c = torch.randn(2, tiny.Z_DIM), torch.eye(2)
+    expected = before["G_ema"](z, c, noise_mode="const")
+    for contents in (between, after):
+        assert tuple(contents) == KEYS
+        assert torch.equal(contents["G_ema"](z, c, noise_mode="const"), expected)
+        assert torch.equal(contents["source"].images, images)
+        assert contents["meta"] == before["meta"]
+    assert is_snapshot(str(tmp_path / "a.safetensors"))
+
+
+def test_safetensors_of_an_official_pickle(tmp_path):
+    convert(f"--source={COMMITTED[0]}", f"--dest={tmp_path / 'a.safetensors'}")
+    with open(tmp_path / "a.safetensors", "rb") as file:
+        same_numbers(legacy.load_network_pkl(file), COMMITTED[0])
+
+
+NETWORKS = {
+    "stylegan2": lambda: tiny.generator2(c_dim=3),
+    "stylegan3-t": tiny.generator3,
+    "stylegan3-r": lambda: tiny.generator3(radial=True),
+}
+
+
+def run_onnx(data: bytes, **inputs: torch.Tensor) -> list[np.ndarray]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_onnx_of_the_whole_generator(kind):
+    pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install -e ".[onnx]"')
+    G = NETWORKS[kind]()
+    model = onnx_export.export_generator(G)
+    z, c = torch.randn(5, tiny.Z_DIM), torch.eye(3)[[0, 1, 2, 0, 1]] if G.c_dim else None
+    images, ws = run_onnx(model.data, z=z, **({} if c is None else {"c": c}))
+    np.testing.assert_allclose(images, G(z, c, noise_mode="const"), atol=1e-4)
+    np.testing.assert_allclose(ws, G.mapping(z, c), atol=1e-5)
+
+
+def test_onnx_of_a_cascade_from_the_command_line(tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install -e ".[onnx]"')
+    G = cascade()
+    convert(f"--source={tiny.save(tmp_path / 'a.pkl', G, None)}", f"--dest={tmp_path / 'a.onnx'}")
+    assert capsys.readouterr().out.count("onnxruntime and PyTorch differ by") == 2
+    z, c = torch.randn(4, tiny.Z_DIM), torch.eye(2)[[0, 1, 1, 0]]
+    expected = G(z, c, noise_mode="const")
+    images, ws = run_onnx((tmp_path / "a.onnx").read_bytes(), z=z, c=c)
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+    (images,) = run_onnx((tmp_path / "a-synthesis.onnx").read_bytes(), ws=torch.from_numpy(ws))
+    np.testing.assert_allclose(images, expected, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-synthesis.onnx", "a.onnx", "a.pkl"]
+
+
+def test_an_onnx_model_that_differs_is_refused(monkeypatch):
+    pytest.importorskip("onnxscript", reason='ONNX is not installed: pip install -e ".[onnx]"')
+    monkeypatch.setattr(onnx_export, "MAX_DIFFERENCE", -1.0)
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* at batch 1 .* nothing was written"):
+        onnx_export.export(torch.nn.Linear(2, 2), ("x",), ("y",), lambda n: [torch.ones(n, 2)])
+
+
+def test_nothing_is_written_where_one_of_the_models_is_refused(tmp_path, monkeypatch):
+    def refuse(network):
+        raise UserError("it differs")
+
+    monkeypatch.setattr(onnx_export, "require_packages", lambda: None)
+    monkeypatch.setattr(onnx_export, "export_generator", lambda network: onnx_export.OnnxModel(b"", (), (), 0.0))
+    monkeypatch.setattr(onnx_export, "export_synthesis", refuse)
+    snapshot = tiny.save(tmp_path / "a.pkl", tiny.generator2(), None)
+    with pytest.raises(UserError, match="--dest: it differs"):
+        convert(f"--source={snapshot}", f"--dest={tmp_path / 'a.onnx'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pkl"]
+
+
+def test_a_missing_package_is_named_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "REQUIRED", ("no_such_package",))
+    with pytest.raises(UserError, match=r'--dest: .* no_such_package: pip install -e "\.\[onnx\]"'):
+        convert("--source=nowhere.pkl", f"--dest={tmp_path / 'a.onnx'}")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--source=a.pkl", "--dest=b.zip"], r"choose from \.pkl, \.safetensors, \.onnx"),
+        (["--source=a.pkl", "--dest=no/such/b.pkl"], "there is no folder"),
+        (["--source=a.pkl", "--dest=b.onnx", "--force-fp16=1"], "--force-fp16: ONNX files are float32"),
+        (["--source=a.pkl", "--dest=b.pkl"], "--source: a.pkl: no such file"),
+    ],
+)
+def test_wrong_options(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        convert(*args)
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_a_program(tmp_path):
+    (tmp_path / "bad.pkl").write_bytes(b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00echotR.")
+    command = [sys.executable, str(ROOT / "legacy.py"), "--source=bad.pkl", "--dest=b.pkl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --source: bad.pkl: at byte 2: the file asks for os.system")
+    assert done.stderr.count("\n") == 1 and not done.stdout

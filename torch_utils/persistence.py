@@ -71,6 +71,11 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def is_persistent(value: Any) -> bool:
+    """Whether the object's class is marked with `persistent_class`."""
+    return _persistent_classes.get(class_path(type(value))) is type(value)
+
+
 def find_class(name: str) -> type:
     """The persistent class called `package.module.Class`; `SnapshotError` if it is not one of this project's."""
     module_name, _, class_name = name.rpartition(".")

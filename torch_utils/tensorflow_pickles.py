@@ -287,18 +287,22 @@ def translated(variables: dict[str, np.ndarray], rules: list[Rule]) -> dict[str,
     """Our names and layout. Raises `SnapshotError` naming a variable that no rule knows or that has another shape."""
     state = {}
     for name, value in variables.items():
-        for pattern, ours, change in rules:
-            match = re.fullmatch(pattern, name)
-            if match:
-                break
-        else:
-            raise SnapshotError(f"a TensorFlow network with the variable {shown(name)}, which StyleGAN2 does not have")
+        ours, change = place(name, rules)
         try:
             changed = np.array(change(value), dtype=np.float32, order="C")
         except (ValueError, IndexError):
             raise SnapshotError(f"the TensorFlow variable {shown(name)} has shape {list(value.shape)}") from None
-        state[ours(match) if callable(ours) else match.expand(ours)] = torch.from_numpy(changed)
+        state[ours] = torch.from_numpy(changed)
     return state
+
+
+def place(name: str, rules: list[Rule]) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """Our name of a variable, and how its layout changes."""
+    for pattern, ours, change in rules:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return ours(match) if callable(ours) else match.expand(ours), change
+    raise SnapshotError(f"a TensorFlow network with the variable {shown(name)}, which StyleGAN2 does not have")
 
 
 def filters(state: dict[str, torch.Tensor], kernel: Any, is_generator: bool) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Snapshots: one pickle of plain data with the networks, the source that feeds them and what they were trained on."""
 
 import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, check_seal
-from torch_utils import persistence
+from torch_utils import persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.mapping import SourceGenerator
@@ -38,12 +39,22 @@ def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
         pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
+def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
+    """The same as a safetensors file, for programs that read no pickles; `read_snapshot` reads it back."""
+    assert set(contents) == set(KEYS)
+    data = tensor_files.pack(contents)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it.
 
-    The file may also be a pickle of the official PyTorch or TensorFlow code; the result has the same keys.
+    The file may also be a safetensors file of ours, or a pickle of the official PyTorch or TensorFlow code; the result
+    has the same keys.
     """
-    contents = persistence.load(file)
+    data = file.read()
+    contents = tensor_files.unpack(data) if tensor_files.is_tensor_file(data) else persistence.load(io.BytesIO(data))
     if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
         contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
     if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), SourceGenerator | Cascade):
@@ -91,14 +102,15 @@ def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
 
 
 def is_snapshot(path_or_url: str) -> bool:
-    """Whether a --source names a network (by its ending, or by the first byte of a pickle) rather than images."""
+    """Whether a --source names a network (by its ending, or by its first bytes) rather than images."""
     if dnnlib.util.is_url(path_or_url):
         return not path_or_url.lower().split("?")[0].endswith(".zip")
     path = Path(path_or_url)
     if path.is_file():
         with open(path, "rb") as file:
-            return file.read(1) == b"\x80"
-    return path.suffix.lower() == ".pkl"
+            start = file.read(9)
+        return start[:1] == b"\x80" or (start[8:] == b"{" and path.suffix.lower() == ".safetensors")
+    return path.suffix.lower() in (".pkl", ".safetensors")
 
 
 def fingerprint_file(path_or_url: str) -> str:

@@ -227,7 +227,7 @@ def test_the_discriminators_block_equals_a_literal_reading(stub_module):
 def test_refused_by_name(stub_module):
     D = discriminator(stub_module)[0]
     G = generator(stub_module, fmap_decay=2.0)[0]
-    with pytest.raises(UserError, match="fmap_decay=2.0"):
+    with pytest.raises(UserError, match=r"fmap_decay=2\.0"):
         load(G, D, G)
     G = generator(stub_module)[0]
     G.state["version"] = 2
