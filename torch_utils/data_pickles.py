@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.errors import UserError
 
-MAX_INSTRUCTIONS = 5_000_000  # a snapshot has some 10,000
+MAX_INSTRUCTIONS = 1_000_000  # a snapshot has some 10,000
 MAX_INT_BYTES = 16
 
 

@@ -171,11 +171,12 @@ def instantiate(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.
     cls = find_class(class_name)
     if not issubclass(cls, torch.nn.Module):
         check_data(kwargs, "the arguments in the snapshot", MAX_ARGUMENTS)
-        obj = cls(**_to_plain(kwargs))
-        obj.load_state_dict(state)
+        with _naming(class_name):
+            obj = cls(**_to_plain(kwargs))
+            obj.load_state_dict(state)
         return obj
     check_arguments(kwargs, len(state))
-    with torch.device("meta"), _at_most(len(state)):
+    with torch.device("meta"), _at_most(len(state)), _naming(class_name):
         obj = cls(**_to_plain(kwargs))
     check_state(class_name, obj.state_dict(), state)
     with torch.no_grad():
@@ -189,6 +190,9 @@ def check_arguments(kwargs: Any, num_tensors: int) -> None:
 
     def check_number(name: Any, value: float) -> None:
         limit = num_tensors if name == "num_layers" else MAX_ARGUMENT
+        is_size = str(name).endswith(("_dim", "_channels"))
+        if is_size and not (isinstance(value, int | np.integer) and value >= 0):
+            raise SnapshotError(f"the snapshot builds an object with {shown(name)}={shown(value)}, which is no size")
         if not abs(value) <= limit:
             raise SnapshotError(f"the snapshot builds an object with {shown(name)}={shown(value)}; {limit:,} at most")
 
@@ -220,6 +224,18 @@ def check_data(
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise SnapshotError(f"{what} have no names")
     check(data, what, 0)
+
+
+@contextlib.contextmanager
+def _naming(class_name: str) -> Iterator[None]:
+    """What a constructor objects to is the file's fault, not that of an option."""
+    try:
+        yield
+    except SnapshotError:
+        raise
+    except Exception as error:
+        reason = shown(f"{type(error).__name__}: {error}")
+        raise SnapshotError(f"the snapshot holds no {class_name} that could be built ({reason})") from error
 
 
 @contextlib.contextmanager

@@ -49,8 +49,8 @@ def unpack(data: bytes) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         raise SnapshotError(f"no readable safetensors file ({shown(f'{type(error).__name__}: {error}')})") from error
-    if not isinstance(objects, dict) or not isinstance(values, dict):
-        raise SnapshotError("a safetensors file whose header names no objects")
+    if not isinstance(objects, dict) or not isinstance(values, dict) or objects.keys() & values.keys():
+        raise SnapshotError("a safetensors file whose header names no objects, or the same thing twice")
     contents = {**values, **{key: saved_object(key, objects[key], tensors) for key in objects}}
     if tensors:
         raise SnapshotError(

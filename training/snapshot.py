@@ -20,7 +20,7 @@ from training.networks_stylegan2 import Discriminator
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
-MAX_ITEMS = 1_000_000  # of what a snapshot says about itself
+MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
     "D": (Discriminator, type(None)),
@@ -60,9 +60,8 @@ def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), SourceGenerator | Cascade):
         raise persistence.SnapshotError("no snapshot of this project: there is no generator G_ema in it")
     contents = {key: contents.get(key) for key in KEYS}
-    contents["source"] = contents["source"] or GaussianSource(contents["G_ema"].z_dim)
-    contents["training_set_kwargs"] = contents["training_set_kwargs"] or {}
-    contents["meta"] = contents["meta"] or {}
+    defaults = {"source": GaussianSource(contents["G_ema"].z_dim), "training_set_kwargs": {}, "meta": {}}
+    contents |= {key: default for key, default in defaults.items() if contents[key] is None}
     check_contents(contents)
     return contents
 
