@@ -8,7 +8,7 @@ the file goes, and its errors name the byte. A name outside of the reader's list
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pickletools import code2op
+from pickletools import opcodes
 from typing import Any, BinaryIO
 
 import torch
@@ -133,8 +133,8 @@ class Machine:
             raise self.error(f"more than {MAX_INSTRUCTIONS:,} instructions, which no snapshot needs")
         instruction = INSTRUCTIONS.get(code)
         if instruction is None:
-            known = code2op.get(chr(code))
-            what = f"the instruction {known.name}, which data does not need" if known else f"no instruction ({code})"
+            known = [opcode.name for opcode in opcodes if opcode.code == chr(code)]
+            what = f"the instruction {known[0]}, which data does not need" if known else f"no instruction ({code})"
             raise self.error(f"{what}: damaged, or no snapshot")
         instruction(self)
 

@@ -40,6 +40,8 @@ class OfficialModule:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     """Parameters and persistent buffers of this module alone."""
     children: dict[str, "OfficialModule"] = field(default_factory=dict)
+    count: int = field(init=False)
+    """Modules and tensors, as often as they are referred to."""
 
     def __post_init__(self) -> None:
         self.count = 1 + len(self.tensors) + sum(child.count for child in self.children.values())

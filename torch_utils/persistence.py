@@ -168,7 +168,7 @@ def instantiate(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.
     A module is first built without memory and compared with the state, so that no argument makes it larger than what
     the file has tensors for. Raises `SnapshotError`.
     """
-    cls = find_class(class_name)
+    cls: Any = find_class(class_name)
     if not issubclass(cls, torch.nn.Module):
         check_data(kwargs, "the arguments in the snapshot", MAX_ARGUMENTS)
         with _naming(class_name):
