@@ -23,7 +23,7 @@ from training.snapshot import load_snapshot
 resource = pytest.importorskip("resource", reason="limits on memory need a Unix")
 
 TOPIC = "Hostile pickles"
-MAX_SECONDS = 20  # for one file, on a machine that is busy with other things
+MAX_SECONDS = 10  # of this process, for one file: 0.6 is the most that was measured
 MEMORY = 1 << 30  # bytes that reading may map beyond what is there already
 # What the interpreter reports when code runs, files are touched, names are looked up or programs start.
 FORBIDDEN = (
@@ -119,12 +119,12 @@ def test_every_hostile_file_is_refused_by_both_readers_and_runs_nothing(read, tm
     with little_memory():
         for name, (family, data) in chosen:
             path.write_bytes(data)
-            start = time.monotonic()
+            start = time.process_time()
             check_refusal(refusal_of(name, lambda data=data: read(data)))
             with watched(allowed="hostile.pkl"):
                 error = refusal_of(name, lambda: load_snapshot(path))
             assert "hostile.pkl: " in str(error), name
-            assert time.monotonic() - start < MAX_SECONDS, name
+            assert time.process_time() - start < MAX_SECONDS, name
             tried[family] += 1
     assert sorted(item.name for item in tmp_path.iterdir()) == ["hostile.pkl"]
     for family, count in tried.items():
