@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from dnnlib.errors import UserError
 from torch_utils import persistence
 from training.cascade import stage_images
 from training.encoders import Encoder
@@ -95,8 +96,8 @@ class ImageSource(Source):
     """
 
     def __init__(self, path: str, num_images: int, image_shape: list[int], fingerprint: str):
-        self.path = path
-        self.num_images = num_images
+        self.path = str(path)
+        self.num_images = int(num_images)
         self.image_shape = list(image_shape)  # [C, h, w]
         self.fingerprint = fingerprint
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
@@ -150,7 +151,12 @@ class ImageSource(Source):
         return {"images": self.images[index]}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.images = state["images"]
+        images = state["images"]
+        if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) > self.num_images:
+            raise UserError(
+                f"the images of a source are {list(images.shape)} {images.dtype}, not uint8 {self.image_shape}"
+            )
+        self.images = images
 
 
 class NetworkSource(Source):

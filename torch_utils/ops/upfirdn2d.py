@@ -206,8 +206,9 @@ def _resample(x, taps, spec):
     n, c, h, w = x.shape
     if x.numel() == 0:  # an empty batch, or all of the image was cropped
         return x.new_zeros([n, c, size[1], size[0]])
-    x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
-    weight = taps.expand(n * c, 1, *taps.shape)
+    if not torch.compiler.is_compiling():  # an exported graph needs a number of groups that does not follow the batch
+        x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
+    weight = taps.expand(x.shape[1], 1, *taps.shape)
     if spec.up != (1, 1):
         y = _spread(x, weight, spec)
     elif weight[0].numel() == 1 and spec.down == (1, 1):
