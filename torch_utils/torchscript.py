@@ -60,7 +60,8 @@ def tensors_of(module: Any, archive: zipfile.ZipFile, prefix: str) -> dict[str, 
     if not isinstance(module, ScriptObject):
         raise SnapshotError("the archive holds no module")
     own = names_of_tensors(module, archive)
-    found, children = {}, {}
+    found: dict[str, torch.Tensor] = {}
+    children: dict[str, torch.Tensor] = {}
     for name, value in module.attributes.items():
         if isinstance(value, torch.Tensor) and (own is None or name in own):
             found[f"{prefix}{name}"] = value

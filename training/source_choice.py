@@ -33,7 +33,7 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
         target = ImageSet(options.data)
     with naming("--source-pool"):
         pool = {path: open_images(path, SNAPSHOT_IMAGES, device, options.seed) for path in options.source_pool}
-    name_apart({**pool, options.data: target})
+    name_apart(pool | {options.data: target})
     request = Request(seed=options.seed, max_images=COMPARED_IMAGES)
     detector = open_detector(options.detector, options.detector_weights, device=device, verbose=True)
     ranking = rank_sources(target, pool, detector, request)
