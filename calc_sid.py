@@ -28,7 +28,7 @@ from metrics.detectors import NAMES, RESIZE_MODES, Detector, describe, open_dete
 from metrics.feature_stats import Images
 from metrics.friendly_neighbours import Ranking, Request, rank_sources
 from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS
-from training.metric_inputs import open_images
+from training.metric_inputs import name_apart, open_images
 from training.sampling import choose_device, prepare_folder
 
 
@@ -115,6 +115,10 @@ def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, 
     for flag, paths in (("--target", [target] if target is not None else []), ("--source", sources)):
         with naming(flag):
             images |= {path: open_images(path, num_gen, device, seed) for path in paths if path not in images}
+    name_apart(images)
+    for path, one in images.items():
+        if getattr(one, "note", None) is not None:
+            print(f"Warning: {path}: {one.note}", file=sys.stderr)
     return images
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections import deque
@@ -30,6 +31,7 @@ BATCH = 64
 READ_AHEAD = 2  # batches that are decoded while the detector works
 SPILL_BYTES = 1 << 30  # features beyond this go to a memory-mapped file
 CACHE_VERSION = 1
+MAX_TITLE_BYTES = 80  # of a name, in that of a cached file: file systems take 255 in all
 MAX_NAMED = 5  # corrupt files that a message names
 
 
@@ -39,6 +41,7 @@ class Images(Protocol):
     name: str
     key: str | None  # changes when the images do, wherever they lie; None: never cached
     reads_ahead: bool  # whether reading leaves the detector's processors alone, so that both can go on at once
+    may_skip: bool  # whether images that cannot be read may be left out; those of a diverged network may not
 
     def __len__(self) -> int: ...
 
@@ -152,12 +155,14 @@ def allocate(num: int, dim: int) -> torch.Tensor:
 
 
 def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
-    """One line on images that could not be read. Raises `UserError` when strict, or when none is left."""
+    """One line on images that could not be read. Raises `UserError` when strict, when none is left or none may miss."""
     if not result.skipped:
         return
     named = "; ".join(result.skipped[:MAX_NAMED])
     more = f"; and {len(result.skipped) - MAX_NAMED} more" if len(result.skipped) > MAX_NAMED else ""
     message = f"{images.name}: {len(result.skipped)} of {result.num_requested} images cannot be read ({named}{more})"
+    if not images.may_skip:
+        raise UserError(f"{message}; the network that made them has diverged, use an earlier snapshot")
     if is_strict or len(result) == 0:
         raise UserError(f"{message}; mend or remove them{', or leave --strict out' if len(result) > 0 else ''}")
     distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)
@@ -174,7 +179,8 @@ def cache_path(images: Images, detector: Detector, indices: np.ndarray) -> Path:
     """Named by what the features depend on: images, which of them, detector, its weights and its resizing."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {images.key} {detector.key}\n".encode())
     digest.update(indices.astype(np.int64).tobytes())
-    return cache_folder() / f"{images.name}-{detector.name}-{digest.hexdigest()[:32]}.npy"
+    title = re.sub(r"[^\w.-]+", "_", images.name).encode()[-MAX_TITLE_BYTES:].decode(errors="ignore")
+    return cache_folder() / f"{title}-{detector.name}-{digest.hexdigest()[:32]}.npy"
 
 
 def read_cache(path: Path) -> FeatureSet:
@@ -184,7 +190,7 @@ def read_cache(path: Path) -> FeatureSet:
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         if list(features.shape) != info["shape"]:
             raise ValueError(f"{list(features.shape)} is not {info['shape']}")
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: this entry of the cache is damaged ({error}); delete it") from error
     return FeatureSet(features, info["num_requested"], info["skipped"])
 

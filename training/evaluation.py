@@ -172,9 +172,9 @@ class DiversityWatch:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
         num = min(max(num_trained // 16, FEWEST_WATCHED), WATCHED_SAMPLES)
         samples = samples_of(self.state, self.labels, self.config.seed).read(range(num))
-        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
-        if len(self.features) <= NHOOD_SIZE or not bool(features.isfinite().all()):
+        if len(self.features) <= NHOOD_SIZE or any(isinstance(sample, str) for sample in samples):  # has diverged
             return
+        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
         # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
         density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
         training_stats.report0("Diversity/density", density)
@@ -191,7 +191,10 @@ class DiversityWatch:
 
     def save_neighbours(self, path: Path) -> None:
         """Rows of a sample and the training images nearest to it: copies of the data would show."""
-        samples = list(samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS)))
+        drawn = samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS))
+        samples = [sample for sample in drawn if isinstance(sample, torch.Tensor)]
+        if not samples:  # the network has diverged
+            return
         distances = torch.cdist(self.detector.features_of(samples), self.features)
         nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
         size = (samples[0].shape[1], samples[0].shape[2])
