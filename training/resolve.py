@@ -215,6 +215,8 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, str]:
         parts.append("no labels")
     if options.mirror:
         parts.append("mirrored copies added")
+    if info["animated"]:
+        parts.append(f"{info['animated']:,} animations, of which the first picture is taken")
     return dataset, f"{', '.join(parts)} [{options.data}]"
 
 
@@ -257,13 +259,13 @@ def probe_source(path: str) -> tuple[str, int, str]:
         colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
         return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
     files = open_files(path)
-    if len(files.names) < 2:
+    if len(files) < 2:
         raise UserError(f"{path}: holds a single image; a source is many images")
     try:
         channels, height, width = common_shape(files, MAX_SIDE)
     finally:
         files.close()
-    return "images", channels, f"{len(files.names):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
+    return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
