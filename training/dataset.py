@@ -23,7 +23,7 @@ from training.dataset_labels import find_labels
 from training.image_files import CHANNEL_NAMES, BadImage, Header, ImageFiles, add_identities, open_files, widen
 from training.shards import set_name
 
-LABEL_ROWS = 1 << 16  # one-hot rows that are made at a time
+LABEL_ROWS = 1 << 12  # one-hot rows that are made at a time
 FALLBACK_MEMORY = 8 << 30  # bytes assumed where the system does not tell
 
 
@@ -302,7 +302,9 @@ class ImageFolderDataset(Dataset):
         """sha256 of what the dataset holds (subset and mirroring included), wherever it lies."""
         digest = hashlib.sha256(f"xflip={self._xflip} channels={self.num_channels}\n".encode())
         add_identities(digest, self._files, self._raw_idx)
-        if self._use_labels:
+        if self._use_labels and len(self._files.parts) > 1:
+            digest.update(self._get_raw_labels()[self._raw_idx].tobytes())
+        elif self._use_labels:
             for first in range(0, len(self._raw_idx), LABEL_ROWS):  # one-hot rows of millions are large
                 digest.update(self.get_labels(np.arange(first, min(first + LABEL_ROWS, len(self._raw_idx)))).tobytes())
         return digest.hexdigest()

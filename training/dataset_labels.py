@@ -100,13 +100,14 @@ def _labels_from_json(files: StoredFiles, folder: str, dtype: type) -> np.ndarra
         return None
     labels = {folder + name.replace("\\", "/"): _checked(label, name, where) for name, label in pairs}
     _check_same_kind(labels, where)
-    unknown = [name for name in labels if name not in files.all_names]
+    images = set(files.names)
+    unknown = [name for name in labels if name not in images and name not in files.all_names]
     if unknown:
         count = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
         raise UserError(
             f"{where} has labels for {printable(unknown[0])}{count}, which do not exist; mend or remove them"
         )
-    missing = [name for name in files.names if name not in labels]
+    missing = sorted(images.difference(labels))
     if missing:
         count = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise UserError(f"{where} has no label for {printable(missing[0])}{count}; label every image or none")

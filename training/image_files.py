@@ -318,10 +318,9 @@ class ZipFiles(StoredFiles):
     def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
         for first in range(0, len(indices), CHUNK):
             positions = self._images[indices[first : first + CHUNK]]
-            entries = self._entries[positions]
-            facts = zip(positions.tolist(), entries["size"].tolist(), entries["crc"].tolist(), strict=True)
-            for position, size, crc in facts:
-                yield self.all_names[position], f"{size} {crc:08x}"
+            entries, names = self._entries[positions], self.all_names.take(positions)
+            for name, size, crc in zip(names, entries["size"].tolist(), entries["crc"].tolist(), strict=True):
+                yield name, f"{size} {crc:08x}"
 
     def fill_headers(self, headers: np.ndarray, bar: tqdm) -> None:
         known = self._cache.load("headers") if self._is_cached else None
