@@ -141,7 +141,12 @@ def main(images: int, shards: int) -> None:
     for when, result in results.items():
         print(f"{when:>15}: " + ", ".join(f"{what} {value:,}" for what, value in result.items()))
     print(f"cache {cache_gb:.2f} GB; a real header (PNG 32x32, one thread) takes {header_us:.0f} microseconds")
-    facts = {"shards": shards, "labels": with_labels, "cache gb": round(cache_gb, 2), "microseconds per header": header_us}
+    facts = {
+        "shards": shards,
+        "labels": with_labels,
+        "cache gb": round(cache_gb, 2),
+        "microseconds per header": header_us,
+    }
     save_result(f"data_index-{shards}", {"machine": describe_machine(), **facts, **results})
 
 

@@ -1,6 +1,7 @@
 """What every script does around its click command: one-line errors, exit code 2 for what the user can mend."""
 
 import sys
+import warnings
 
 import click
 
@@ -9,6 +10,8 @@ from dnnlib.errors import UserError
 
 def run(command: click.Command) -> None:
     """Run a click command as a program. Usage errors and `UserError` become one line on stderr and exit code 2."""
+    # What Pillow has to say about damaged metadata, in several lines each: what matters of it becomes an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         status = command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

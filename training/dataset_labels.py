@@ -99,6 +99,8 @@ def _labels_from_json(files: StoredFiles, folder: str, dtype: type) -> np.ndarra
     if not pairs:
         return None
     labels = {folder + name.replace("\\", "/"): _checked(label, name, where) for name, label in pairs}
+    if len(labels) < len(pairs):
+        _name_twice(pairs, where)
     _check_same_kind(labels, where)
     images = set(files.names)
     unknown = [name for name in labels if name not in images and name not in files.all_names]
@@ -150,6 +152,14 @@ def _checked(label: Any, name: str, where: str) -> Label:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
+def _name_twice(pairs: list[tuple[str, Any]], where: str) -> None:
+    """Raise `UserError` for a name with two labels that differ."""
+    seen: dict[str, Any] = {}
+    for name, label in pairs:
+        if seen.setdefault(name.replace("\\", "/"), label) != label:
+            raise UserError(f"{where} has two labels for {printable(name)}; leave one")
 
 
 def _check_same_kind(labels: dict[str, Label], where: str) -> None:

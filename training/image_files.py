@@ -496,6 +496,8 @@ def reason_for(error: Exception) -> str:
         return "not an image of a known format"
     if isinstance(error, Image.DecompressionBombError):
         return "it has far more pixels than an image for training, which may be a decompression bomb"
+    if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
+        return "its text or colour profile unfolds into more than 1 MB"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
