@@ -37,6 +37,16 @@ def png_with(kind: bytes, body: bytes, width: int = 4, height: int = 4) -> bytes
     return png_of([(b"IHDR", header), (kind, body), (b"IDAT", pixels), (b"IEND", b"")])
 
 
+def animation(kind: str, frames: int = 3) -> bytes:
+    """Black, then redder and redder."""
+    images = [Image.new("RGB", (16, 16), (80 * k, 0, 0)) for k in range(frames)]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer, kind, save_all=True, append_images=images[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
+    return buffer.getvalue()
+
+
 def huge_images(side: int = 100_000) -> dict[str, bytes]:
     """Small files that announce images of `side` x `side` pixels, as far as their format knows such numbers."""
     sound = {kind: io.BytesIO() for kind in ("png", "jpg", "bmp", "tif")}
@@ -58,6 +68,10 @@ def huge_images(side: int = 100_000) -> dict[str, bytes]:
         entry = entry if entry in tif else struct.pack("<HHI", tag, 3, 1)
         place = tif.index(entry)
         tif = tif[:place] + struct.pack("<HHII", tag, 4, 1, side) + tif[place + 12 :]
+    canvas = (side - 1).to_bytes(3, "little") * 2
+    for flags in (0, 2):
+        body = b"WEBPVP8X" + struct.pack("<II", 10, flags) + canvas + b"ANIM" + struct.pack("<IIH", 6, 0, 0)
+        huge[f"huge{flags}.webp"] = b"RIFF" + struct.pack("<I", len(body)) + body
     return huge | {"huge.tif": tif}
 
 

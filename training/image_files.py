@@ -41,6 +41,7 @@ from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too
 
 EXTENSIONS = frozenset({"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff"})
 MAX_FILE_BYTES = 1 << 30  # a small zip can unfold into more than the memory holds
+WEBP_START, MAX_ANIMATED_PIXELS = 30, 1 << 24
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 GRAY_16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
@@ -505,6 +506,8 @@ def reason_for(error: Exception) -> str:
 
 def probe(file: IO[bytes]) -> Header:
     """The header of an image file; the pixels are not decoded."""
+    _refuse_large_webp(file.read(WEBP_START))
+    file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         orientation = _orientation(image)
@@ -519,8 +522,20 @@ def probe(file: IO[bytes]) -> Header:
         return Header(width, height, *_channels_bits(image), is_animated)
 
 
+def _refuse_large_webp(start: bytes) -> None:
+    """Pillow has memory for the canvas of a WebP, and for two more of an animation, before it looks at the size."""
+    if len(start) < WEBP_START or (start[:4], start[8:16]) != (b"RIFF", b"WEBPVP8X"):
+        return
+    flags, *sides = struct.unpack("<B3xH B H B", start[20:])
+    width, height = sides[0] + (sides[1] << 16) + 1, sides[2] + (sides[3] << 16) + 1
+    limit = MAX_ANIMATED_PIXELS if flags & 2 else 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if width * height > limit:
+        raise Image.DecompressionBombError
+
+
 def decode(data: bytes) -> np.ndarray:
     """Pixels of an image file, uint8 or uint16 `[H, W, C]` with C 1 (gray), 3 (RGB) or 4 (RGBA), turned upright."""
+    _refuse_large_webp(data[:WEBP_START])
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         orientation = _orientation(image)
         channels, bits = _channels_bits(image)

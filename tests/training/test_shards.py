@@ -17,6 +17,8 @@ import torch
 from click.testing import CliRunner
 
 import calc_sid
+import dnnlib.cli
+import train
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.training.test_dataset import check_one_line, labels_json, pngs, write_folder, write_zip
@@ -377,6 +379,17 @@ def test_train_takes_them_for_data_and_source(three):
     assert re.search(r"Data: +6 images 16x16", result.stdout)
     assert re.search(r"Source: +6 RGB images", result.stdout)
     assert json.loads(result.stdout[result.stdout.index("{\n") :])["training_set_kwargs"]["path"] == three
+
+
+def test_braces_that_the_shell_has_opened_are_not_lost(three, tmp_path, monkeypatch, capsys):
+    zips = [f"--data={tmp_path}/s-{k:03d}.zip" for k in range(3)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *zips, "--cfg=stylegan2", "--dry-run"])
+    with pytest.raises(SystemExit) as left:
+        dnnlib.cli.run(train.main)
+    assert left.value.code == 2
+    assert "--data: is given 3 times" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["calc_sid.py", "--source=a", "--source=b", "--target=x"])  # which may be repeated
+    dnnlib.cli.refuse_repeated(calc_sid.main, sys.argv)
 
 
 def test_calc_sid_keeps_candidates_apart(three, tmp_path):
