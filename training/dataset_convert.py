@@ -159,10 +159,8 @@ def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:
     images, labels = [], []
     try:
         with tarfile.open(path) as archive:
-            members = {PurePosixPath(member.name).name: member for member in archive.getmembers() if member.isfile()}
+            members = {PurePosixPath(member.name).name: member for member in _small_members(archive, path)}
             for name in sorted(name for name in members if name.startswith("data_batch_")):
-                if members[name].size > MAX_ARRAY_BYTES:
-                    raise UserError(f"{path}: {name} is far larger than a batch of CIFAR-10; download it again")
                 file = archive.extractfile(members[name])
                 assert file is not None
                 batch = _ArrayUnpickler(file, encoding="bytes").load()
@@ -179,6 +177,17 @@ def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:
     if not images or sum(map(len, images)) != len(labels):
         raise UserError(f"{path}: holds no CIFAR-10 training batches with labels; {_CIFAR_WAY_OUT}")
     return np.concatenate(images), labels
+
+
+def _small_members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """The files of a tarball; refused as soon as they are more than CIFAR-10, before they are unpacked to get past them."""
+    num_bytes = 0
+    for member in archive:
+        num_bytes += max(member.size, 0) + tarfile.BLOCKSIZE
+        if num_bytes > MAX_ARRAY_BYTES:
+            raise UserError(f"{path}: unpacks into far more than CIFAR-10; {_CIFAR_WAY_OUT}")
+        if member.isfile():
+            yield member
 
 
 _CIFAR_WAY_OUT = "use cifar-10-python.tar.gz as published"

@@ -170,12 +170,9 @@ class StoredFiles(ImageFiles):
         """As `_open`, for a reader of the first bytes."""
         return self._open(position)
 
+    @abstractmethod
     def _read(self, position: int, max_bytes: int) -> bytes:
-        with self._open(position) as file:
-            data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise BadMember(too_large(max_bytes))
-        return data
+        """A whole file. Raises `BadMember` or `OSError`, also where it has more than `max_bytes`."""
 
     def read(self, index: int) -> bytes:
         try:
@@ -196,6 +193,8 @@ class StoredFiles(ImageFiles):
         try:
             with self._open_header(int(self._images[index])) as file:
                 return probe(file)
+        except UserError:
+            raise
         except Exception as error:  # as in `decode`
             raise BadImage(*self.where(index), reason_for(error)) from error
 
@@ -219,6 +218,12 @@ class FolderFiles(StoredFiles):
 
     def _open(self, position: int) -> IO[bytes]:
         return open(self.path / self.all_names[position], "rb", opener=_open_regular)
+
+    def _read(self, position: int, max_bytes: int) -> bytes:
+        with self._open(position) as file:
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise BadMember(too_large(max_bytes))
+            return file.read(max_bytes)
 
     def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
         for index in indices.tolist():
@@ -268,23 +273,20 @@ class ZipFiles(StoredFiles):
         self._file: SharedFile | None = None
         self._file = self._opened()
         self._version = self._file.version
-        self._cache = IndexCache(path)
-        known = self._cache.load("block", "ends", "entries", "images") if self._may_be_large() else None
+        # Each record of a directory has so many bytes at least.
+        is_small = self._version[0] < CACHE_FROM * zip_index.CENTRAL.itemsize
+        self._cache = None if is_small else IndexCache(path)
+        known = None if self._cache is None else self._cache.load("block", "ends", "entries", "images")
         if known is None:
-            all_names, self._entries = read_zip(path)
+            all_names, self._entries = zip_index.read_directory(path)
             super().__init__(path, all_names)
-            if self._is_cached:
+            if len(self._entries) <= CACHE_FROM:
+                self._cache = None
+            if self._cache is not None:
                 self._cache.save(**self._arrays())
         else:
             self._entries = known["entries"]
             super().__init__(path, Names(known["block"].tobytes(), known["ends"]), known["images"])
-
-    def _may_be_large(self) -> bool:
-        return self._version[0] > CACHE_FROM * zip_index.CENTRAL.itemsize
-
-    @property
-    def _is_cached(self) -> bool:
-        return len(self._entries) > CACHE_FROM
 
     def _arrays(self) -> dict[str, np.ndarray]:
         block = np.frombuffer(self.all_names.block, np.uint8)
@@ -324,13 +326,13 @@ class ZipFiles(StoredFiles):
                 yield name, f"{size} {crc:08x}"
 
     def fill_headers(self, headers: np.ndarray, bar: tqdm) -> None:
-        known = self._cache.load("headers") if self._is_cached else None
+        known = None if self._cache is None else self._cache.load("headers")
         if known is not None and known["headers"].dtype == HEADER_DTYPE and len(known["headers"]) == len(self):
             headers[:] = known["headers"]
             bar.update(len(self))
             return
         super().fill_headers(headers, bar)
-        if self._is_cached:
+        if self._cache is not None:
             self._cache.save(**self._arrays(), headers=headers)
 
     def close(self) -> None:
@@ -433,8 +435,11 @@ def open_files(path: str | os.PathLike) -> ImageFiles:
     if len(paths) == 1:
         return _open_one(paths[0])
     disable = True if len(paths) < 8 else None
-    bar = tqdm(paths, desc="Indexing", unit="zip", leave=False, disable=disable)
-    return ShardedFiles(Path(path), [_open_one(one) for one in bar])
+    parts = []
+    for one in tqdm(paths, desc="Indexing", unit="zip", leave=False, disable=disable):
+        parts.append(_open_one(one))
+        parts[-1].close()  # thousands of open files are more than systems allow
+    return ShardedFiles(Path(path), parts)
 
 
 def add_identities(digest: Any, files: ImageFiles, indices: np.ndarray) -> None:
@@ -452,7 +457,7 @@ def _open_one(path: Path) -> StoredFiles:
     if path.is_dir():
         files: StoredFiles = FolderFiles(path)
     elif path.is_file():
-        files = ZipFiles(path)
+        files = _open_zip(path)
     elif path.exists():
         raise UserError(f"{path}: is neither a file nor a folder; give a folder of images or a zip")
     else:
@@ -464,10 +469,9 @@ def _open_one(path: Path) -> StoredFiles:
     return files
 
 
-def read_zip(path: Path) -> tuple[Names, np.ndarray]:
-    """`zip_index.read_directory`, with what is wrong as a `UserError`."""
+def _open_zip(path: Path) -> ZipFiles:
     try:
-        return zip_index.read_directory(path)
+        return ZipFiles(path)
     except DamagedZip as error:
         raise UserError(_zip_complaint(path, str(error))) from error
     except OSError as error:

@@ -1,11 +1,13 @@
 """What is broken or meant ill: zips, images, labels and folders. One line names it, memory and disk stay as they are."""
 
+import gzip
 import io
 import os
 import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -602,6 +604,45 @@ def test_files_that_may_not_be_read(tmp_path, monkeypatch):
         image_files, "_open_regular", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
     )
     refused(folder, r"1\.png cannot be read \(Permission denied\)")
+
+
+def test_a_zip_that_may_not_be_read(tmp_path, monkeypatch):
+    path = write_members(tmp_path / "a.zip", {"a.png": png()})
+    opening = os.open
+    refuse = PermissionError(13, "Permission denied", str(path))
+
+    def limited(name, *arguments):
+        if str(name) == str(path):
+            raise refuse
+        return opening(name, *arguments)
+
+    monkeypatch.setattr(os, "open", limited)
+    refused(path, r"a\.zip: cannot be opened \(Permission denied\)")
+
+
+def test_a_large_file_with_a_hole_is_not_read(tmp_path):
+    folder = write_folder(tmp_path / "a", {"1.png": png()})
+    with open(folder / "1.png", "ab") as file:
+        file.truncate(1 << 40)
+    code = """
+files = training.image_files.open_files(sys.argv[1])
+print(files.probe(0)[:2])
+try: files.decode(0)
+except UserError as error: print(error)
+"""
+    assert "it has more than 1,024 MB" in with_little_memory(code, str(folder))
+
+
+def test_a_tarball_that_unpacks_into_much_more(tmp_path):
+    """A terabyte is announced first; nobody waits for it to go by."""
+    info = tarfile.TarInfo("cifar-10-batches-py/readme.html")
+    info.size = 1 << 40
+    with gzip.open(tmp_path / "cifar-10-python.tar.gz", "wb") as file:
+        file.write(info.tobuf() + bytes(1 << 20))
+    with pytest.raises(UserError, match="unpacks into far more than CIFAR-10") as caught:
+        convert(tmp_path / "cifar-10-python.tar.gz", tmp_path / "out.zip", report=print)
+    check_one_line(caught.value)
+    assert not (tmp_path / "out.zip").exists()
 
 
 # At the command line --------------------------------------------------------------------------------------------------

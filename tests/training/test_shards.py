@@ -22,7 +22,7 @@ import train
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.training.test_dataset import check_one_line, labels_json, pngs, write_folder, write_zip
-from training import file_index, image_files
+from training import image_files, zip_index
 from training.dataset import ImageFolderDataset
 from training.image_files import BadImage, ShardedFiles, decode, open_files
 from training.metric_inputs import ImageSet
@@ -166,7 +166,7 @@ def test_a_zip_by_itself_has_the_fingerprint_that_it_always_had(tmp_path):
 def test_few_are_open_at_a_time(three, monkeypatch):
     monkeypatch.setattr(ShardedFiles, "MAX_OPEN", 2)
     files = open_files(three)
-    files.close()
+    assert not any(part._file for part in files.parts)
     for index in [0, 2, 4, 1, 3, 5] * 3:
         files.decode(index)
         assert sum(part._file is not None for part in files.parts) <= 2
@@ -292,15 +292,14 @@ def test_a_zip_that_changes_meanwhile_is_noticed(three, tmp_path):
 def cached(monkeypatch, tmp_path):
     """Zips of more than one file are cached, and the folder of the cache."""
     monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "cache"))
-    for module in (file_index, image_files):
-        monkeypatch.setattr(module, "CACHE_FROM", 1)
+    monkeypatch.setattr(image_files, "CACHE_FROM", 1)
     return tmp_path / "cache" / "indices"
 
 
 def count_work(monkeypatch) -> list[str]:
     """Notes each reading of a directory and of a header."""
-    notes, read, probe = [], image_files.read_zip, image_files.probe
-    monkeypatch.setattr(image_files, "read_zip", lambda path: (notes.append("directory"), read(path))[1])
+    notes, read, probe = [], zip_index.read_directory, image_files.probe
+    monkeypatch.setattr(zip_index, "read_directory", lambda path: (notes.append("directory"), read(path))[1])
     monkeypatch.setattr(image_files, "probe", lambda file: (notes.append("header"), probe(file))[1])
     return notes
 
