@@ -5,7 +5,6 @@ Files are looked at, nothing is written; whatever the user can mend raises `User
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
+from training.shards import set_name
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
@@ -339,7 +339,7 @@ def adam(learning_rate: float) -> dict[str, Any]:
 def describe_run(options: TrainingOptions, data_name: str, batch_size: int, num_gpus: int, gamma: float) -> str:
     parts = [options.cfg]
     if options.source is not None:
-        parts += [Path(options.source.split("?")[0]).stem, "to"]
+        parts += [set_name(options.source.split("?")[0]), "to"]
     parts += [data_name, f"gpus{num_gpus}", f"batch{batch_size}", f"gamma{gamma:.4g}"]
     if options.desc is not None:
         parts.append(options.desc)

@@ -32,12 +32,31 @@ from tests.hostile import (
     with_little_memory,
     write_members,
 )
+from tests.reliability import record
 from tests.training.test_dataset import check_one_line, labels_json, write_folder
 from training import dataset_labels, image_files, zip_index
 from training.dataset import ImageFolderDataset
 from training.dataset_convert import convert
 from training.image_files import BadImage, decode, open_files, probe
 from training.zip_index import read_directory
+
+TOPIC, OUTCOME = "Broken images and archives", "one line that names the file, memory bounded, nothing written"
+COUNTS = {"tried": 0, "survived": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def row_of_the_table():
+    yield
+    what = "zips, images, labels and folders, sound and made to harm: bombs, lies, cuts, odd names, pipes"
+    record(TOPIC, what, **COUNTS, outcome=OUTCOME)
+
+
+@pytest.fixture(autouse=True)
+def count(request, row_of_the_table):
+    COUNTS["tried"] += 1
+    failed_before = request.session.testsfailed
+    yield
+    COUNTS["survived"] += request.session.testsfailed == failed_before
 
 
 def refused(path: Path, message: str, index: int = 0) -> str:
