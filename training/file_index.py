@@ -146,6 +146,8 @@ def share_a_name(parts: Sequence[Sequence[str]]) -> bool:
     spans = sorted((part[0], part[-1], index) for index, part in enumerate(parts) if len(part))
     if all(last < first for (_, last, _), (first, _, _) in itertools.pairwise(spans)):
         return False  # one after the other, as tools number them
+    if len({first for first, _, _ in spans}) < len(spans):
+        return True  # each begins anew
     hashes = np.concatenate([_hashes(part) for part in parts])
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     order = np.argsort(hashes, kind="stable")

@@ -4,6 +4,7 @@ Files are read where they lie (a zip is never unpacked to disk). What is wrong w
 becomes a `UserError` that names it.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -163,12 +164,8 @@ class StoredFiles(ImageFiles):
         return str(self.path), printable(self.names[index])
 
     @abstractmethod
-    def _open(self, position: int) -> IO[bytes]:
-        """A seekable binary file, by its position in `all_names`."""
-
-    def _open_header(self, position: int) -> IO[bytes]:
-        """As `_open`, for a reader of the first bytes."""
-        return self._open(position)
+    def _header(self, position: int) -> Header:
+        """The header of the file at a position in `all_names`. May raise anything."""
 
     @abstractmethod
     def _read(self, position: int, max_bytes: int) -> bytes:
@@ -191,8 +188,7 @@ class StoredFiles(ImageFiles):
 
     def probe(self, index: int) -> Header:
         try:
-            with self._open_header(int(self._images[index])) as file:
-                return probe(file)
+            return self._header(int(self._images[index]))
         except UserError:
             raise
         except Exception as error:  # as in `decode`
@@ -218,6 +214,10 @@ class FolderFiles(StoredFiles):
 
     def _open(self, position: int) -> IO[bytes]:
         return open(self.path / self.all_names[position], "rb", opener=_open_regular)
+
+    def _header(self, position: int) -> Header:
+        with self._open(position) as file:
+            return probe(file)
 
     def _read(self, position: int, max_bytes: int) -> bytes:
         with self._open(position) as file:
@@ -302,21 +302,20 @@ class ZipFiles(StoredFiles):
             self._file = file
         return file
 
-    def _open(self, position: int) -> IO[bytes]:
-        return io.BytesIO(self._read(position, MAX_FILE_BYTES))
-
     def _read(self, position: int, max_bytes: int) -> bytes:
         return zip_index.read_member(self._opened(), self.all_names[position], self._entries[position], max_bytes)
 
-    def _open_header(self, position: int) -> IO[bytes]:
+    def _header(self, position: int) -> Header:
         entry = self._entries[position]
         if entry["size"] > self.START_BYTES:
             start = zip_index.read_start(
                 self._opened(), self.all_names[position], entry, MAX_FILE_BYTES, self.START_BYTES
             )
-            if start.startswith((b"\x89PNG", b"\xff\xd8")) and _is_enough(start):
-                return io.BytesIO(start)
-        return self._open(position)  # and its checksum is checked
+            # The beginning of other formats can look like another image.
+            if start.startswith((b"\x89PNG", b"\xff\xd8")):
+                with contextlib.suppress(Exception):  # what stands before the pixels can be longer
+                    return probe(io.BytesIO(start))
+        return probe(io.BytesIO(self._read(position, MAX_FILE_BYTES)))  # and its checksum is checked
 
     def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
         for first in range(0, len(indices), CHUNK):
@@ -340,15 +339,6 @@ class ZipFiles(StoredFiles):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}
-
-
-def _is_enough(start: bytes) -> bool:
-    """Whether the beginning of a PNG or JPEG tells all about it."""
-    try:
-        probe(io.BytesIO(start))
-    except Exception:  # it can raise nearly anything, and then the whole file is read
-        return False
-    return True
 
 
 class ShardedFiles(ImageFiles):
