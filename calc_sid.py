@@ -30,11 +30,11 @@ from metrics.friendly_neighbours import Ranking, Request, rank_sources
 from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS
 from training.metric_inputs import name_apart, open_images
 from training.sampling import choose_device, prepare_folder
+from training.shards import split_list
 
 
 def split_paths(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    paths = [path.strip() for value in values for path in value.split(",")]
-    return list(dict.fromkeys(path for path in paths if path))
+    return list(dict.fromkeys(path for value in values for path in split_list(value)))
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
@@ -42,7 +42,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option(
     "--source",
     "sources",
-    help="Candidates, with commas between them or repeated; `noise` is Gaussian noise",
+    help="Candidates, with commas between them or repeated; braces ('a-{0..7}.zip') make one; `noise` is Gaussian noise",
     metavar="ZIP|DIR|PKL|noise,…",
     multiple=True,
     required=True,

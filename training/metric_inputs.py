@@ -15,6 +15,7 @@ from torch_utils import seeding
 from training.dataset import ImageFolderDataset, to_uint8
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
+from training.shards import set_exists, set_name
 from training.snapshot import feed_of, is_snapshot, load_snapshot
 from training.source import Draw, ImageSource, LatentFeed, Source, content_fingerprint
 
@@ -24,7 +25,7 @@ THREADS = 4
 
 
 class ImageSet:
-    """The images of a zip or folder as they are: mixed sizes, depths and channel counts are fine."""
+    """The images of a zip or folder, or of several, as they are: mixed sizes, depths and channel counts are fine."""
 
     reads_ahead = may_skip = True
 
@@ -32,18 +33,18 @@ class ImageSet:
         """Raises `UserError` where there are no images."""
         self._files = open_files(path)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
-        self.name = Path(path).stem
+        self.name = set_name(path)
         self.key = content_fingerprint(self._files)
 
     def __len__(self) -> int:
-        return len(self._files.names)
+        return len(self._files)
 
     def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
         return list(self._pool.map(self._read, indices))
 
     def _read(self, index: int) -> torch.Tensor | str:
         try:
-            pixels = self._files.decode(self._files.names[index])
+            pixels = self._files.decode(int(index))
         except BadImage as error:
             return f"{error.name}: {error.reason}"
         if pixels.dtype == np.uint16:
@@ -214,7 +215,7 @@ def whole_source(source: Source) -> tuple[Source, str | None]:
 def training_data(contents: dict[str, Any]) -> str | None:
     """The path of what a snapshot was trained on, if it is known and still there."""
     path = (contents.get("training_set_kwargs") or {}).get("path")
-    return path if path is not None and Path(path).exists() else None
+    return path if path is not None and set_exists(path) else None
 
 
 def training_labels(contents: dict[str, Any]) -> torch.Tensor | None:

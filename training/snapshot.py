@@ -105,7 +105,7 @@ def is_snapshot(path_or_url: str) -> bool:
     if dnnlib.util.is_url(path_or_url):
         return not path_or_url.lower().split("?")[0].endswith(".zip")
     path = Path(path_or_url)
-    if path.is_file():
+    if os.path.isfile(path):  # which a list of many zips, too long for a path, does not upset
         with open(path, "rb") as file:
             start = file.read(9)
         return start[:1] == b"\x80" or (start[8:] == b"{" and path.suffix.lower() == ".safetensors")
