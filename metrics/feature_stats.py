@@ -3,10 +3,8 @@
 The metrics see images through `Images`, whatever they come from: a data set, a generator, a folder.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
 import tempfile
@@ -15,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 import dnnlib
 from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
 from metrics.detectors import Detector
 from metrics.progress_bar import progress_bar
 from metrics.stopping import KeepGoing, check
@@ -199,28 +198,10 @@ def write_cache(path: Path, result: FeatureSet) -> None:
     """Features first, then the description that makes them count; each under a temporary name until it is whole."""
     try:
         cache_folder(make=True)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             np.save(file, result.features.numpy())
         info = {"num_requested": result.num_requested, "skipped": result.skipped, "shape": list(result.features.shape)}
-        with replacing(path.with_suffix(".json")) as file:
+        with atomic_write(path.with_suffix(".json")) as file:
             file.write(json.dumps(info).encode())
-    except OSError as error:
-        place = error.filename or path
-        print(
-            f"Warning: {place}: features are not kept ({error.strerror}); DNNLIB_CACHE_DIR names another folder",
-            file=sys.stderr,
-        )
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete, and leaves nothing when it is not."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except (OSError, UserError) as error:
+        print(f"Warning: features are not kept ({error}); DNNLIB_CACHE_DIR names another folder", file=sys.stderr)

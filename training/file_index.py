@@ -4,13 +4,15 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
 from dnnlib.downloads import make_cache_dir_path
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
 
 CACHE_FROM = 5_000  # files; fewer are looked at in less than a second
 CACHE_VERSION = 1
@@ -192,18 +194,9 @@ class IndexCache:
             return None
 
     def save(self, **arrays: np.ndarray) -> None:
-        with contextlib.suppress(OSError):  # without room or right to write, it is looked at again the next time
+        with contextlib.suppress(
+            OSError, UserError
+        ):  # without room or right to write, it is looked at again the next time
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            _write_then_rename(self._file, lambda file: np.savez(file, key=self._key, **arrays))
-
-
-def _write_then_rename(path: Path, write: Callable) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            with atomic_write(self._file) as file:
+                np.savez(file, key=self._key, **arrays)

@@ -5,6 +5,7 @@ Files are looked at, nothing is written; whatever the user can mend raises `User
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
