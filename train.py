@@ -46,6 +46,7 @@ from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
 from training.resolve import resolve
 from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
+from training.shards import split_list
 from training.training_loop import training_loop
 
 
@@ -72,18 +73,20 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 # Required and main features.
 @click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
 @click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)))
-@click.option("--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR]")
+@click.option(
+    "--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR|A,B|'{0..9}.zip']"
+)
 @click.option(
     "--source",
     help="What the generator is fed: images of another data set, or a snapshot (with --data); "
-    "alone, it trains stage one, a plain generator of the source itself; auto chooses from --source-pool",
-    metavar="[ZIP|DIR|PKL|URL|auto]",
+    "alone, it trains stage one, a plain generator of the source itself; auto chooses from --source-pool; noise is none",
+    metavar="[ZIP|DIR|PKL|URL|auto|noise]",
 )
 @click.option(
     "--source-pool",
     help="What --source=auto chooses the friendly neighbour from",
     metavar="[A,B,C]",
-    callback=comma_separated,
+    callback=lambda context, param, value: tuple(dict.fromkeys(split_list(value))),
     default="",
 )
 @click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))

@@ -158,6 +158,11 @@ class Dataset(torch.utils.data.Dataset):
         onehot[np.arange(len(raw)), raw] = 1
         return onehot
 
+    def get_classes(self) -> np.ndarray:
+        """The class of every image, int64 `[N]`; only where labels are classes."""
+        assert self.has_onehot_labels
+        return np.tile(self._get_raw_labels()[self._raw_idx], 2 if self._xflip else 1)
+
     def get_details(self, idx: int) -> EasyDict:
         """`raw_idx` (index among all images), `xflip` (mirrored?), `raw_label` (as stored)."""
         position = self._position(idx)
@@ -213,6 +218,30 @@ class Dataset(torch.utils.data.Dataset):
     def has_onehot_labels(self) -> bool:
         """Whether labels are classes rather than vectors."""
         return self._get_raw_labels().dtype == np.int64
+
+
+class LabelTable:
+    """The labels of a dataset as a tensor would hold them, float32 `[N, label_dim]`, made when rows are asked for.
+
+    One-hot rows of ten million images with a thousand classes would be 40 GB.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.dataset), self.dataset.label_dim
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Rows by number, float32 `[n, label_dim]`."""
+        return torch.from_numpy(self.dataset.get_labels(np.asarray(index)))
+
+
+Labels = torch.Tensor | LabelTable  # `[N, c_dim]`, indexed by rows
 
 
 class ImageFolderDataset(Dataset):

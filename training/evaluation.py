@@ -27,7 +27,7 @@ from metrics.stopping import Stopped
 from torch_utils import distributed, training_stats
 from training.checkpoint import BEST
 from training.config import TrainingConfig
-from training.dataset import to_float
+from training.dataset import Labels, to_float
 from training.encoders import resize
 from training.grids import tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
@@ -51,12 +51,12 @@ class Evaluation:
         run_dir: Path,
         config: TrainingConfig,
         state: TrainingState,
-        labels: torch.Tensor,
+        labels: Labels,
         keep_going: Callable[[], bool],
     ):
         """Opens what the metrics need, so that what is missing shows before training. Raises `UserError`.
 
-        labels: float32 `[N, c_dim]` of the training data. keep_going: asked now and then on all ranks, False ends an
+        labels: `[N, c_dim]` of the training data. keep_going: asked now and then on all ranks, False ends an
         evaluation.
         """
         self.run_dir, self.config, self.state, self.labels = run_dir, config, state, labels
@@ -151,7 +151,7 @@ class DiversityWatch:
     The numbers are for seeing a fall, not for comparing runs: a handful of samples covers a handful of images.
     """
 
-    def __init__(self, config: TrainingConfig, state: TrainingState, labels: torch.Tensor):
+    def __init__(self, config: TrainingConfig, state: TrainingState, labels: Labels):
         """On every rank; the other methods on rank 0. Raises `UserError` where an image cannot be read."""
         self.config, self.state, self.labels = config, state, labels
         self.detector = open_detector("tiny")
@@ -205,7 +205,7 @@ class DiversityWatch:
         Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])).save(path)
 
 
-def samples_of(state: TrainingState, labels: torch.Tensor, seed: int) -> GeneratedImages:
+def samples_of(state: TrainingState, labels: Labels, seed: int) -> GeneratedImages:
     """Images of the averaged generator at its present weights."""
     return GeneratedImages(state.G_ema, state.feed, 0, seed, labels if labels.shape[1] > 0 else None)
 

@@ -12,7 +12,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics.feature_stats import Images
 from torch_utils import seeding
-from training.dataset import ImageFolderDataset, to_uint8
+from training.dataset import ImageFolderDataset, Labels, LabelTable, to_uint8
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
 from training.shards import set_exists, set_name
@@ -90,7 +90,7 @@ class GeneratedImages:
         feed: LatentFeed,
         count: int,
         seed: int = 0,
-        labels: torch.Tensor | None = None,
+        labels: Labels | None = None,
         name: str = "generated images",
         note: str | None = None,
     ):
@@ -176,7 +176,7 @@ def open_generated(
     count: int,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    labels: torch.Tensor | None = None,
+    labels: Labels | None = None,
 ) -> GeneratedImages:
     """Images of a snapshot's `G_ema`, fed by all of its own source where that can still be read.
 
@@ -218,10 +218,10 @@ def training_data(contents: dict[str, Any]) -> str | None:
     return path if path is not None and set_exists(path) else None
 
 
-def training_labels(contents: dict[str, Any]) -> torch.Tensor | None:
+def training_labels(contents: dict[str, Any]) -> Labels | None:
     """float32 `[N, c_dim]` of a conditional snapshot's training data, where these are still there."""
     if contents["G_ema"].c_dim == 0 or training_data(contents) is None:
         return None
     kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
     dataset = ImageFolderDataset(**kwargs)
-    return torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))
+    return LabelTable(dataset)

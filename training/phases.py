@@ -17,7 +17,7 @@ from torch_utils import distributed, seeding, training_stats
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config import TrainingConfig
-from training.dataset import to_float
+from training.dataset import Labels, to_float
 from training.source import Draw
 from training.state import TrainingState
 
@@ -62,7 +62,7 @@ class Phase:
 class TrainingStep:
     """Runs the phases of one batch after another on a `TrainingState`."""
 
-    def __init__(self, state: TrainingState, config: TrainingConfig, batch_gpu: int, labels: torch.Tensor):
+    def __init__(self, state: TrainingState, config: TrainingConfig, batch_gpu: int, labels: Labels):
         """labels: all labels of the dataset `[N, c_dim]`, from which those of generated images are drawn."""
         self.state = state
         self.config = config

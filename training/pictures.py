@@ -7,7 +7,7 @@ import torch
 
 from torch_utils import seeding
 from training.config import TrainingConfig
-from training.dataset import ImageFolderDataset, to_float
+from training.dataset import ImageFolderDataset, Labels, to_float
 from training.grids import grid_size, save_grid, save_pairs
 from training.state import TrainingState
 
@@ -21,7 +21,7 @@ class Pictures:
         dataset: ImageFolderDataset,
         state: TrainingState,
         config: TrainingConfig,
-        labels: torch.Tensor,
+        labels: Labels,
         batch_gpu: int,
     ):
         self.run_dir = run_dir
@@ -64,7 +64,7 @@ def reals_by_row(dataset: ImageFolderDataset, columns: int, rows: int, gen: torc
     """Indices of the images shown: at random, and with class labels one class a row."""
     if not dataset.has_onehot_labels:
         return torch.randint(len(dataset), [columns * rows], generator=gen).numpy()
-    classes = dataset.get_labels(np.arange(len(dataset))).argmax(axis=1)
+    classes = dataset.get_classes()
     order = torch.randperm(dataset.label_dim, generator=gen).numpy()
     present = [c for c in order if (classes == c).any()]
     picks = []

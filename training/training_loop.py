@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
@@ -12,7 +11,7 @@ from dnnlib.files import tolerated
 from torch_utils import distributed
 from training.checkpoint import read_state, seed_random_state, snapshot_path
 from training.config import TrainingConfig
-from training.dataset import BatchLoader, ImageFolderDataset, default_cache_bytes
+from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.memory import choose_micro_batch
 from training.phases import NotFinite, TrainingStep
@@ -44,7 +43,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
         evaluation_due = saved is not None and saved["evaluation_due"]
         rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
-    labels = torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))  # [N, c_dim]
+    labels = LabelTable(dataset)
     step = TrainingStep(state, config, batch_gpu, labels)
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
