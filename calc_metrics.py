@@ -144,4 +144,4 @@ def open_network(
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main)
+    dnnlib.cli.run(main, say=distributed.say_once)

@@ -155,7 +155,8 @@ def train_process(config: TrainingConfig, device: torch.device) -> int:
     try:
         with dnnlib.util.Logger(run_dir / "log.txt") if is_writer else contextlib.nullcontext():
             distributed.print0(f"Run folder: {run_dir}")
-            is_interrupted = training_loop(config, run_dir, device)
+            with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
+                is_interrupted = training_loop(config, run_dir, device)
     except (UserError, KeyboardInterrupt):
         if is_writer:
             remove_unstarted(run_dir)
@@ -166,4 +167,4 @@ def train_process(config: TrainingConfig, device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main)
+    dnnlib.cli.run(main, say=distributed.say_once)

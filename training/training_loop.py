@@ -35,7 +35,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device) -
         add_in_one_order()
     is_writer = distributed.get_rank() == 0
     say("Loading data and source...")
-    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)
+    cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
+    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
     state = build_state(config, device, verbose=is_writer)
     batch_gpu = choose_micro_batch(config, state)
     labels = torch.from_numpy(dataset.get_labels(np.arange(len(dataset))))  # [N, c_dim]
