@@ -8,27 +8,13 @@ import sys
 import time
 
 import pytest
-import torch
 
-from dnnlib.errors import UserError
 from tests.conftest import ROOT
-from torch_utils import distributed, launcher
-
-SCRIPT = "import sys; from tests.torch_utils.test_launcher import launch_act; launch_act(*sys.argv[1:])"
-
-
-def launch_act(act: str, *args: str) -> None:
-    """What the scripts below run: `launch` with one of the acts, as a program."""
-    distributed.TIMEOUT = launcher.GRACE_SEC * distributed.TIMEOUT / distributed.TIMEOUT.total_seconds()
-    launcher.GRACE_SEC = 3.0
-    sys.exit(launcher.launch(globals()[act], 2, "cpu", *args))
-
+from torch_utils import launcher
 
 def command(act, *args, is_torchrun=False):
-    if is_torchrun:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        return [sys.executable, *torchrun, "-m", "tests.torch_utils.act", act, *map(str, args)]
-    return [sys.executable, "-c", SCRIPT, act, *map(str, args)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if is_torchrun else []
+    return [sys.executable, *torchrun, "-m", "tests.torch_utils.acts", act, *map(str, args)]
 
 
 def run(act, *args, is_torchrun=False):
@@ -46,55 +32,6 @@ def run(act, *args, is_torchrun=False):
 def lines_of(result):
     """What the processes printed, without torchrun's own log lines."""
     return [line for line in result.stderr.splitlines() if line and not re.match(r"^\[?[EWI]\d{4} ", line)]
-
-
-# Acts
-
-
-def share(device):
-    distributed.print0(f"sum {distributed.all_sum(torch.ones(1)).item():g}")
-    return 0
-
-
-def make_the_same_mistake(device):
-    raise UserError("--data=x: nothing\nthere")
-
-
-def crash_on_rank_1(device):
-    if distributed.get_rank() == 1:
-        raise ZeroDivisionError("on purpose")
-    distributed.barrier()
-    return 0
-
-
-def be_killed_on_rank_1(device):
-    if distributed.get_rank() == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    distributed.barrier()
-    return 0
-
-
-def hang_on_rank_1(device):
-    if distributed.get_rank() == 1:
-        time.sleep(100)
-    distributed.barrier()
-    return 0
-
-
-def stop_when_asked(device, folder):
-    asked = []
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: asked.append(number))
-    open(os.path.join(folder, f"{distributed.get_rank()}-{os.getpid()}"), "w").close()
-    deadline = time.time() + 60
-    while not asked and time.time() < deadline:
-        time.sleep(0.05)
-    return launcher.STOPPED if asked else 1
-
-
-# `act` takes the device last.
-def stop(folder, device):
-    return stop_when_asked(device, folder)
 
 
 def test_processes_of_its_own():
@@ -158,7 +95,7 @@ def started(folder, process):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_are_passed_on(tmp_path, number):
-    process = subprocess.Popen(command("stop", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("stop_when_asked", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     started(tmp_path, process)
     time.sleep(0.2)  # the launcher listens as soon as both are started
     process.send_signal(number)
@@ -168,7 +105,7 @@ def test_signals_are_passed_on(tmp_path, number):
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
-    process = subprocess.Popen(command("stop", tmp_path), cwd=ROOT)
+    process = subprocess.Popen(command("stop_when_asked", tmp_path), cwd=ROOT)
     children = started(tmp_path, process)
     process.kill()
     process.wait()
