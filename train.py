@@ -21,10 +21,15 @@ python train.py --source=auto --source-pool=tinyimagenet.zip,cifar10.zip --data=
 \b
 # Transfer learning, on two GPUs
 python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200.pkl --gpus=2
+
+\b
+# Go on with the newest run where it stopped, crashed or was killed
+python train.py --resume=latest
 """
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,11 +40,12 @@ import dnnlib.cli
 from dnnlib.errors import UserError
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
-from torch_utils.launcher import INTERRUPTED, launch
+from torch_utils.launcher import STOPPED, launch
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
 from training.resolve import resolve
+from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
 from training.training_loop import training_loop
 
 
@@ -65,7 +71,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
 # Required and main features.
 @click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
-@click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)), required=True)
+@click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)))
 @click.option("--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR]")
 @click.option(
     "--source",
@@ -95,7 +101,26 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--augpipe", help="Augmentation pipeline: blit, geom, color, filter, noise, cutout, bg, bgc, …", default="bgc"
 )
-@click.option("--resume", help="Resume from given network pickle: weights that fit", metavar="[PATH|URL]")
+@click.option(
+    "--resume",
+    help="latest, or a run folder: continue that run exactly, by its own options; latest is the newest run in --outdir, and "
+    "starts one if there is none. A network pickle: start a new run from the weights that fit",
+    metavar="[latest|DIR|PATH|URL]",
+)
+@click.option(
+    "--resume-augment",
+    help="Take over the augmentation probability from the network pickle",
+    metavar="BOOL",
+    type=bool,
+    default=False,
+)
+@click.option(
+    "--resume-optimizer",
+    help="Take over the optimizers from the training state beside the network pickle",
+    metavar="BOOL",
+    type=bool,
+    default=False,
+)
 @click.option("--freezed", help="Freeze first layers of D", metavar="INT", type=int, default=0)
 # Misc hyperparameters.
 @click.option("--p", help="Probability for --aug=fixed", type=float, default=0.2)
@@ -126,6 +151,19 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--snap", help="How often to save snapshots  [default: ticks 1, 2, 4, … 32, then 50]", metavar="TICKS", type=int
 )
+@click.option(
+    "--keep",
+    help="Keep only the last N snapshots and training states, and the best snapshot  [default: all snapshots, two states]",
+    metavar="N",
+    type=int,
+)
+@click.option(
+    "--nan-patience",
+    help="Steps in a row that may be left out because losses or gradients are NaN or infinite",
+    metavar="STEPS",
+    type=int,
+    default=10,
+)
 @click.option("--seed", help="Random seed", metavar="INT", type=int, default=0)
 @click.option("--fp32", help="Disable mixed-precision", metavar="BOOL", type=bool, default=False)
 @click.option("--nobench", help="Disable cuDNN benchmarking", metavar="BOOL", type=bool, default=False)
@@ -136,34 +174,54 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--workers", help="Threads that decode images", metavar="INT", type=int, default=3)
 @click.option("--device", help="Where to train", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
-def main(dry_run: bool, **options: Any) -> int:
-    resolved = resolve(TrainingOptions(**options))
+@click.pass_context
+def main(context: click.Context, dry_run: bool, **options: Any) -> int:
+    given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    point = find_resume_point(options, given)
+    if point is not None and is_finished(point):
+        distributed.print0(
+            f"{point.run_dir} is complete ({point.options.kimg:g} kimg); a larger --kimg makes it longer."
+        )
+        return 0
+    if point is None and options["resume"] == LATEST:
+        distributed.print0(f"--resume=latest: there is no run in {options['outdir']} yet; this is its first.")
+        options["resume"] = None
+    resolved = resolve(TrainingOptions(**options) if point is None else point.options, point)
     if distributed.get_rank() == 0:
         resolved.print_summary()
     if dry_run:
         distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
-    return launch(train_process, resolved.config.num_gpus, resolved.config.device, resolved.config)
+    config = resolved.config
+    return launch(train_process, config.num_gpus, config.device, config, *where(point))
 
 
-def train_process(config: TrainingConfig, device: torch.device) -> int:
-    """One process of the run, from its folder to its end; the exit code."""
+def where(point: ResumePoint | None) -> tuple[Path | None, Path | None]:
+    """Run folder and training state of a run that is continued."""
+    return (None, None) if point is None else (point.run_dir, point.state)
+
+
+def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path | None, device: torch.device) -> int:
+    """One process of the run, from its folder (a new one for None) to its end; the exit code."""
     if device.type == "cpu":
         misc.keep_freed_memory()
     is_writer = distributed.get_rank() == 0
-    run_dir = distributed.broadcast_object(make_run_dir(config.outdir, config.desc) if is_writer else None)
+    if run_dir is None and is_writer:
+        run_dir = make_run_dir(config.outdir, config.desc)
+    run_dir, state_file = distributed.broadcast_object((run_dir, state_file))
+    mode = "w" if state_file is None else "a"
     try:
-        with dnnlib.util.Logger(run_dir / "log.txt") if is_writer else contextlib.nullcontext():
+        with dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext():
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
-                is_interrupted = training_loop(config, run_dir, device)
+                is_stopped = training_loop(config, run_dir, device, state_file)
     except (UserError, KeyboardInterrupt):
         if is_writer:
             remove_unstarted(run_dir)
         raise
     distributed.barrier()
     distributed.shutdown()
-    return INTERRUPTED if is_interrupted else 0
+    return STOPPED if is_stopped else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,11 +232,16 @@ def tag_of(detector: Detector | None, usual: str | None) -> str:
     return f"[{'-'.join(parts)}]" if parts else ""
 
 
+def report_path(run_dir: Any, name: str) -> Path:
+    """Where the results of a metric are kept, a JSON line each."""
+    return Path(run_dir) / f"metric-{name}.jsonl"
+
+
 def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None) -> str:
     """One JSON line, also appended to `metric-<name>.jsonl` in the run's folder."""
     line = json.dumps({**result, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
     if run_dir is not None:
-        with open(f"{run_dir}/metric-{result['metric']}.jsonl", "a") as file:
+        with open(report_path(run_dir, result["metric"]), "a", encoding="utf-8") as file:
             file.write(line + "\n")
     return line
 

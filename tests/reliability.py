@@ -41,10 +41,14 @@ def record(topic: str, what: str, tried: int, survived: int, outcome: str) -> No
 
 def render(rows: list[dict]) -> str:
     """The page: a table for each topic, in the order in which topics first appear."""
-    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    machine = (
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    )
     page = INTRODUCTION + f"Run on {date.today().isoformat()}: {machine}.\n"
     for topic in dict.fromkeys(row["topic"] for row in rows):
-        page += f"\n## {topic}\n\n| what was done | tried | survived | what survival means |\n| --- | --- | --- | --- |\n"
+        page += (
+            f"\n## {topic}\n\n| what was done | tried | survived | what survival means |\n| --- | --- | --- | --- |\n"
+        )
         for row in (row for row in rows if row["topic"] == topic):
             page += f"| {row['what']} | {row['tried']:,} | {row['survived']:,} | {row['outcome']} |\n"
     return page

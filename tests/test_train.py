@@ -20,7 +20,9 @@ import dnnlib.cli
 import train as train_script
 from tests.conftest import ROOT
 from tests.training.test_source import write_images
+from torch_utils.launcher import STOPPED
 from training.cascade import Cascade
+from training.checkpoint import read_state
 from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
 from training.source import GaussianSource, ImageSource
@@ -191,8 +193,8 @@ def test_torchrun(tmp_path, folders):
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_ctrl_c_saves_and_leaves(tmp_path, folders, num_processes):
+@pytest.mark.parametrize(("num_processes", "sent"), [(1, "SIGINT"), (2, "SIGINT"), (1, "SIGTERM"), (2, "SIGUSR1")])
+def test_a_signal_saves_and_leaves(tmp_path, folders, num_processes, sent):
     command = [sys.executable, "train.py", *TINY, "--kimg=1000", "--cfg=stylegan2", f"--data={folders['target']}"]
     command += [f"--outdir={tmp_path / 'runs'}", f"--gpus={num_processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -209,16 +211,20 @@ def test_ctrl_c_saves_and_leaves(tmp_path, folders, num_processes):
     for line in process.stdout:
         lines.append(line)
         if line.startswith("tick 1"):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            if sent == "SIGINT":
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            else:
+                os.kill(process.pid, getattr(signal, sent))  # as a scheduler does
             break
     start = time.time()
     output = "".join(lines) + process.communicate(timeout=60)[0]
-    assert process.returncode == 130, output
+    assert process.returncode == STOPPED, output
     assert time.time() - start < 30
     assert "Traceback" not in output
-    assert "Interrupted" in output
+    assert "Stopped; the same command with --resume=latest continues." in output
     (run_dir,) = (tmp_path / "runs").iterdir()
-    assert load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"] > 0
+    nimg = load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"]
+    assert read_state(next(run_dir.glob("training-state-*.pt")))["training"]["counters"]["cur_nimg"] == nimg > 0
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, folders):
@@ -247,6 +253,10 @@ def test_help_lists_every_official_flag():
         "augpipe",
         "cuda-graphs",
         "deterministic",
+        "keep",
+        "nan-patience",
+        "resume-augment",
+        "resume-optimizer",
     ]
     missing = [flag for flag in OFFICIAL_FLAGS + ours if not re.search(rf"--{flag}\b", text)]
     assert missing == []
@@ -308,7 +318,7 @@ def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
     data = write_images(tmp_path / "data", size=(16, 16), count=80)
     whole = (data / "007.png").read_bytes()
     (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
-    monkeypatch.setattr("training.training_loop.grid_size", lambda *size: (2, 1))  # pictures at the start without it
+    monkeypatch.setattr("training.pictures.grid_size", lambda *size: (2, 1))  # pictures at the start without it
     monkeypatch.setattr("training.evaluation.REFERENCE_IMAGES", 3)  # and the watch over diversity, too
     outdir = tmp_path / "runs"
     status, _, err = run_inside(

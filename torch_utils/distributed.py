@@ -182,6 +182,11 @@ def all_mean(tensor: torch.Tensor) -> torch.Tensor:
     return all_sum(tensor) / get_world_size() if is_joined() else tensor
 
 
+def is_true_anywhere(flag: bool) -> bool:
+    """Whether the flag is set on any rank. Call on all ranks."""
+    return bool(all_sum(torch.tensor(float(flag))) > 0)
+
+
 def broadcast_object(obj: T) -> T:
     """Rank 0's `obj`, on every rank. It travels as a pickle."""
     if not is_joined():

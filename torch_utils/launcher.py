@@ -25,7 +25,7 @@ from torch_utils import distributed
 BROKEN = 1  # exit code where a process crashed or was lost: the same command may be run again
 WRONG = 2  # exit code where the command or its files have to be mended first
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
-STOPPED = 75  # exit code of a run that was asked to stop, saved itself and can go on (EX_TEMPFAIL of sysexits.h)
+STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
 IN_ORDER = (0, INTERRUPTED, STOPPED)
 GRACE_SEC = 10.0  # for the others to clean up after themselves when one process has failed
 LONGEST_REPORT = 30_000  # characters: fits into a pipe that nobody reads yet

@@ -127,28 +127,40 @@ class Collector:
             stats[name] = dnnlib.EasyDict(num=self.num(name), mean=self.mean(name), std=self.std(name))
         return stats
 
-    def state_dict(self) -> dict[str, dict[str, list[float]]]:
-        """Plain numbers for an exact resume, whatever the number of processes then. On every rank, like `update()`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers for an exact resume. On every rank, like `update()`."""
+        pending = {name: moments.tolist() for name, moments in self._local().items()}
         return {
             "moments": {name: list(values) for name, values in self._moments.items()},
-            "pending": self._pending_over_ranks(),
+            "pending": distributed.gather_objects(pending),
         }
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Continue from `state_dict()`. Rank 0 carries on what was pending on all the ranks."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. Every rank carries on its own numbers; with another number of processes, rank 0
+        carries on those of all."""
         self._moments = {name: [float(value) for value in values] for name, values in state["moments"].items()}
         self._counters.clear()
-        is_carrier = distributed.get_rank() == 0
-        self._carried = {
-            name: torch.tensor(values, dtype=torch.float64) for name, values in state["pending"].items() if is_carrier
-        }
+        self._carried = {}
+        ranks = state["pending"]
+        if len(ranks) == distributed.get_world_size():
+            ranks = [ranks[distributed.get_rank()]]
+        elif distributed.get_rank() != 0:
+            ranks = []
+        for name, values in ((name, values) for rank in ranks for name, values in rank.items()):
+            moments = torch.tensor(values, dtype=torch.float64)
+            self._carried[name] = self._carried[name] + moments if name in self._carried else moments
 
-    def _pending_over_ranks(self) -> dict[str, list[float]]:
-        """Name -> [number, sum, sum of squares] since the last update, all ranks together."""
+    def _local(self) -> dict[str, torch.Tensor]:
+        """Name -> [number, sum, sum of squares] of this rank since the last update."""
         local = dict(self._carried)
         for name, by_device in self._counters.items():
             for counter in by_device.values():
                 local[name] = local[name] + counter.cpu() if name in local else counter.cpu()
+        return local
+
+    def _pending_over_ranks(self) -> dict[str, list[float]]:
+        """Name -> [number, sum, sum of squares] since the last update, all ranks together."""
+        local = self._local()
         # Ranks may have reported different names.
         names = sorted(set().union(*distributed.gather_objects(list(local))))
         if not names:

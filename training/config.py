@@ -74,7 +74,7 @@ PRESETS = {
 class TrainingOptions:
     """What the user asks for, named as the flags of train.py. None means: decide for me."""
 
-    cfg: str
+    cfg: str | None
     data: str | None = None
     source: str | None = None
     source_pool: tuple[str, ...] = ()
@@ -90,6 +90,8 @@ class TrainingOptions:
     aug: str = "ada"
     augpipe: str = "bgc"
     resume: str | None = None
+    resume_augment: bool = False
+    resume_optimizer: bool = False
     freezed: int = 0
     p: float = 0.2
     target: float = 0.6
@@ -109,6 +111,8 @@ class TrainingOptions:
     kimg: float = 25000
     tick: float = 4
     snap: int | None = None
+    keep: int | None = None
+    nan_patience: int = 10
     seed: int = 0
     fp32: bool = False
     nobench: bool = False
@@ -120,7 +124,10 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Ranges; raises `UserError` that names the flag."""
         if self.cfg not in PRESETS:
-            raise UserError(f"--cfg={self.cfg}: choose from {', '.join(PRESETS)}")
+            missing = "--cfg is missing (only --resume=latest goes without, once there is a run)"
+            raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
+        if self.resume is None and (self.resume_augment or self.resume_optimizer):
+            raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -132,13 +139,14 @@ class TrainingOptions:
             "z_dim",
             "w_dim",
             "snap",
+            "keep",
             "mbstd_group",
             "map_depth",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
             self._require(name, lambda value: value > 0, "must be positive")
-        for name in ("gamma", "source_noise", "freezed", "workers", "seed"):
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience"):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
@@ -217,7 +225,7 @@ class TrainingConfig:
     ema_rampup: float | None
     """Half-life as a share of the images seen, early on; None for none."""
     resume: str | None
-    """Snapshot whose weights the run starts from."""
+    """Snapshot whose weights the run started from."""
     total_kimg: float
     kimg_per_tick: float
     snapshot_ticks: int | None
@@ -231,6 +239,18 @@ class TrainingConfig:
     """Whether a GPU adds in the same order every time."""
     num_workers: int
     """Threads that decode images."""
+    data_fingerprint: str = ""
+    """sha256 of what the dataset holds, wherever it lies."""
+    resume_augment: bool = False
+    """Whether the augmentation probability came from the snapshot of `resume`."""
+    resume_optimizer: bool = False
+    """Whether the optimizers' moments came from the training state beside it."""
+    keep: int | None = None
+    """Snapshots and training states kept, beside the best; None: all snapshots, two states."""
+    nan_patience: int = 10
+    """Steps in a row that may be left out because losses or gradients are not finite."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the user asked for, by the names of the flags: what `--resume=latest` starts from."""
     metrics: list[str] = field(default_factory=list)
     """Computed at every snapshot; by the first of them the best snapshot is chosen."""
     detector: str = "auto"

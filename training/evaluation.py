@@ -1,10 +1,11 @@
 """What a run is judged by while it goes on: metrics at snapshots, the best snapshot, a watch over diversity, neighbours."""
 
+import json
 import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
 from torch_utils import distributed, training_stats
+from training.checkpoint import BEST
 from training.config import TrainingConfig
 from training.dataset import to_float
 from training.encoders import resize
@@ -30,7 +32,6 @@ from training.grids import tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
 from training.state import TrainingState
 
-BEST = "network-best.pkl"
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
 FEWEST_WATCHED = 64
 NHOOD_SIZE = 5
@@ -61,6 +62,7 @@ class Evaluation:
         self.is_writer = distributed.get_rank() == 0
         self.history: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # kimg, value, standard error
         self.best_score = math.inf
+        self.read_history()
         self.opts = metric_main.MetricOptions(
             detector=Detectors(
                 config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer
@@ -73,6 +75,20 @@ class Evaluation:
         self.look_at_generator()
         for detector in metric_main.prepare(config.metrics, self.opts):
             distributed.print0(describe(detector))
+
+    def read_history(self) -> None:
+        """What an earlier process of this run has measured."""
+        for name in self.config.metrics:
+            path = metric_main.report_path(self.run_dir, name)
+            for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+                result = json.loads(line)
+                self.remember(result, result["kimg"])
+                if name == self.config.metrics[0]:
+                    self.best_score = min(self.best_score, metric_main.score(result))
+
+    def remember(self, result: dict[str, Any], kimg: float) -> None:
+        for name, value in result["results"].items():
+            self.history[name].append((kimg, value, result["standard_errors"].get(name, 0.0)))
 
     def look_at_generator(self) -> None:
         """At its present weights: features of earlier images are forgotten."""
@@ -99,9 +115,8 @@ class Evaluation:
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
         metric_main.report_metric({**result, "kimg": kimg}, self.run_dir, snapshot.name)
+        self.remember(result, kimg)
         for name, value in result["results"].items():
-            error = result["standard_errors"].get(name, 0.0)
-            self.history[name].append((kimg, value, error))
             events.add_scalar(f"Metrics/{name}", value, global_step=round(kimg))
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(result["results"].items())[:4])
         print(f"{shown} ({result['total_time']:.0f} s)", flush=True)
@@ -140,6 +155,12 @@ class DiversityWatch:
         with naming("--data"):
             reals = compute_features(self.images, self.detector, REFERENCE_IMAGES, config.seed, is_strict=True)
         self.features = reals.features
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_coverage": self.best_coverage, "num_low": self.num_low}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        self.best_coverage, self.num_low = saved["best_coverage"], saved["num_low"]
 
     def tick(self, num_trained: int) -> None:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""

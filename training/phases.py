@@ -6,8 +6,9 @@ the first round of every process).
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,12 @@ from training.state import TrainingState
 ADA_INTERVAL = 4  # steps
 PL_DECAY = 0.01  # of the running mean of path lengths
 PL_BATCH_SHRINK = 2  # path lengths are computed on this fraction of the batch
-MAX_SKIPPED_STEPS = 10  # in a row, with gradients that are not finite
 
 SIGN_OF_REALS = "Loss/signs/real"
+
+
+class NotFinite(UserError):
+    """Losses or gradients of a phase stayed NaN or infinite."""
 
 
 @dataclass
@@ -78,6 +82,9 @@ class TrainingStep:
         self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
         self.pl_lengths: list[torch.Tensor] = []  # mean of each micro-batch, until the running mean takes them in
         self.num_skipped = {phase.name: 0 for phase in self.phases}  # in a row
+        self.losses: list[torch.Tensor] = []  # of the phase at work, one scalar for each backward pass
+        # Told True before the first step that is left out, False once steps are taken again.
+        self.before_trouble: Callable[[bool], None] = lambda is_in_trouble: None
 
     def _phases(self) -> Iterator[Phase]:
         s, config = self.state, self.config
@@ -88,12 +95,27 @@ class TrainingStep:
         if config.r1_gamma > 0:
             yield Phase("Dreg", s.D, s.D_opt, config.D_reg_interval, self.discriminator_r1)
 
-    def run(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """One step on this process's share of the real images (uint8 or uint16) and labels."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs beside the `TrainingState`. On all ranks."""
+        return {"ada_stats": self.ada_stats.state_dict()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        self.ada_stats.load_state_dict(saved["ada_stats"])
+
+    def run(self, images: torch.Tensor, labels: torch.Tensor, must_stop: Callable[[], bool] = lambda: False) -> None:
+        """One step on this process's share of the real images (uint8 or uint16) and labels.
+
+        must_stop is asked after every phase but the last, on all ranks: if it says yes, the step ends there, and the next
+        call (with the same images) does the rest. The result is the same.
+        """
         phases = [phase for phase in self.phases if phase.is_due(self.state.batch_idx)]
         batches = self.micro_batches(phases, images, labels)
-        for phase in phases:
+        for phase in phases[self.state.phases_done :]:
             self.run_phase(phase, batches)
+            self.state.phases_done += 1
+            if phase is not phases[-1] and must_stop():
+                return
+        self.state.phases_done = 0
         self.state.cur_nimg += self.config.batch_size
         self.state.batch_idx += 1
         self.update_average()
@@ -110,13 +132,14 @@ class TrainingStep:
                     loss.backward()
         phase.module.requires_grad_(False)
         phase.reducer.finish()
-        if self.gradients_are_finite(phase):
+        if self.is_finite(phase):
             phase.optimizer.step()
             self.update_running_means(phase)
         else:  # nothing of this phase is kept
             for mean, before in zip(self.running_means(), means_before, strict=True):
                 mean.copy_(before)
         self.pl_lengths.clear()
+        self.losses.clear()
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
@@ -157,7 +180,7 @@ class TrainingStep:
         training_stats.report("Loss/signs/fake", logits.sign())
         loss = losses.generator_loss(logits)
         training_stats.report("Loss/G/loss", loss)
-        return loss.mean().mul(gain)
+        return self.weighted(loss, gain)
 
     def generator_path_length(self, batch: Batch, gain: float) -> torch.Tensor:
         """Steps in w change the image by a constant amount (Karras 2020, eq. 4), on a part of the batch."""
@@ -174,7 +197,7 @@ class TrainingStep:
         training_stats.report("Loss/pl_penalty", penalty)
         loss = penalty * self.config.pl_weight
         training_stats.report("Loss/G/reg", loss)
-        return loss.mean().mul(gain)
+        return self.weighted(loss, gain)
 
     def discriminator_main(self, batch: Batch, gain: float) -> torch.Tensor:
         """D tells generated images from real ones. The running means of G are kept here."""
@@ -185,14 +208,14 @@ class TrainingStep:
         training_stats.report("Loss/scores/fake", fake_logits)
         training_stats.report("Loss/signs/fake", fake_logits.sign())
         fake_loss = losses.discriminator_fake_loss(fake_logits)
-        fake_loss.mean().mul(gain).backward()
+        self.weighted(fake_loss, gain).backward()
 
         real_logits = self.D(self.augmented(batch.real_images), batch.real_labels)
         training_stats.report("Loss/scores/real", real_logits)
         training_stats.report(SIGN_OF_REALS, real_logits.sign())
         real_loss = losses.discriminator_real_loss(real_logits)
         training_stats.report("Loss/D/loss", (fake_loss + real_loss).detach())
-        return real_loss.mean().mul(gain)
+        return self.weighted(real_loss, gain)
 
     def discriminator_r1(self, batch: Batch, gain: float) -> torch.Tensor:
         """D is flat around the real images (Mescheder 2018)."""
@@ -202,7 +225,7 @@ class TrainingStep:
         training_stats.report("Loss/r1_penalty", penalty)
         loss = penalty * (self.config.r1_gamma / 2)
         training_stats.report("Loss/D/reg", loss)
-        return loss.mean().mul(gain)
+        return self.weighted(loss, gain)
 
     def ws(self, batch: Batch, phase: str, n: int | None = None, update_emas: bool = False) -> torch.Tensor:
         """w of every layer for the (first n) latents of a phase, `[n, num_ws, w_dim]`, styles mixed."""
@@ -240,19 +263,41 @@ class TrainingStep:
     def device(self) -> torch.device:
         return self.state.pl_mean.device
 
-    def gradients_are_finite(self, phase: Phase) -> bool:
+    def weighted(self, loss: torch.Tensor, gain: float) -> torch.Tensor:
+        """The mean loss, times the gain, noted for `is_finite`."""
+        mean = loss.mean().mul(gain)
+        self.losses.append(mean.detach())
+        return mean
+
+    def is_finite(self, phase: Phase) -> bool:
         """Whether the step may be taken. Steps with NaN or Inf are left out; too many in a row end the run."""
         grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
-        is_finite = bool(torch.isfinite(torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()))
+        total = torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()
+        # The gradients are the same on all ranks by now, the losses are not; a sum with a NaN in it is NaN.
+        total = total + distributed.all_sum(torch.stack(self.losses).sum())
+        is_finite = bool(torch.isfinite(total))
         training_stats.report(f"Loss/{phase.name}/skipped", float(not is_finite))
+        was_in_trouble = any(self.num_skipped.values())
+        if not is_finite and not was_in_trouble:
+            self.before_trouble(True)
         self.num_skipped[phase.name] = 0 if is_finite else self.num_skipped[phase.name] + 1
-        if self.num_skipped[phase.name] > MAX_SKIPPED_STEPS:
-            raise UserError(
-                f"the gradients of {phase.name} were not finite {MAX_SKIPPED_STEPS + 1} times in a row, up to "
-                f"{self.state.cur_nimg / 1000:.1f} kimg: start from an earlier snapshot with another --gamma, or with "
-                "lower --glr and --dlr"
-            )
+        if was_in_trouble and not any(self.num_skipped.values()):
+            self.before_trouble(False)
+        if not is_finite:
+            self.complain(phase)
         return is_finite
+
+    def complain(self, phase: Phase) -> None:
+        num, patience, kimg = self.num_skipped[phase.name], self.config.nan_patience, self.state.cur_nimg / 1000
+        if num > patience:
+            raise NotFinite(
+                f"losses or gradients of {phase.name} were not finite in {num} steps in a row, up to {kimg:.1f} kimg "
+                "(--nan-patience): continue with --resume=latest and another --gamma, or with lower --glr and --dlr"
+            )
+        distributed.print0(
+            f"Warning: losses or gradients of {phase.name} are not finite at {kimg:.1f} kimg; the step is left out, "
+            f"{patience - num} more in a row are allowed (--nan-patience)"
+        )
 
     def running_means(self) -> list[torch.Tensor]:
         """Buffers of G that follow what passes through it: mean w, magnitudes."""

@@ -7,8 +7,9 @@ of which nobody decided computes as its arguments say: float16 on a GPU, float32
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,9 +67,28 @@ class PrecisionPlan:
     def is_reduced(self) -> bool:
         return self.tf32 or self.halved != FLOAT32
 
+    def as_data(self) -> dict[str, Any]:
+        """For a training state; `plan_from_data` is the inverse."""
+        return {
+            "halved": [str(value) for value in self.halved],
+            "others": [str(value) for value in self.others],
+            "tf32": self.tf32,
+            "reason": self.reason,
+        }
+
 
 def full_precision(reason: str) -> PrecisionPlan:
     return PrecisionPlan(FLOAT32, FLOAT32, tf32=False, reason=f"float32: {reason}")
+
+
+def plan_from_data(data: Mapping[str, Any]) -> PrecisionPlan:
+    """The plan that `as_data` describes."""
+
+    def precision(names: Sequence[str]) -> Precision:
+        dtype, memory_format = (getattr(torch, name.removeprefix("torch.")) for name in names)
+        return Precision(dtype, memory_format)
+
+    return PrecisionPlan(precision(data["halved"]), precision(data["others"]), data["tf32"], data["reason"])
 
 
 def plan_precision(device: torch.device, fp32: bool) -> PrecisionPlan:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from tqdm import tqdm
 import dnnlib
 from dnnlib.errors import UserError
 from torch_utils import distributed, training_stats
+from training.checkpoint import STATS
 from training.state import TrainingState
 
-STATS = "stats.jsonl"
 HEARTBEAT_SEC = 30  # between plain lines within a tick
 LOSSES = {"G": "Loss/G/loss", "D": "Loss/D/loss"}
 
@@ -48,14 +49,17 @@ def remove_unstarted(run_dir: Path) -> None:
 
 
 class StopSignal:
-    """Ctrl-C or SIGTERM asks the run to stop after the step; a second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM or SIGUSR1 asks the run to save and leave; a second Ctrl-C stops at once."""
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.is_agreed = False  # by all processes
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -68,11 +72,12 @@ class StopSignal:
         if self.is_asked:
             return
         self.is_asked = True
-        distributed.print0("\nStopping after this step; a snapshot will be saved. Press Ctrl-C again to leave at once.")
+        distributed.print0("\nStopping as soon as the state can be saved. Press Ctrl-C again to leave at once.")
 
     def is_asked_anywhere(self) -> bool:
         """Whether any process was asked. Call on all ranks."""
-        return bool(distributed.all_sum(torch.tensor(float(self.is_asked))) > 0)
+        self.is_agreed = self.is_agreed or distributed.is_true_anywhere(self.is_asked)
+        return self.is_agreed
 
 
 class Progress:
@@ -88,6 +93,7 @@ class Progress:
         self.recent_stats = training_stats.Collector(regex="|".join(LOSSES.values()))
         self.start_time = self.tick_time = self.beat_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
+        self.earlier_sec = 0.0  # spent on this run before it was resumed
         self.img_per_sec = 0.0
         self.maintenance_sec = 0.0
         self.has_bar = self.is_writer and sys.stderr.isatty()
@@ -103,7 +109,24 @@ class Progress:
     def _open_events(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
-        return SummaryWriter(self.run_dir)
+        # What an earlier process noted of the time after the state that this one continues from is hidden.
+        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg // 1000 + 1 if self.state.cur_nimg else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tick that has begun: its statistics, and where the clock stands. On all ranks."""
+        now = time.time()
+        return {
+            "tick_stats": self.tick_stats.state_dict(),
+            "tick_nimg": self.tick_nimg,
+            "tick_sec": now - self.tick_time,
+            "total_sec": self.earlier_sec + now - self.start_time,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        self.tick_stats.load_state_dict(saved["tick_stats"])
+        self.tick_nimg = saved["tick_nimg"]
+        self.tick_time -= saved["tick_sec"]
+        self.earlier_sec = saved["total_sec"]
 
     def step(self) -> None:
         """After each step: move the bar, or print a plain line now and then. On all ranks."""
@@ -150,7 +173,7 @@ class Progress:
             "Progress/tick": self.state.cur_tick,
             "Progress/kimg": self.state.cur_nimg / 1000,
             "Progress/augment": self.augment_p(),
-            "Timing/total_sec": now - self.start_time,
+            "Timing/total_sec": self.earlier_sec + now - self.start_time,
             "Timing/sec_per_tick": sec_per_tick,
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
             "Timing/maintenance_sec": self.maintenance_sec,

@@ -14,6 +14,7 @@ from dnnlib.errors import UserError, naming
 from torch_utils import distributed
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
+from training.checkpoint import state_beside
 from training.config import PRESETS, Preset, TrainingConfig, TrainingOptions
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
@@ -21,6 +22,7 @@ from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
+from training.resume import ResumePoint
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
@@ -42,25 +44,29 @@ class Resolved:
         print()
 
 
-def resolve(options: TrainingOptions) -> Resolved:
-    """Decide what is open and check everything against the files."""
+def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resolved:
+    """Decide what is open and check everything against the files, and against the run that is continued, if any."""
+    asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
     device, device_line = choose_device(options)
     options, why_source = choose_source(options, device)
+    why_source = why_source if point is None else point.config["source"].get("why")
     options, stage_line = settle_stage(options)
     num_gpus = choose_processes(options, device)
     batch_size = 32 if options.batch is None else options.batch
-    dataset, data_line = open_data(options)
+    dataset, data_info, data_line = open_data(options)
     source, encoder_kwargs, source_line = describe_source(options)
     chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
     source |= {} if why_source is None else {"why": why_source}
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
-    resume_line = describe_resume(options)
+    resume_line = describe_resume(options) if point is None else describe_continuation(point)
     shape = network_shape(dataset)
     is_fresh = options.resume is None
     config = TrainingConfig(
         cfg=options.cfg,
-        desc=describe_run(options, dataset.name, batch_size, num_gpus, gamma),
+        desc=describe_run(options, dataset.name, batch_size, num_gpus, gamma)
+        if point is None
+        else point.config["desc"],
         training_set_kwargs=dataset_kwargs(options),
         source=source,
         G_kwargs=generator_kwargs(options, encoder_kwargs, batch_size) | shape,
@@ -93,10 +99,18 @@ def resolve(options: TrainingOptions) -> Resolved:
         cuda_graphs=options.cuda_graphs,
         deterministic=options.deterministic,
         num_workers=options.workers,
+        data_fingerprint=data_info["fingerprint"],
+        resume_augment=options.resume_augment,
+        resume_optimizer=options.resume_optimizer,
+        keep=options.keep,
+        nan_patience=options.nan_patience,
+        options=asked,
         metrics=list(options.metrics),
         detector=options.detector,
         detector_weights=options.detector_weights,
     )
+    if point is not None:
+        point.check(config)
     summary = [
         ("Stage", stage_line),
         ("Data", data_line),
@@ -114,7 +128,8 @@ def resolve(options: TrainingOptions) -> Resolved:
         ("Length", length_line(config)),
         ("Metrics", metrics_line(options)),
     ]
-    return Resolved(config, summary)
+    notes = [] if point is None else [("Note", note) for note in point.notes]
+    return Resolved(config, [*summary, *notes])
 
 
 def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
@@ -190,8 +205,8 @@ def dataset_kwargs(options: TrainingOptions) -> dict[str, Any]:
     return {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
 
 
-def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, str]:
-    """The dataset, checked against the networks, and its line."""
+def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, Any], str]:
+    """The dataset, checked against the networks, its description and its line."""
     with naming("--data"):
         dataset = ImageFolderDataset(**dataset_kwargs(options))
         info = dataset.describe()
@@ -215,7 +230,7 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, str]:
         parts.append("no labels")
     if options.mirror:
         parts.append("mirrored copies added")
-    return dataset, f"{', '.join(parts)} [{options.data}]"
+    return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 
 def network_shape(dataset: ImageFolderDataset) -> dict[str, Any]:
@@ -350,7 +365,26 @@ def describe_resume(options: TrainingOptions) -> str:
     with naming("--resume"):
         contents = load_snapshot(options.resume, verbose=True)
     kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
-    return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg); optimizers and ADA anew"
+    anew = []
+    if options.resume_optimizer:
+        with naming("--resume-optimizer=1"):
+            state_beside(Path(options.resume))
+    else:
+        anew.append("optimizers (--resume-optimizer=1 takes them over)")
+    if options.resume_augment and contents.get("augment_pipe") is None:
+        raise UserError(f"--resume-augment=1: {options.resume} was trained without augmentation; leave it out")
+    if not options.resume_augment:
+        anew.append("ADA (--resume-augment=1)")
+    rest = f"; {' and '.join(anew)} anew" if anew else ""
+    return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
+
+
+def describe_continuation(point: ResumePoint) -> str:
+    if point.state is None:
+        return f"{point.run_dir} from its beginning: it had saved no training state yet"
+    return (
+        f"{point.run_dir} goes on from {point.state.name}: networks, optimizers, ADA, statistics, position in the data"
+    )
 
 
 def network_line(options: TrainingOptions) -> str:

@@ -10,6 +10,7 @@ import torch
 
 import dnnlib
 from dnnlib.errors import UserError
+from dnnlib.files import atomic_write, check_seal
 from torch_utils import persistence
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
 
@@ -17,18 +18,10 @@ KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "met
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
-    """Write the pickle under a temporary name, then rename: a reader never sees half a file."""
+    """Write the pickle, and a hash of it behind its end. A reader never sees half a file."""
     assert set(contents) == set(KEYS)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with open(temporary, "wb") as file:
-            pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path, sealed=True) as file:
+        pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
@@ -47,6 +40,7 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
     shown = os.fspath(path_or_url)
     with open_snapshot(shown, verbose) as file:
         try:
+            check_seal(file, "the snapshot")
             return read_snapshot(file)
         except UserError as error:
             raise type(error)(f"{shown}: {error}") from error

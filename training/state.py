@@ -1,15 +1,19 @@
 """The state of a training run: networks, optimizers, augmentation, the source, counters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from dnnlib.errors import naming
+from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
 from training.augment import AugmentPipe
 from training.cascade import Cascade, last_generator
+from training.checkpoint import read_state, state_beside
 from training.config import TrainingConfig
-from training.precision import FLOAT32, plan_precision, settle_precision
+from training.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.snapshot import load_snapshot, open_network_source
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
@@ -27,46 +31,121 @@ class TrainingState:
     feed: LatentFeed
     pl_mean: torch.Tensor
     """Running mean of the path lengths."""
+    precision: PrecisionPlan
+    """What the networks compute in."""
     cur_nimg: int = 0
     """Images that D has seen."""
     batch_idx: int = 0
     """Steps done."""
+    phases_done: int = 0
+    """Phases done of the step that comes next; 0 unless a run was stopped in the middle of a step."""
     cur_tick: int = 0
     """Ticks done."""
 
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        return {"G": self.G, "D": self.D, "G_ema": self.G_ema}
 
-def build_state(config: TrainingConfig, device: torch.device, verbose: bool) -> TrainingState:
-    """Networks from the seed, weights of `--resume` where they fit, encoder statistics of the source; all ranks alike."""
+    @property
+    def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, torch.nn.Module]]:
+        """With the network that each of them trains."""
+        return {"G": (self.G_opt, self.G), "D": (self.D_opt, self.D)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it but the source, which is data and stands for itself; tensors are not copied."""
+        return {
+            "networks": {name: network.state_dict() for name, network in self.networks.items()},
+            "optimizers": {name: moments_by_name(*pair) for name, pair in self.optimizers.items()},
+            "augment_pipe": None if self.augment_pipe is None else self.augment_pipe.state_dict(),
+            "pl_mean": self.pl_mean,
+            "precision": {**self.precision.as_data(), "device": self.pl_mean.device.type},
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "source": self.feed.source.describe(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of the same configuration, on any device. Raises `UserError` for another source."""
+        check_source(saved["source"], self.feed.source.describe())
+        for name, network in self.networks.items():
+            network.load_state_dict(saved["networks"][name])
+        for name, (optimizer, network) in self.optimizers.items():
+            load_moments(optimizer, network, saved["optimizers"][name])
+        if self.augment_pipe is not None and saved["augment_pipe"] is not None:
+            self.augment_pipe.load_state_dict(saved["augment_pipe"])
+        self.pl_mean = saved["pl_mean"].to(self.pl_mean.device)
+        for name in COUNTERS:
+            setattr(self, name, saved["counters"][name])
+
+
+COUNTERS = ("cur_nimg", "batch_idx", "phases_done", "cur_tick")
+
+
+def build_state(
+    config: TrainingConfig, device: torch.device, verbose: bool, saved: Mapping[str, Any] | None = None
+) -> TrainingState:
+    """The state at the start of a run, all ranks alike: weights from the seed, or those of `--resume` where they fit, and
+    encoder statistics of the source. `saved`: the `state_dict` to continue from instead."""
     torch.manual_seed(seeding.derive(config.seed, "initial weights"))
     G = persistence.construct(**config.G_kwargs)
     D = persistence.construct(**config.D_kwargs)
     G_ema = persistence.construct(**config.G_kwargs)
     misc.copy_params_and_buffers(G, G_ema, require_all=True)
     source = open_source(config, verbose)
-    if config.resume is not None:
-        resume_networks(config.resume, {"G": G, "D": D, "G_ema": G_ema}, verbose)
     G.train().requires_grad_(False).to(device)
     D.train().requires_grad_(False).to(device)
     G_ema.eval().requires_grad_(False).to(device)
-    feed = LatentFeed(source, G.mapping.encoder).to(device)
-    feed.fit()
-    G_ema.mapping.encoder.load_state_dict(G.mapping.encoder.state_dict())
-    for module in (G, D, G_ema):
-        distributed.broadcast_module(module)
-    precision = settle_precision(plan_precision(device, config.fp32), G, D, device, config.mbstd_group)
-    precision.apply(G_ema)
-    if verbose and precision.halved == FLOAT32 and not config.fp32:
-        print(f"Precision: {precision.reason}")
-    return TrainingState(
+    state = TrainingState(
         G=G,
         D=D,
         G_ema=G_ema,
         G_opt=build_optimizer(G, config.G_opt_kwargs, config.G_reg_interval),
         D_opt=build_optimizer(D, config.D_opt_kwargs, config.D_reg_interval),
         augment_pipe=build_augment_pipe(config, device),
-        feed=feed,
+        feed=LatentFeed(source, G.mapping.encoder).to(device),
         pl_mean=torch.zeros([], device=device),
+        precision=plan_precision(device, config.fp32),
     )
+    if saved is not None:
+        state.load_state_dict(saved)
+    else:
+        if config.resume is not None:
+            take_over(config, state, verbose)
+        state.feed.fit()
+        G_ema.mapping.encoder.load_state_dict(G.mapping.encoder.state_dict())
+    for module in state.networks.values():
+        distributed.broadcast_module(module)
+    settle(state, config, device, None if saved is None else saved["precision"])
+    if verbose and state.precision.halved == FLOAT32 and not config.fp32:
+        print(f"Precision: {state.precision.reason}")
+    return state
+
+
+def settle(state: TrainingState, config: TrainingConfig, device: torch.device, saved: Mapping[str, Any] | None) -> None:
+    """Decide the precision by trying, or take the one that a run began with: a decision made anew could be another."""
+    if saved is not None and saved["device"] == device.type:
+        state.precision = plan_from_data(saved)
+        state.precision.apply(state.G, state.D)
+        set_tf32(state.precision.tf32)
+    else:
+        state.precision = settle_precision(state.precision, state.G, state.D, device, config.mbstd_group)
+    state.precision.apply(state.G_ema)
+
+
+def check_source(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless both descriptions are of the same contents, wherever they lie."""
+    if without_paths(before) != without_paths(now):
+        raise UserError(
+            f"--source: {now.get('path', now['kind'])} does not hold what the run was started with; bring that back, or "
+            "start a new run from its snapshot with --resume=network-snapshot-….pkl"
+        )
+
+
+def without_paths(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: without_paths(value) if isinstance(value, Mapping) else value
+        for key, value in description.items()
+        if key not in ("path", "why")
+    }
 
 
 def open_source(config: TrainingConfig, verbose: bool) -> Source:
@@ -80,10 +159,19 @@ def open_source(config: TrainingConfig, verbose: bool) -> Source:
         return open_network_source(config.source["path"])
 
 
-def resume_networks(snapshot: str, networks: dict[str, torch.nn.Module], verbose: bool) -> None:
-    """Copy what fits by name and shape into G, D and G_ema, and list what does not."""
+def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> None:
+    """From the snapshot of `--resume`: weights that fit by name and shape, and what else was asked for."""
     with naming("--resume"):
-        contents = load_snapshot(snapshot)
+        contents = load_snapshot(config.resume)
+    take_over_networks(contents, state.networks, verbose)
+    if config.resume_augment:
+        take_over_augmentation(contents, state, verbose)
+    if config.resume_optimizer:
+        take_over_optimizers(Path(config.resume), state, verbose)
+
+
+def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
+    """Copy what fits by name and shape into G, D and G_ema, and list what does not."""
     for name, network in networks.items():
         saved = contents.get(name)
         if saved is None:
@@ -95,6 +183,47 @@ def resume_networks(snapshot: str, networks: dict[str, torch.nn.Module], verbose
             print(f"Resume: {name}: {report.summary()}")
             for tensor, reason in report.skipped:
                 print(f"  {name}.{tensor}: {reason}")
+
+
+def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
+    pipe = contents.get("augment_pipe")
+    if pipe is None or state.augment_pipe is None:
+        where = "the snapshot was trained without augmentation" if pipe is None else "this run has none (--aug=noaug)"
+        raise UserError(f"--resume-augment=1: {where}; leave it out")
+    state.augment_pipe.p.copy_(pipe.p)
+    if verbose:
+        print(f"Resume: augmentation probability {float(pipe.p):.3f}")
+
+
+def take_over_optimizers(snapshot: Path, state: TrainingState, verbose: bool) -> None:
+    """Moments of the parameters that fit, from the training state beside the snapshot."""
+    with naming("--resume-optimizer=1"):
+        saved = read_state(state_beside(snapshot))["training"]
+    for name, (optimizer, network) in state.optimizers.items():
+        shapes = {key: parameter.shape for key, parameter in network.named_parameters()}
+        fitting = {
+            key: moments
+            for key, moments in saved["optimizers"][name].items()
+            if key in shapes and moments["exp_avg"].shape == shapes[key]
+        }
+        load_moments(optimizer, network, fitting)
+        if verbose:
+            print(f"Resume: {name}: the optimizer's moments of {len(fitting)} of {len(shapes)} parameters taken over")
+
+
+def moments_by_name(optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """What Adam remembers of every parameter that it has moved."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    return {names[parameter]: dict(moments) for parameter, moments in optimizer.state.items()}
+
+
+def load_moments(
+    optimizer: torch.optim.Optimizer, network: torch.nn.Module, moments: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """The inverse of `moments_by_name`; parameters that it does not name start afresh."""
+    names = [name for name, _ in network.named_parameters()]
+    by_index = {index: dict(moments[name]) for index, name in enumerate(names) if name in moments}
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def build_optimizer(module: torch.nn.Module, kwargs: dict, reg_interval: int | None) -> torch.optim.Optimizer:

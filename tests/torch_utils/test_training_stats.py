@@ -197,9 +197,12 @@ def reports_of_two() -> dict:
     report0("first", 5.0 + rank)
     report(f"only/{rank}", 1.0)
     state = collector.state_dict()
+    assert len(state["pending"]) == 2
     collector.update()
     resumed = Collector()
     resumed.load_state_dict(state)
+    alone = Collector(regex="all")
+    alone.load_state_dict({**state, "pending": [*state["pending"], {"all": [1, 1, 1]}]})  # three processes, then two
     report("all", 100.0 * rank)
     resumed.update()
     collector.update()
@@ -208,6 +211,7 @@ def reports_of_two() -> dict:
         "stats": {name: dict(values) for name, values in collector.as_dict().items()},
         "state": state,
         "resumed": resumed.mean("all"),
+        "alone": alone.state_dict()["pending"],
     }
 
 
@@ -215,7 +219,9 @@ def test_two_processes(tmp_path):
     first, second = run_two(reports_of_two, tmp_path)
     assert first["stats"] == second["stats"]
     assert first["state"] == second["state"]
-    assert first["state"]["pending"]["all"] == [6, 36, 0 + 1 + 4 + 100 + 121 + 144]
+    assert [rank["all"] for rank in first["state"]["pending"]] == [[3, 3, 0 + 1 + 4], [3, 33, 100 + 121 + 144]]
+    own = [1, 100.0 * 0, 0.0]  # what rank 0 reported after its numbers were carried over
+    assert first["alone"][0]["all"] == [7 + own[0], 37 + own[1], 0 + 1 + 4 + 100 + 121 + 144 + 1 + own[2]]
     stats = first["stats"]
     assert (stats["all"]["num"], stats["all"]["mean"]) == (2, 50)
     assert (stats["first"]["num"], stats["first"]["mean"]) == (1, 5)

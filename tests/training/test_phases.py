@@ -5,12 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from dnnlib.errors import UserError
 from tests.conftest import relative_error
 from tests.training.test_source import write_images
-from training import phases
+from training import losses, phases
 from training.config import TrainingOptions
-from training.phases import MAX_SKIPPED_STEPS, TrainingStep, blur
+from training.phases import NotFinite, TrainingStep, blur
 from training.resolve import resolve
 from training.state import build_state
 
@@ -90,14 +89,45 @@ def test_augment_p_stays_within_its_range(tmp_path, target, expected):
 
 
 def test_steps_with_nan_are_left_out_and_end_the_run(tmp_path):
-    step = make_step(tmp_path, aug="noaug")
+    step = make_step(tmp_path, aug="noaug", nan_patience=3)
+    troubles = []
+    step.before_trouble = lambda is_in_trouble: troubles.append((is_in_trouble, step.state.batch_idx))
     with torch.no_grad():
         step.state.D.b4.out.bias.fill_(float("nan"))
     run(step, 1)
     assert all(torch.isfinite(p).all() for p in step.state.G.parameters())
     assert [name for name, p in step.state.D.named_parameters() if not torch.isfinite(p).all()] == ["b4.out.bias"]
-    with pytest.raises(UserError, match="gradients of Gmain were not finite 11 times"):
-        run(step, MAX_SKIPPED_STEPS)
+    with pytest.raises(NotFinite, match="gradients of Gmain were not finite in 4 steps in a row"):
+        run(step, 4)
+    assert step.state.batch_idx == 3
+    assert troubles == [(True, 0)]  # once, before the first step that was left out
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradients_are(tmp_path, monkeypatch):
+    step = make_step(tmp_path, aug="noaug")
+    before = run(step, 1)
+    monkeypatch.setattr(losses, "discriminator_real_loss", lambda logits: logits * 0 + float("inf"))
+    run(step, 1)
+    assert step.num_skipped["Dmain"] == 1
+    monkeypatch.undo()
+    troubles = []
+    step.before_trouble = troubles.append
+    assert torch.isfinite(run(step, 1)).all()
+    assert not torch.equal(before, run(step, 1))
+    assert troubles == [False]
+
+
+@pytest.mark.parametrize("phases_before_stop", [1, 2, 3])
+def test_a_step_can_be_stopped_between_its_phases(tmp_path, phases_before_stop):
+    """At step 0 all four phases are due. What a stopped and continued step does is the step."""
+    whole, parts = make_step(tmp_path), make_step(tmp_path)
+    whole.run(*images())
+    answers = iter([False] * (phases_before_stop - 1) + [True])
+    parts.run(*images(), lambda: next(answers))
+    assert (parts.state.phases_done, parts.state.batch_idx, parts.state.cur_nimg) == (phases_before_stop, 0, 0)
+    parts.run(*images())
+    assert (parts.state.phases_done, parts.state.batch_idx, parts.state.cur_nimg) == (0, 1, 8)
+    assert torch.equal(run(whole, 2), run(parts, 2))
 
 
 @pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])

@@ -225,7 +225,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save(tmp_path / "s.pkl", generator(), GaussianSource(16))
     before = path.read_bytes()
     monkeypatch.setattr("pickle.dump", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="disk full"):
         save(path, generator(seed=1), GaussianSource(16))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.pkl"]

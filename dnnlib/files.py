@@ -1,0 +1,88 @@
+"""Files that are whole or not there: written under another name and renamed; sealed with a hash of what was written."""
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dnnlib.errors import UserError
+
+PART = ".part"  # ending of a file that is being written
+SEAL_MARK = b"\nsha256:"
+SEAL_BYTES = len(SEAL_MARK) + 64 + 1
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, sealed: bool = False) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` once the block has ended well and its bytes are on the disk.
+
+    Until then, and after an error, whatever was there stays. sealed: end the file with a line that holds the sha256 of
+    what precedes it; pickles and zips (those of `torch.save`) are read as if it was not there. Raises `UserError` where
+    the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    try:
+        with open(temporary, "w+b") as file:
+            yield file
+            if sealed:
+                append_seal(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); mend that, what was there is kept"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def append_seal(file: BinaryIO) -> None:
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(SEAL_MARK + digest.encode() + b"\n")
+
+
+def check_seal(file: BinaryIO, name: str, required: bool = False) -> None:
+    """Raise `UserError` if the file, read from its start, is not what was sealed. Leaves it at its start.
+
+    A file without a seal passes unless one is required: other programs do not seal theirs.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - SEAL_BYTES, 0))
+    seal = file.read()
+    file.seek(0)
+    if not seal.startswith(SEAL_MARK) or not seal.endswith(b"\n"):
+        if required:
+            raise UserError(f"{name}: is damaged or incomplete: its end is missing")
+        return
+    digest, left = hashlib.sha256(), size - SEAL_BYTES
+    while left > 0 and (chunk := file.read(min(left, 1 << 20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    file.seek(0)
+    if digest.hexdigest().encode() != seal[len(SEAL_MARK) : -1]:
+        raise UserError(f"{name}: is damaged: its contents do not match the hash at its end")
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what a process that was killed left half-written in a folder of its own."""
+    for part in folder.glob(f"*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last; not every system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

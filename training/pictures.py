@@ -1,0 +1,74 @@
+"""The pictures of a run: the data, what goes in, and what comes out of it at every snapshot."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torch_utils import seeding
+from training.config import TrainingConfig
+from training.dataset import ImageFolderDataset, to_float
+from training.grids import grid_size, save_grid, save_pairs
+from training.state import TrainingState
+
+
+class Pictures:
+    """The same source samples and labels, drawn again at every snapshot."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        dataset: ImageFolderDataset,
+        state: TrainingState,
+        config: TrainingConfig,
+        labels: torch.Tensor,
+        batch_gpu: int,
+    ):
+        self.run_dir = run_dir
+        self.dataset = dataset
+        self.state = state
+        self.batch_gpu = batch_gpu
+        _, height, width = dataset.image_shape
+        self.columns, rows = grid_size(height, width, config.device)
+        num = self.columns * rows
+        gen = seeding.generator(config.seed, "pictures")
+        self.draw = state.feed.draw(num, gen)
+        self.indices = reals_by_row(dataset, self.columns, rows, gen)
+        self.labels = labels[torch.from_numpy(self.indices)].to(state.pl_mean.device)
+
+    def save_start(self) -> None:
+        reals = torch.from_numpy(self.dataset.read_images(self.indices))
+        save_grid(self.run_dir / "reals.png", to_float(reals), self.columns)
+        sources = self.state.feed.images(self.draw)
+        if sources is not None:
+            save_grid(self.run_dir / "sources.png", sources, self.columns)
+        self.save("_init")
+
+    def save(self, suffix: str) -> None:
+        """`fakes<suffix>.png`, and with a source of images `pairs<suffix>.png`."""
+        fakes = self.generate()
+        save_grid(self.run_dir / f"fakes{suffix}.png", fakes, self.columns)
+        sources = self.state.feed.images(self.draw)
+        if sources is not None:
+            save_pairs(self.run_dir / f"pairs{suffix}.png", sources, fakes, self.columns)
+
+    @torch.no_grad()
+    def generate(self) -> torch.Tensor:
+        G = self.state.G_ema
+        z = self.state.feed.latents(self.draw, G.mapping.encoder)
+        parts = zip(z.split(self.batch_gpu), self.labels.split(self.batch_gpu), strict=True)
+        return torch.cat([G(z, c, noise_mode="const").cpu() for z, c in parts])
+
+
+def reals_by_row(dataset: ImageFolderDataset, columns: int, rows: int, gen: torch.Generator) -> np.ndarray:
+    """Indices of the images shown: at random, and with class labels one class a row."""
+    if not dataset.has_onehot_labels:
+        return torch.randint(len(dataset), [columns * rows], generator=gen).numpy()
+    classes = dataset.get_labels(np.arange(len(dataset))).argmax(axis=1)
+    order = torch.randperm(dataset.label_dim, generator=gen).numpy()
+    present = [c for c in order if (classes == c).any()]
+    picks = []
+    for row in range(rows):
+        members = np.flatnonzero(classes == present[row % len(present)])
+        picks.append(members[torch.randint(len(members), [columns], generator=gen).numpy()])
+    return np.concatenate(picks)

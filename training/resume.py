@@ -1,0 +1,185 @@
+"""Where an exact resume continues: the run, its newest intact state, its options, and what may differ from them."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import UserError
+from dnnlib.files import remove_parts
+from training.checkpoint import OPTIONS_FILE, STATS, newest_intact_state
+from training.config import TrainingConfig, TrainingOptions
+
+LATEST = "latest"
+
+# What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
+# what lies there), the second changes how they are rounded, the third changes the run.
+WITHOUT_EFFECT = {
+    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights", "workers",
+    "nan_patience",
+}  # fmt: skip
+ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
+TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
+
+# Fields of the configuration that follow from these options, or say where things lie.
+FREE_FIELDS = {
+    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "detector", "detector_weights",
+    "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs", "deterministic",
+    "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
+}  # fmt: skip
+
+
+@dataclass
+class ResumePoint:
+    """A run that is continued."""
+
+    run_dir: Path
+    state: Path | None
+    """Its training state; None if it ended before the first one: it starts again from its beginning, in its folder."""
+    options: TrainingOptions
+    """Those of the run, with what was given now in their place."""
+    config: Mapping[str, Any]
+    """The configuration that it had."""
+    notes: list[str] = field(default_factory=list)
+    """What is not as it was, for the log."""
+
+    def check(self, config: TrainingConfig) -> None:
+        """Raise `UserError` where the new configuration would be another run."""
+        for name, value in config.as_dict().items():
+            before = self.config.get(name)
+            if name not in FREE_FIELDS and plain(without_paths(value)) != plain(without_paths(before)):
+                raise UserError(difference(name, before, value, self.run_dir))
+
+
+def find_resume_point(options: Mapping[str, Any], given: set[str]) -> ResumePoint | None:
+    """What `--resume=latest` (in `--outdir`, or a run folder) or `--resume=RUN-FOLDER` continues.
+
+    options: values of all flags by name; given: those that the user typed. None where no exact resume is asked for, or
+    where `latest` finds no run yet. Raises `UserError` for flags that contradict the run.
+    """
+    resume = options["resume"]
+    if resume is None or (resume != LATEST and not Path(resume).is_dir()):
+        return None
+    run_dir = newest_run(Path(options["outdir"] if resume == LATEST else resume))
+    if run_dir is None:
+        if resume != LATEST:
+            raise UserError(f"--resume={resume}: is no run folder (there is no {OPTIONS_FILE} in it)")
+        return None
+    saved = read_options(run_dir)
+    state, complaints = newest_intact_state(run_dir)
+    merged, notes = merge(saved["options"], options, given, run_dir)
+    source = saved["source"]
+    if source["kind"] != "gaussian" and "source" not in given:
+        merged |= {"source": source["path"], "source_pool": ()}  # what --source=auto chose stays chosen
+    merged |= {"outdir": str(run_dir.parent)}
+    return ResumePoint(run_dir, state, TrainingOptions(**merged), saved, [*complaints, *notes])
+
+
+def is_finished(point: ResumePoint) -> bool:
+    """Whether nothing is left to do: the run came to its end, which is not further away now."""
+    return point.config.get("finished_kimg", -1) >= point.options.kimg
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The folder itself if it is that of a run, else the run with the highest number in it."""
+    if (folder / OPTIONS_FILE).is_file():
+        return folder
+    if not folder.is_dir():
+        return None
+    runs = [
+        (int(match[0]), entry)
+        for entry in folder.iterdir()
+        if (match := re.match(r"^\d+", entry.name)) and (entry / OPTIONS_FILE).is_file()
+    ]
+    return max(runs)[1] if runs else None
+
+
+def read_options(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / OPTIONS_FILE
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in dataclasses.fields(TrainingOptions)}
+        is_ours = isinstance(saved["options"], dict) and set(saved["options"]) <= known and "kind" in saved["source"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--resume: {path} cannot be read ({type(error).__name__}); start a new run from a snapshot"
+        ) from error
+    if not is_ours:
+        raise UserError(
+            f"--resume: {path} is not what this version writes; start a new run from a snapshot (--resume=PKL)"
+        )
+    return saved
+
+
+def merge(
+    saved: Mapping[str, Any], now: Mapping[str, Any], given: set[str], run_dir: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The run's options with those given now, and notes on what changes its numbers."""
+    merged = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+    notes = []
+    for name in sorted(given & set(now)):
+        before, value = merged.get(name), now[name]
+        flag = f"--{name.replace('_', '-')}"
+        if name in ("resume", "outdir") or before == value:
+            continue
+        if name in TUNABLE:
+            notes.append(f"{flag}: {value} from here on (so far: {before})")
+        elif name in ROUNDING:
+            notes.append(f"{flag}: {value} instead of {before}: equal up to rounding, not to the bit")
+        elif name not in WITHOUT_EFFECT:
+            raise UserError(
+                f"{flag}={shown(value)}: the run in {run_dir} has {shown(before)}; leave the flag out to continue it, name "
+                "another run with --outdir, or leave out --resume for a new one"
+            )
+        merged[name] = value
+    return merged, notes
+
+
+def shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def difference(name: str, before: Any, value: Any, run_dir: Path) -> str:
+    if name == "data_fingerprint":
+        return (
+            f"--data: does not hold the images that the run in {run_dir} was started with; bring them back, or start a new "
+            "run with --resume=network-snapshot-….pkl"
+        )
+    return f"--resume: {name} of the run in {run_dir} is {before}, and would now be {value}; start a new run from a snapshot"
+
+
+def without_paths(value: Any) -> Any:
+    """Where things lie may change; what they hold is checked by fingerprints."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items() if key not in ("path", "why")}
+    return value
+
+
+def plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:
+    """Take back what the run's logs say of the time after its state; delete half-written files."""
+    remove_parts(run_dir)
+    keep_lines(run_dir / STATS, lambda index, line: index < num_ticks)
+    for path in run_dir.glob("metric-*.jsonl"):
+        keep_lines(path, lambda index, line: line["kimg"] < kimg or (line["kimg"] == kimg and not evaluation_due))
+
+
+def keep_lines(path: Path, is_kept: Any) -> None:
+    """Lines of JSON that stay; one that was cut short goes, and all after it."""
+    if not path.is_file():
+        return
+    kept = []
+    for index, text in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            if is_kept(index, json.loads(text)):
+                kept.append(text + "\n")
+        except (ValueError, KeyError, TypeError):
+            break
+    path.write_text("".join(kept), encoding="utf-8")
