@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import dnnlib.cli
 from bench.common import RESULTS, save_result, write_noise_images
 from dnnlib.errors import UserError
-from torch_utils import gradient_reducer, persistence
-from training.config import PRESETS, TrainingConfig, TrainingOptions
+from torch_utils import persistence
+from torch_utils.gradient_reducer import LARGEST_BUCKET, NUM_BUCKETS
+from training.config import TrainingConfig, TrainingOptions
 from training.resolve import resolve
 
 NETWORKS = [("stylegan2", 256), ("stylegan2", 1024), ("stylegan3-t", 256), ("stylegan3-t", 1024)]
@@ -75,24 +76,24 @@ def gradient_sizes(cfg: str, res: int) -> dict[str, float]:
         for kwargs in (config.G_kwargs, config.D_kwargs)
     )
     passes_of_G, passes_of_D = passes(config)
-    return {"G": G, "D": D, "bytes_per_step": 4 * (G * passes_of_G + D * passes_of_D)}
+    bytes_per_step = 4 * (G * passes_of_G + D * passes_of_D)
+    return {"G": G, "D": D, "bytes_per_step": bytes_per_step, "passes_of_G": passes_of_G, "passes_of_D": passes_of_D}
 
 
 def passes(config: TrainingConfig) -> tuple[float, float]:
     """How often the gradients of G and of D travel in an average step."""
     has_path_lengths = config.G_reg_interval is not None and config.pl_weight > 0
-    assert PRESETS[config.cfg].pl_weight == config.pl_weight
     return 1 + (1 / config.G_reg_interval if has_path_lengths else 0), 1 + 1 / config.D_reg_interval
 
 
 def project(size: dict[str, float], hidden: float) -> Iterator[dict]:
-    num_buckets = max(size["bytes_per_step"] / gradient_reducer.BUCKET_BYTES, 1)
+    num_messages = sum(max(NUM_BUCKETS, 4 * size[name] / LARGEST_BUCKET) * size[f"passes_of_{name}"] for name in "GD")
     for card, sec_per_kimg in SEC_PER_KIMG.items():
         compute = IMAGES_PER_GPU * sec_per_kimg / 1000
         for gpus in GPUS:
             networks = ["inside"] if gpus <= GPUS_PER_MACHINE else ["100 Gbit/s", "8 x 200 Gbit/s"]
             for network in networks:
-                exchange = ring_seconds(size["bytes_per_step"], num_buckets, gpus, BYTES_PER_SEC[network])
+                exchange = ring_seconds(size["bytes_per_step"], num_messages, gpus, BYTES_PER_SEC[network])
                 yield {
                     "card": card,
                     "gpus": gpus,

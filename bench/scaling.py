@@ -54,7 +54,7 @@ def int_list(context: click.Context, param: click.Parameter, value: str) -> list
 @click.option("--worker", is_flag=True, hidden=True)
 def main(processes: list[int], rates: list[int], name: str, worker: bool, **setting: Any) -> None:
     if setting["bucket_mb"] is not None:
-        gradient_reducer.BUCKET_BYTES = int(setting["bucket_mb"] * 2**20)
+        gradient_reducer.SMALLEST_BUCKET = gradient_reducer.LARGEST_BUCKET = int(setting["bucket_mb"] * 2**20)
     if worker:
         run_worker(**setting)
         return

@@ -12,7 +12,7 @@ adds the same numbers in the same order in each run, with and without overlap. A
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +20,9 @@ import torch.distributed as dist
 
 from torch_utils import distributed
 
-BUCKET_BYTES = 4 << 20
+IS_OVERLAPPED = True  # the one switch; bench/scaling.py and docs/scaling.md say what it brings
+NUM_BUCKETS = 8  # about; the last one can hide behind nothing, and every one costs messages
+SMALLEST_BUCKET, LARGEST_BUCKET = 1 << 20, 25 << 20  # bytes
 
 
 @dataclass
@@ -60,10 +62,17 @@ class GradientReducer:
     for. Where that turns out wrong, the bucket is sent again: the guess decides about the time only, never about numbers.
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], is_overlapped: bool = True):
-        """is_overlapped: False sends everything in `finish()`."""
-        self.buckets = [Bucket(group) for group in buckets_of(reversed(list(params)))]
-        self.is_overlapped = is_overlapped
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        is_overlapped: bool | None = None,
+        bucket_bytes: int | None = None,
+    ):
+        """is_overlapped: False sends everything in `finish()`. bucket_bytes: by default a share of all gradients."""
+        params = list(params)
+        groups = buckets_of(reversed(params), usual_size(params) if bucket_bytes is None else bucket_bytes)
+        self.buckets = [Bucket(group) for group in groups]
+        self.is_overlapped = IS_OVERLAPPED if is_overlapped is None else is_overlapped
         self.num_launched = 0  # buckets leave in their order: ranks whose gradients arrive in another one must still meet
         self._is_observed = False  # whether the block of `overlapping` was entered since `finish`
         self._arrived: set[torch.nn.Parameter] = set()
@@ -137,14 +146,20 @@ class GradientReducer:
         self._is_guess = any(distributed.gather_objects(bool(self._absent)))
 
 
-def buckets_of(params: Iterable[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
-    """Groups of one dtype and device, each at most BUCKET_BYTES or a single parameter."""
+def usual_size(params: Sequence[torch.nn.Parameter]) -> int:
+    """Bytes of a bucket."""
+    total = sum(param.numel() * param.element_size() for param in params)
+    return min(max(total // NUM_BUCKETS, SMALLEST_BUCKET), LARGEST_BUCKET)
+
+
+def buckets_of(params: Iterable[torch.nn.Parameter], bucket_bytes: int) -> list[list[torch.nn.Parameter]]:
+    """Groups of one dtype and device, each at most so many bytes or a single parameter."""
     buckets: list[list[torch.nn.Parameter]] = []
     filling: dict[tuple[torch.dtype, torch.device], tuple[list[torch.nn.Parameter], int]] = {}
     for param in params:
         key, size = (param.dtype, param.device), param.numel() * param.element_size()
         bucket, used = filling.get(key, ([], 0))
-        if not bucket or used + size > BUCKET_BYTES:
+        if not bucket or used + size > bucket_bytes:
             bucket, used = [], 0
             buckets.append(bucket)
         bucket.append(param)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.torch_utils.processes import run_many, run_two
-from torch_utils import distributed, gradient_reducer
-from torch_utils.gradient_reducer import GradientReducer, buckets_of
+from torch_utils import distributed
+from torch_utils.gradient_reducer import GradientReducer, buckets_of, usual_size
 
 BUCKET_SIZES = (1, 300, 32 << 20)
 
@@ -25,8 +25,7 @@ def tiny_params(rank: int) -> list[torch.nn.Parameter]:
 
 def averaged(bucket_bytes: int) -> list[torch.Tensor | None]:
     params = tiny_params(distributed.get_rank())
-    gradient_reducer.BUCKET_BYTES = bucket_bytes
-    GradientReducer(params).finish()
+    GradientReducer(params, bucket_bytes=bucket_bytes).finish()
     return [p.grad for p in params]
 
 
@@ -86,9 +85,8 @@ def penalty(module: Uneven, x: torch.Tensor, step: int) -> torch.Tensor:
 
 def train(bucket_bytes: int, is_overlapped: bool) -> dict:
     """Gradients of four steps of two passes each, and how many buckets had left before each `finish()`."""
-    gradient_reducer.BUCKET_BYTES = bucket_bytes
     module = Uneven()
-    reducer = GradientReducer(module.parameters(), is_overlapped)
+    reducer = GradientReducer(module.parameters(), is_overlapped, bucket_bytes)
     generator = torch.Generator().manual_seed(distributed.get_rank())
     local, grads, early = [], [], []
     for step in range(4):
@@ -187,5 +185,11 @@ def test_one_process_does_nothing():
 def test_buckets_keep_their_size():
     params = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 5, 2 << 20, 1, 2)]
     params.insert(1, torch.nn.Parameter(torch.zeros(4, dtype=torch.float16)))
-    buckets = buckets_of(params)
+    buckets = buckets_of(params, 1 << 20)
     assert [[p.numel() for p in bucket] for bucket in buckets] == [[3, 5], [4], [2 << 20], [1, 2]]
+
+
+def test_large_networks_have_about_eight_buckets():
+    params = [torch.nn.Parameter(torch.empty(1 << 18, device="meta")) for _ in range(64)]
+    assert len(buckets_of(params, usual_size(params))) == 8
+    assert len(buckets_of(params[:2], usual_size(params[:2]))) == 2
