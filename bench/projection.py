@@ -31,7 +31,8 @@ COMPUTE_OF = ("stylegan3-t", 256)
 IMAGES_PER_GPU = 4  # the smallest share that the minibatch standard deviation allows: the hardest case
 GPUS = (8, 64, 512)
 GPUS_PER_MACHINE = 8
-BYTES_PER_SEC = {"inside": 200e9, "100 Gbit/s": 12.5e9, "8 x 200 Gbit/s": 200e9}  # NVLink; one card; a card for each GPU
+# Of a ring: through NVLink, through one network card of each machine, through one for each GPU.
+BYTES_PER_SEC = {"inside": 200e9, "100 Gbit/s": 12.5e9, "8 x 200 Gbit/s": 200e9}
 HOP_SEC = 10e-6  # of one message to the next GPU of the ring
 
 
@@ -39,7 +40,7 @@ HOP_SEC = 10e-6  # of one message to the next GPU of the ring
 def main() -> None:
     hidden = measured_hidden_share()
     sizes = {network: gradient_sizes(*network) for network in NETWORKS}
-    print(f"{'network':<18} {'G':>12} {'D':>12}  parameters; MB of gradients per step (float32, phases by their intervals)")
+    print(f"{'network':<18} {'G':>12} {'D':>12}  parameters; MB of gradients per step (float32, an average step)")
     for (cfg, res), size in sizes.items():
         print(f"{cfg + ' ' + str(res):<18} {size['G']:>12,} {size['D']:>12,}  {size['bytes_per_step'] / 1e6:.1f}")
     rows = list(project(sizes[COMPUTE_OF], hidden))

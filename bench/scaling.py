@@ -8,6 +8,7 @@ compare columns of one row: without exchange, exchange after the backward pass, 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,6 +33,7 @@ from training.phases import Phase, TrainingStep
 CARD = "eth0"
 SUBNET = "10.77.0"
 PORT = 29477
+GROUPS = itertools.count()
 MODES = ("none", "after", "during")  # when gradients are exchanged, seen from the backward pass
 
 
@@ -83,7 +84,7 @@ def check_machine() -> None:
 @contextlib.contextmanager
 def machines(num: int, rate: int) -> Iterator[list[str]]:
     """Names of namespaces with a card each, on one bridge. Raises `UserError`."""
-    tag = f"sg{os.getpid() % 100000}"
+    tag = f"sg{os.getpid() % 100000}{next(GROUPS)}"  # the system takes its time to remove those of the last group
     names = [f"{tag}n{index}" for index in range(num)]
     with contextlib.ExitStack() as undo:
         ip("link", "add", f"{tag}br", "type", "bridge")
@@ -111,7 +112,7 @@ def command(*args: str) -> None:
     result = subprocess.run(args, capture_output=True, text=True)
     if result.returncode != 0:
         why = dnnlib.cli.one_line(result.stderr) or f"exit code {result.returncode}"
-        raise UserError(f"bench/scaling.py: needs root and the right to make network namespaces: {' '.join(args)}: {why}")
+        raise UserError(f"bench/scaling.py: needs root and network namespaces ({' '.join(args)}: {why})")
 
 
 def measure_group(num: int, rate: int) -> dict[str, Any]:

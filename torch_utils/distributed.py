@@ -17,7 +17,7 @@ from dnnlib.errors import UserError
 
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
 MEETING_TIMEOUT = timedelta(minutes=10)  # machines of a cluster do not start at the same time
-TIMEOUT = timedelta(minutes=30)  # the other ranks wait while rank 0 draws pictures, downloads a detector, writes snapshots
+TIMEOUT = timedelta(minutes=30)  # the others wait while rank 0 draws pictures, downloads a detector, writes
 # What gloo and NCCL say, as plain RuntimeError, of a process that has ended or hangs.
 LOST_PEER = re.compile(r"gloo/transport|Application timeout caused pair closure|NCCL (communicator|error)|Wait timeout")
 
@@ -287,7 +287,7 @@ def _naming_absent_peers(rank: int, world_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}" if is_launched() else "this machine"
+        address = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ) if is_launched() else "this machine"
         raise PeerLost(
             f"process {rank} did not meet the other {world_size - 1} at {address} ({_gist(error)}): check that all were "
             "started, with the same MASTER_ADDR and MASTER_PORT, and that these can be reached (firewall, "

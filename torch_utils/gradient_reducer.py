@@ -73,7 +73,7 @@ class GradientReducer:
         groups = buckets_of(reversed(params), usual_size(params) if bucket_bytes is None else bucket_bytes)
         self.buckets = [Bucket(group) for group in groups]
         self.is_overlapped = IS_OVERLAPPED if is_overlapped is None else is_overlapped
-        self.num_launched = 0  # buckets leave in their order: ranks whose gradients arrive in another one must still meet
+        self.num_launched = 0  # buckets leave in order: ranks whose gradients arrive in another one must meet
         self._is_observed = False  # whether the block of `overlapping` was entered since `finish`
         self._arrived: set[torch.nn.Parameter] = set()
         self._absent: set[torch.nn.Parameter] | None = None  # those that never arrive here; None before the first pass

@@ -187,8 +187,8 @@ def _silent_end(rank: int, exit_code: int, num_processes: int) -> Failure:
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         how = f"by {name}" + (" (out of memory, if nobody sent it)" if name == "SIGKILL" else "")
-    line = f"Error: process {rank} of {num_processes} was ended {how}; training continues from its last state with --resume=latest"
-    return Failure(line, BROKEN)
+    way_out = "training continues from its last state with --resume=latest"
+    return Failure(f"Error: process {rank} of {num_processes} was ended {how}; {way_out}", BROKEN)
 
 
 def _say_each_once(failures: dict[int, Failure]) -> None:
