@@ -4,7 +4,8 @@ python bench/scaling.py --cfg=stylegan2 --res=32 --cbase=4096 --cmax=128 --proce
 
 Every process runs the real training step in a network namespace; virtual cards and a bridge connect them, `tc` limits their
 rate (0: no limit). Needs Linux, root and iproute2 (`apt-get install iproute2`). The processes share the processors, so
-compare columns of one row: without exchange, exchange after the backward pass, exchange during it.
+compare columns of one row: without exchange, exchange after the backward pass, exchange during it. What is left of the
+exchange when the backward pass is over is taken from the rank that comes last to it, which waits for no other.
 """
 
 import contextlib
@@ -155,23 +156,26 @@ def run_worker(cfg: str, res: int, batch: int, cbase: int, cmax: int, repeats: i
 
 
 def measure_phase(step: TrainingStep, phase: Phase, batches: list[Any], repeats: int) -> dict[str, Any]:
-    """Median seconds of the slowest rank in each mode, taken in turn, and bytes sent by a rank, on average."""
+    """Medians in each mode, taken in turn: seconds of the slowest rank, of the exchange that is left when the last rank
+    has finished its backward pass, and bytes sent by a rank, on average."""
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    left: dict[str, list[float]] = {mode: [] for mode in MODES}
     sent: dict[str, list[int]] = {mode: [] for mode in MODES}
     early = 0
     for attempt in range(repeats + 1):  # the first warms up, and learns which parameters have no gradients
         for mode in MODES:
-            with exchanging(phase, mode) as launched:
+            with exchanging(phase, mode) as seen:
                 distributed.barrier()
                 bytes_before, start = bytes_sent(), time.perf_counter()
                 step.run_phase(phase, batches)
                 elapsed = time.perf_counter() - start
-                own = (elapsed, bytes_sent() - bytes_before)
+                own = (elapsed, seen["sec"], bytes_sent() - bytes_before)
             if attempt > 0:
-                elapsed_of, bytes_of = zip(*distributed.gather_objects(own), strict=True)
+                elapsed_of, left_of, bytes_of = zip(*distributed.gather_objects(own), strict=True)
                 seconds[mode].append(max(elapsed_of))
+                left[mode].append(min(left_of))
                 sent[mode].append(sum(bytes_of) / len(bytes_of))
-            early = launched[0] if mode == "during" else early
+            early = seen["launched"] if mode == "during" else early
     params = [param for bucket in phase.reducer.buckets for param in bucket.params]
     return {
         "every": phase.interval,
@@ -179,26 +183,29 @@ def measure_phase(step: TrainingStep, phase: Phase, batches: list[Any], repeats:
         "buckets": len(phase.reducer.buckets),
         "buckets_before_the_end": early,
         "sec": {mode: statistics.median(values) for mode, values in seconds.items()},
+        "exchange_left_sec": {mode: statistics.median(values) for mode, values in left.items()},
         "sent_bytes": statistics.median(sent["during"]) - statistics.median(sent["none"]),
     }
 
 
 @contextlib.contextmanager
-def exchanging(phase: Phase, mode: str) -> Iterator[list[int]]:
-    """Set when gradients travel. Yields a list with the number of buckets that left during the backward pass."""
-    launched = [0]
+def exchanging(phase: Phase, mode: str) -> Iterator[dict[str, float]]:
+    """Set when gradients travel. Yields how many buckets left during the backward pass, and the seconds of the rest."""
+    seen = {"launched": 0, "sec": 0.0}
     reducer, finish = phase.reducer, phase.reducer.finish
     was_overlapped = reducer.is_overlapped
     reducer.is_overlapped = mode == "during"
 
     def observed_finish() -> None:
-        launched[0] = reducer.num_launched
+        seen["launched"] = reducer.num_launched
+        start = time.perf_counter()
         if mode != "none":
             finish()
+        seen["sec"] = time.perf_counter() - start
 
     reducer.finish = observed_finish  # type: ignore[method-assign]
     try:
-        yield launched
+        yield seen
     finally:
         del reducer.finish  # type: ignore[attr-defined]
         reducer.is_overlapped = was_overlapped
@@ -216,11 +223,12 @@ def per_step(phases: dict[str, Any]) -> dict[str, Any]:
         return sum(value(phase) / phase["every"] for phase in phases.values())
 
     sec = {mode: mean(lambda phase, mode=mode: phase["sec"][mode]) for mode in MODES}
-    exchange = sec["after"] - sec["none"]
+    left = {mode: mean(lambda phase, mode=mode: phase["exchange_left_sec"][mode]) for mode in MODES}
     gradient_bytes = mean(lambda phase: phase["gradient_bytes"])
     return {
         "sec": sec,
-        "hidden_share": (sec["after"] - sec["during"]) / exchange if num > 1 and exchange > 0 else None,
+        "exchange_left_sec": left,
+        "hidden_share": 1 - left["during"] / left["after"] if num > 1 else None,
         "gradient_bytes": gradient_bytes,
         "sent_bytes": mean(lambda phase: phase["sent_bytes"]),
         "theoretical_bytes": 2 * (num - 1) / num * gradient_bytes,
@@ -232,10 +240,10 @@ def per_step(phases: dict[str, Any]) -> dict[str, Any]:
 
 def print_header(setting: dict[str, Any]) -> None:
     print("  ".join(f"{key}={value}" for key, value in setting.items() if value is not None))
-    print(f"{'':>19} {'MB sent per step and process':>35} {'seconds per step, exchange':>37}")
+    print(f"{'':>19} {'MB sent per step and process':>35} {'seconds per step, exchange':>29} {'exchange left':>27}")
     print(
         f"{'processes':>9} {'Mbit/s':>9} {'2(N-1)/N*grad':>15} {'measured':>9} {'ratio':>9} "
-        f"{'none':>9} {'after':>9} {'during':>9} {'hidden':>7}"
+        f"{'none':>9} {'after':>9} {'during':>9} {'after':>9} {'during':>9} {'hidden':>7}"
     )
 
 
@@ -244,8 +252,9 @@ def print_row(row: dict[str, Any]) -> None:
     ratio = f"{sent / theory:9.3f}" if theory else f"{'-':>9}"
     hidden = f"{row['hidden_share']:7.0%}" if row["hidden_share"] is not None else f"{'-':>7}"
     times = " ".join(f"{row['sec'][mode]:9.3f}" for mode in MODES)
+    left = " ".join(f"{row['exchange_left_sec'][mode]:9.3f}" for mode in MODES[1:])
     rate = row["mbit_per_sec"] or "-"
-    print(f"{row['processes']:>9} {rate:>9} {theory:15.2f} {sent:9.2f} {ratio} {times} {hidden}", flush=True)
+    print(f"{row['processes']:>9} {rate:>9} {theory:15.2f} {sent:9.2f} {ratio} {times} {left} {hidden}", flush=True)
 
 
 if __name__ == "__main__":
