@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
@@ -125,4 +124,4 @@ def test_a_lost_worker_restarts_from_the_last_state(tmp_path):
         float(line.split("kimg")[1].split()[0]) for line in log.read_text().splitlines() if line.startswith("tick ")
     ]
     assert kimg == sorted(kimg) and kimg[-1] == pytest.approx(0.8)
-    assert np.sum(np.diff(kimg) == 0) < len(kimg)
+    assert log.read_text().count("Run folder: ") == 2  # once before and once after
