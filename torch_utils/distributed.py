@@ -5,6 +5,8 @@ import hashlib
 import os
 import re
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -55,7 +57,7 @@ def init(
             store.set_timeout(MEETING_TIMEOUT)
             dist.init_process_group(
                 backend=backend or ("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"),
-                store=dist.PrefixStore("spider", store),
+                store=dist.PrefixStore(_agree_on_name(store, rank, world_size), store),
                 rank=rank,
                 world_size=world_size,
                 timeout=TIMEOUT,
@@ -293,6 +295,31 @@ def _naming_absent_peers(rank: int, world_size: int) -> Iterator[None]:
             "started, with the same MASTER_ADDR and MASTER_PORT, and that these can be reached (firewall, "
             "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME where a machine has several networks)"
         ) from error
+
+
+def _agree_on_name(store: dist.Store, rank: int, world_size: int) -> str:
+    """A name for what these processes tell each other in the store, that no earlier ones have used.
+
+    torchrun keeps its store when it starts the processes again, with the addresses of those that are gone, and its count of
+    restarts may differ between machines. So each rank asks under a name of its own, and only a living rank 0 answers.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"asks/{rank}", own)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"knows/{name}/{rank}", "")
+        return name
+    deadline = time.monotonic() + MEETING_TIMEOUT.total_seconds()
+    waiting = list(range(1, world_size))
+    while waiting:
+        for other in waiting:
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)
+        waiting = [other for other in waiting if not store.check([f"knows/{own}/{other}"])]
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing heard of {len(waiting)} of them, such as {waiting[0]}")
+        time.sleep(0.02)
+    return own
 
 
 def _gist(error: Exception) -> str:
