@@ -121,6 +121,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         real=MirroredImages(real) if options["mirror"] and real is not None else real,
         generated=generated,
         sampler=sampler,
+        notes=[sampler.note] if sampler is not None and sampler.note is not None else [],
         seed=options["seed"],
         batch_size=options["batch"],
         is_strict=options["strict"],

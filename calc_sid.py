@@ -28,13 +28,13 @@ from metrics.detectors import NAMES, RESIZE_MODES, Detector, describe, open_dete
 from metrics.feature_stats import Images
 from metrics.friendly_neighbours import Ranking, Request, rank_sources
 from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS
-from training.metric_inputs import open_images
+from training.metric_inputs import name_apart, open_images
 from training.sampling import choose_device, prepare_folder
+from training.shards import split_list
 
 
 def split_paths(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    paths = [path.strip() for value in values for path in value.split(",")]
-    return list(dict.fromkeys(path for path in paths if path))
+    return list(dict.fromkeys(path for value in values for path in split_list(value)))
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
@@ -42,7 +42,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option(
     "--source",
     "sources",
-    help="Candidates, with commas between them or repeated; `noise` is Gaussian noise",
+    help="Candidates, with commas between them or repeated; braces ('a-{0..7}.zip') make one; `noise` is Gaussian noise",
     metavar="ZIP|DIR|PKL|noise,…",
     multiple=True,
     required=True,
@@ -115,6 +115,10 @@ def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, 
     for flag, paths in (("--target", [target] if target is not None else []), ("--source", sources)):
         with naming(flag):
             images |= {path: open_images(path, num_gen, device, seed) for path in paths if path not in images}
+    name_apart(images)
+    for path, one in images.items():
+        if getattr(one, "note", None) is not None:
+            print(f"Warning: {path}: {one.note}", file=sys.stderr)
     return images
 
 

@@ -17,7 +17,6 @@ Examples:
 
 import re
 import sys
-from pathlib import Path
 
 import click
 from tqdm import tqdm
@@ -26,12 +25,14 @@ import dnnlib.cli
 from dnnlib.errors import UserError, naming
 from training.dataset_convert import CHANNELS, TRANSFORMS, Result, convert
 from training.image_files import CHANNEL_NAMES
+from training.shards import part_paths
 
 MAX_SIDE = 16_384
 
 EPILOG = """\b
 Sources, recognised by their names:
   FOLDER, *.zip                 PNG, JPEG, WebP, BMP and TIFF files, with subfolders
+  A.zip,B.zip 'A-{00..63}.zip'  several of these as one (the quotes keep the braces from the shell)
   cifar-10-python.tar.gz        CIFAR-10, the training images
   train-images-idx3-ubyte.gz    MNIST and its kin, padded to 32x32; labels from the file beside it
   *_lmdb                        LSUN (needs: pip install lmdb)
@@ -101,8 +102,10 @@ def main(
 
 def check_options(source: str, transform: str | None, resolution: tuple[int, int] | None) -> None:
     """Refuse combinations that no source can satisfy."""
-    if not Path(source).exists():
-        raise UserError(f"--source: {source}: no such file or folder; check the path")
+    with naming("--source"):
+        missing = [part for part in part_paths(source) if not part.exists()]
+    if missing:
+        raise UserError(f"--source: {missing[0]}: no such file or folder; check the path")
     if transform is None:
         return
     if resolution is None:

@@ -1,33 +1,57 @@
-"""Network pickles for other people's code: `legacy.load_network_pkl(file)["G_ema"]`."""
+"""Network pickles of any origin: for other people's code, and converted.
 
+\b
+# An official StyleGAN2-ADA-PyTorch or StyleGAN3 pickle, or one of TensorFlow StyleGAN2, as a snapshot of this project
+python legacy.py --source=stylegan3-t-ffhq-1024x1024.pkl --dest=ffhq.pkl
+
+\b
+# The tensors for programs that read no pickles; every script here reads the file back
+python legacy.py --source=ffhq.pkl --dest=ffhq.safetensors
+
+\b
+# ONNX: ffhq.onnx makes images and ws of z (and labels), ffhq-synthesis.onnx makes images of ws. Needs pip install -e ".[onnx]"
+python legacy.py --source=ffhq.pkl --dest=ffhq.onnx
+
+In Python: legacy.load_network_pkl(file)["G_ema"]. Nothing in a file is ever run.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import click
 import torch
 
+import dnnlib.cli
+from dnnlib.errors import UserError, naming
+from dnnlib.files import atomic_write
 from torch_utils import persistence
-from training.snapshot import read_snapshot
+from training import onnx_export
+from training.snapshot import load_snapshot, read_snapshot, save_snapshot, save_tensors
+
+NETWORKS = ("G", "D", "G_ema")
 
 
 def load_network_pkl(f: BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
     """The contents of a snapshot: `G`, `D`, `G_ema`, `source`, `augment_pipe`, `training_set_kwargs`, `meta`.
 
-    Networks are in eval mode on the CPU. `force_fp16` makes the four highest resolutions run in float16 on a GPU.
-    Raises `UserError` (a ValueError) for a file that is no snapshot of this project; never runs code found in it.
+    Reads this project's snapshots, the official pickles of StyleGAN3, StyleGAN2-ADA-PyTorch and TensorFlow StyleGAN2, and
+    safetensors files that this script wrote. Networks are this project's, in eval mode on the CPU. `force_fp16` makes the
+    four highest resolutions run in float16 on a GPU. Raises `UserError` (a ValueError) for any other file; never runs code
+    found in it.
     """
     contents = read_snapshot(f)
-    if force_fp16:
-        for name in ("G", "D", "G_ema"):
-            if contents.get(name) is not None:
-                contents[name] = with_fp16(contents[name])
-    return contents
+    return with_half_precision(contents) if force_fp16 else contents
+
+
+def with_half_precision(contents: dict[str, Any]) -> dict[str, Any]:
+    return contents | {name: with_fp16(contents[name]) for name in NETWORKS if contents.get(name) is not None}
 
 
 def with_fp16(network: torch.nn.Module) -> torch.nn.Module:
     """The same network with mixed precision switched on."""
     kwargs = half_precision(network.init_kwargs)
-    twin = persistence.construct(persistence.class_path(type(network)), **kwargs)
-    twin.load_state_dict(network.state_dict())
-    return twin.eval().requires_grad_(False)
+    return persistence.instantiate(persistence.class_path(type(network)), kwargs, network.state_dict())
 
 
 def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -35,3 +59,78 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     if "img_resolution" in kwargs:
         return {**kwargs, "num_fp16_res": 4, "conv_clamp": 256}
     return {name: half_precision(stage) if isinstance(stage, dict) else stage for name, stage in kwargs.items()}
+
+
+@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.option("--source", help="Network pickle or safetensors file", metavar="[PATH|URL]", required=True)
+@click.option("--dest", help="What to write, by its ending: .pkl, .safetensors or .onnx", metavar="PATH", required=True)
+@click.option(
+    "--force-fp16",
+    help="Run the four highest resolutions in float16 on a GPU",
+    metavar="BOOL",
+    type=bool,
+    default=False,
+)
+def main(source: str, dest: str, force_fp16: bool) -> None:
+    path = Path(dest)
+    write = writer_for(path, force_fp16)
+    with naming("--source"):
+        contents = load_snapshot(source, verbose=True)
+    for line in write(path, with_half_precision(contents) if force_fp16 else contents):
+        print(line)
+
+
+def writer_for(path: Path, force_fp16: bool) -> Callable[[Path, dict[str, Any]], list[str]]:
+    """What writes files of this ending, once everything that can be known before reading has been checked."""
+    ending = path.suffix.lower()
+    if ending not in WRITERS:
+        raise UserError(f"--dest={path}: the ending says what to write; choose from {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--dest={path}: there is no folder {path.parent}; make it first")
+    if ending == ".onnx":
+        if force_fp16:
+            raise UserError("--force-fp16: ONNX files are float32; leave it out")
+        with naming("--dest"):
+            onnx_export.require_packages()
+    return WRITERS[ending]
+
+
+def write_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
+    save_snapshot(path, contents)
+    return [f"{path}: {describe(contents)}"]
+
+
+def write_tensors(path: Path, contents: dict[str, Any]) -> list[str]:
+    save_tensors(path, contents)
+    return [f"{path}: {describe(contents)}"]
+
+
+def write_onnx(path: Path, contents: dict[str, Any]) -> list[str]:
+    """Both models, once both have been checked."""
+    network = contents["G_ema"]
+    with naming("--dest"):
+        models = {
+            path: onnx_export.export_generator(network),
+            path.with_name(f"{path.stem}-synthesis.onnx"): onnx_export.export_synthesis(network),
+        }
+    for name, model in models.items():
+        with atomic_write(name) as file:
+            file.write(model.data)
+    return [
+        f"{name}: {', '.join(model.inputs)} -> {', '.join(model.outputs)}; "
+        f"onnxruntime and PyTorch differ by {model.difference:.2g} at most"
+        for name, model in models.items()
+    ]
+
+
+def describe(contents: dict[str, Any]) -> str:
+    names = [name for name in (*NETWORKS, "augment_pipe") if contents.get(name) is not None]
+    network = contents["G_ema"]
+    return f"{', '.join(names)}; {persistence.class_path(type(network))}, resolution {network.img_resolution}"
+
+
+WRITERS = {".pkl": write_pickle, ".safetensors": write_tensors, ".onnx": write_onnx}
+
+
+if __name__ == "__main__":
+    dnnlib.cli.run(main)

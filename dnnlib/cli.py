@@ -1,11 +1,14 @@
 """What every script does around its click command: one-line errors, exit code 2 for what the user can mend."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 import click
 
 from dnnlib.errors import UserError
+
+SETS = frozenset({"--data", "--source", "--source-images", "--network", "--target"})  # options that take zips
 
 
 def to_stderr(message: str) -> None:
@@ -17,7 +20,10 @@ def run(command: click.Command, say: Callable[[str], None] = to_stderr) -> None:
 
     say: prints an error; for programs of several processes, one that does not repeat what another has said.
     """
+    # What Pillow has to say about damaged metadata, in several lines each: what matters of it becomes an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
+        refuse_repeated(command, sys.argv[1:])
         status = command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         fail(error.format_message(), 0, say)
@@ -44,6 +50,22 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:  # a folder that may not be entered, a full disk
         return f"Error: {error.filename}: {error.strerror}; check the path and its permissions"
     return None
+
+
+def refuse_repeated(command: click.Command, arguments: list[str]) -> None:
+    """Braces without quotes become one option for each zip, of which click would take the last and drop the others."""
+    for param in command.params:
+        if isinstance(param, click.Option) and not param.multiple and not SETS.isdisjoint(param.opts):
+            given = [
+                one
+                for one in arguments
+                if one in param.opts or one.startswith(tuple(f"{name}=" for name in param.opts))
+            ]
+            if len(given) > 1:
+                raise UserError(
+                    f"{param.opts[0]}: is given {len(given)} times; several zips are one value, with commas between them or "
+                    f"with braces in quotes: {param.opts[0]}='train-{{000..127}}.zip'"
+                )
 
 
 def one_line(message: str) -> str:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dnnlib.errors import UserError
 
+MAX_BYTES = 4 << 30  # of a file, unless the caller says more: several times the largest snapshot or detector
 CHUNK_BYTES = 1 << 17  # what an interruption may lose
 MAX_REDIRECTS = 10
 MAX_CONNECT_ATTEMPTS = 3  # with no network at all, waiting for minutes helps nobody
@@ -64,13 +65,14 @@ def open_url(
     return_filename: bool = False,
     cache: bool = True,
     sha256: str | None = None,
-    max_bytes: int | None = None,
+    max_bytes: int | None = MAX_BYTES,
 ) -> Any:
     """Open a local file or an http(s) address for reading bytes.
 
     A download is kept in `cache_dir` (default: the `downloads` folder of the user's cache), so that it happens once;
     an interrupted one is continued the next time. `sha256` (hex) is compared when given; `max_bytes` limits a
-    download. With `return_filename` the path of the file is returned instead of the open file, which needs `cache`.
+    download (None: it does not). With `return_filename` the path of the file is returned instead of the open file, which
+    needs `cache`.
 
     Raises `UserError` for a missing file, a scheme other than http(s), an address that cannot be reached, a file that
     is too large or whose hash is not the expected one (the download is then deleted).
@@ -417,7 +419,10 @@ def _receive(request: _Request, response: requests.Response, part: _Part, start:
 def _check_size(request: _Request, part: _Part, num_bytes: int) -> None:
     if request.max_bytes is not None and num_bytes > request.max_bytes:
         part.delete()
-        raise UserError(f"{request.shown}: is larger than the limit of {request.max_bytes} bytes")
+        raise UserError(
+            f"{request.shown}: is larger than the limit of {request.max_bytes} bytes; if that is right, download it "
+            "elsewhere and give the local file"
+        )
 
 
 def _progress(request: _Request, start: int, total: int | None) -> tqdm:

@@ -43,6 +43,15 @@ def atomic_write(path: str | os.PathLike, sealed: bool = False) -> Iterator[Bina
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Where a full or read-only disk is no reason to end hours of work: a line says what was not written, and why."""
+    try:
+        yield
+    except OSError as error:
+        print(f"Warning: {what} could not be written ({error.strerror or error}); the work goes on", flush=True)
+
+
 def append_seal(file: BinaryIO) -> None:
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,10 +3,9 @@
 A detector takes uint8 images of any size and channel count. Gray is repeated, transparency is put on white.
 """
 
+import contextlib
 import hashlib
-import pickle
-import re
-import zipfile
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -14,9 +13,9 @@ from typing import BinaryIO
 import torch
 
 from dnnlib.downloads import cached_path, open_url
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, naming
 from metrics import inception_v3, tiny_detector, vgg16
-from torch_utils import official_pickles
+from torch_utils import official_pickles, torchscript
 
 NAMES = ("auto", "inception", "vgg16", "tiny")
 RESIZE_MODES = ("tf", "clean")
@@ -204,6 +203,7 @@ def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[st
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             if weights is None and not digest.startswith(public.sha256_start):
+                forget_download(source)
                 raise UserError(f"{source}: its sha256 begins with {digest[:8]}, not with {public.sha256_start}")
             return read_state_dict(file, source), digest
     except UserError as error:
@@ -215,13 +215,22 @@ def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[st
         ) from error
 
 
+def forget_download(url: str) -> None:
+    """Not the published file: kept, it would be found again by every later run."""
+    path = cached_path(url)
+    if path is not None:
+        with contextlib.suppress(OSError):  # another process was faster, or has it open (Windows)
+            os.unlink(path)
+
+
 def read_state_dict(file: BinaryIO, name: str) -> dict[str, torch.Tensor]:
     """The tensors of a state dict, a TorchScript archive or an official pickle; nothing else of the file comes to life."""
+    if torchscript.is_torchscript(file):
+        with naming(name):
+            return torchscript.read_tensors(file)
     try:
-        if is_torchscript(file):
-            return torch.jit.load(file, map_location="cpu").state_dict()
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         file.seek(0)
         try:
             state = official_pickles.read(file)
@@ -235,14 +244,6 @@ def read_state_dict(file: BinaryIO, name: str) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{name}: holds no weights of one network (names and tensors)")
     return state
-
-
-def is_torchscript(file: BinaryIO) -> bool:
-    try:
-        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
-    finally:
-        file.seek(0)
-    return any(re.search(r"(^|/)constants\.pkl$", entry) for entry in names)
 
 
 def build_inception(state: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -362,9 +363,11 @@ def open_lpips(
     weights: str | None, lpips_weights: str = LPIPS_URL, device: torch.device | str = "cpu", verbose: bool = False
 ) -> Detector:
     """VGG16 with the five layers of LPIPS on top, for the perceptual path length. Raises `UserError`."""
-    state, weights_hash = load_weights("vgg16", weights, verbose)
+    state, vgg_hash = load_weights("vgg16", weights, verbose)
     network = vgg16.LPIPS(build_vgg16(state))
     with open_url(lpips_weights, verbose=verbose) as file:
+        lins_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
         lins = read_state_dict(file, lpips_weights)
     for index, parameter in enumerate(network.lins):
         name = f"lin{index}.model.1.weight"
@@ -374,4 +377,5 @@ def open_lpips(
             )
         parameter.data = lins[name].flatten().float()
     network = network.to(device).eval().requires_grad_(False)
-    return Detector("lpips", network, weights_hash[:16], "none", lambda images: normalise_vgg(to_rgb(images)), 0)
+    weights_hash = f"{vgg_hash[:8]}{lins_hash[:8]}"  # the number depends on both files
+    return Detector("lpips", network, weights_hash, "none", lambda images: normalise_vgg(to_rgb(images)), 0)

@@ -3,10 +3,9 @@
 The metrics see images through `Images`, whatever they come from: a data set, a generator, a folder.
 """
 
-import contextlib
 import hashlib
 import json
-import os
+import re
 import sys
 import tempfile
 from collections import deque
@@ -14,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 import dnnlib
 from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
 from metrics.detectors import Detector
 from metrics.progress_bar import progress_bar
 from metrics.stopping import KeepGoing, check
@@ -30,6 +30,7 @@ BATCH = 64
 READ_AHEAD = 2  # batches that are decoded while the detector works
 SPILL_BYTES = 1 << 30  # features beyond this go to a memory-mapped file
 CACHE_VERSION = 1
+MAX_TITLE_BYTES = 80  # of a name, in that of a cached file: file systems take 255 in all
 MAX_NAMED = 5  # corrupt files that a message names
 
 
@@ -39,6 +40,7 @@ class Images(Protocol):
     name: str
     key: str | None  # changes when the images do, wherever they lie; None: never cached
     reads_ahead: bool  # whether reading leaves the detector's processors alone, so that both can go on at once
+    may_skip: bool  # whether images that cannot be read may be left out; those of a diverged network may not
 
     def __len__(self) -> int: ...
 
@@ -152,12 +154,14 @@ def allocate(num: int, dim: int) -> torch.Tensor:
 
 
 def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
-    """One line on images that could not be read. Raises `UserError` when strict, or when none is left."""
+    """One line on images that could not be read. Raises `UserError` when strict, when none is left or none may miss."""
     if not result.skipped:
         return
     named = "; ".join(result.skipped[:MAX_NAMED])
     more = f"; and {len(result.skipped) - MAX_NAMED} more" if len(result.skipped) > MAX_NAMED else ""
     message = f"{images.name}: {len(result.skipped)} of {result.num_requested} images cannot be read ({named}{more})"
+    if not images.may_skip:
+        raise UserError(f"{message}; the network that made them has diverged, use an earlier snapshot")
     if is_strict or len(result) == 0:
         raise UserError(f"{message}; mend or remove them{', or leave --strict out' if len(result) > 0 else ''}")
     distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)
@@ -174,7 +178,8 @@ def cache_path(images: Images, detector: Detector, indices: np.ndarray) -> Path:
     """Named by what the features depend on: images, which of them, detector, its weights and its resizing."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {images.key} {detector.key}\n".encode())
     digest.update(indices.astype(np.int64).tobytes())
-    return cache_folder() / f"{images.name}-{detector.name}-{digest.hexdigest()[:32]}.npy"
+    title = re.sub(r"[^\w.-]+", "_", images.name).encode()[-MAX_TITLE_BYTES:].decode(errors="ignore")
+    return cache_folder() / f"{title}-{detector.name}-{digest.hexdigest()[:32]}.npy"
 
 
 def read_cache(path: Path) -> FeatureSet:
@@ -184,7 +189,7 @@ def read_cache(path: Path) -> FeatureSet:
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
         if list(features.shape) != info["shape"]:
             raise ValueError(f"{list(features.shape)} is not {info['shape']}")
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: this entry of the cache is damaged ({error}); delete it") from error
     return FeatureSet(features, info["num_requested"], info["skipped"])
 
@@ -193,28 +198,10 @@ def write_cache(path: Path, result: FeatureSet) -> None:
     """Features first, then the description that makes them count; each under a temporary name until it is whole."""
     try:
         cache_folder(make=True)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             np.save(file, result.features.numpy())
         info = {"num_requested": result.num_requested, "skipped": result.skipped, "shape": list(result.features.shape)}
-        with replacing(path.with_suffix(".json")) as file:
+        with atomic_write(path.with_suffix(".json")) as file:
             file.write(json.dumps(info).encode())
-    except OSError as error:
-        place = error.filename or path
-        print(
-            f"Warning: {place}: features are not kept ({error.strerror}); DNNLIB_CACHE_DIR names another folder",
-            file=sys.stderr,
-        )
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete, and leaves nothing when it is not."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except (OSError, UserError) as error:
+        print(f"Warning: features are not kept ({error}); DNNLIB_CACHE_DIR names another folder", file=sys.stderr)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.files import atomic_write
 from metrics.detectors import Detector
-from metrics.feature_stats import FeatureSet, Images, compute_features, replacing
+from metrics.feature_stats import FeatureSet, Images, compute_features
 from metrics.features import as_features
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.kernel_inception_distance import KID, kernel_inception_distance
@@ -189,10 +190,10 @@ def columns(neighbour: Neighbour) -> list[str]:
 
 def write_reports(folder: Path, rankings: list[Ranking], command: str) -> None:
     """`sid.json` with everything, `sid.csv` with a row per source, radius and target."""
-    with replacing(folder / "sid.json") as file:
+    with atomic_write(folder / "sid.json") as file:
         contents = {"command": command, "rankings": [ranking.as_dict() for ranking in rankings]}
         file.write(json.dumps(contents, indent=2).encode())
-    with replacing(folder / "sid.csv") as file:
+    with atomic_write(folder / "sid.csv") as file:
         writer = csv.writer(text := io.StringIO(newline=""))
         writer.writerow(["target", "source", "detector", "order", "radius", "sid", "se_features", "se_probes"])
         for ranking in rankings:

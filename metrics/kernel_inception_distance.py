@@ -36,7 +36,7 @@ def kernel_inception_distance(
     """
     x, y = (z.cpu().numpy() for z in as_feature_pair(real, gen, ("real images", "generated images")))
     size = min(len(x), len(y), max_subset_size)
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(seed % 2**32)  # it knows no other seeds
     values = []
     for _ in range(num_subsets):
         part_y = y[rng.choice(len(y), size, replace=False)]

@@ -52,6 +52,8 @@ class MetricOptions:
     is_verbose: bool = False
     keep_going: KeepGoing = None
     """Asked now and then on all ranks; False ends the computation with `stopping.Stopped`."""
+    notes: Sequence[str] = ()
+    """What to know about all of the numbers."""
     warnings: list[str] = field(default_factory=list)
     """What to know about the numbers since the last result."""
     _known: dict[tuple, FeatureSet] = field(default_factory=dict)
@@ -208,7 +210,7 @@ def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
         "detector": None if value.detector is None else value.detector.name,
         "detector_hash": None if value.detector is None else value.detector.weights_hash,
         "resize": None if value.detector is None else value.detector.resize,
-        "warnings": [*opts.warnings, *value.warnings],
+        "warnings": [*opts.notes, *opts.warnings, *value.warnings],
         "num_gpus": distributed.get_world_size(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         "total_time": seconds,
@@ -246,19 +248,21 @@ def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str
     return line
 
 
-@register_family(r"fid(?P<size>[1-9]\d*)k(?P<full>_full)?", "fid50k_full", "fid50k")
+@register_family(r"fid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "fid50k_full", "fid50k")
 def fid(size: str, full: str | None) -> Metric:
     """Fréchet distance of N thousand generated images to the data set (`_full`), or to as many of its images."""
 
     def compute(opts: MetricOptions) -> Value:
         real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
-        distance = frechet_distance(fit_gaussian(real.features, "real images"), fit_gaussian(gen.features, "images"))
+        distance = frechet_distance(
+            fit_gaussian(real.features, "real images"), fit_gaussian(gen.features, "generated images")
+        )
         return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
 
     return Metric(compute)
 
 
-@register_family(r"kid(?P<size>[1-9]\d*)k(?P<full>_full)?", "kid50k_full", "kid50k")
+@register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")
 def kid(size: str, full: str | None) -> Metric:
     def compute(opts: MetricOptions) -> Value:
         real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
@@ -269,7 +273,7 @@ def kid(size: str, full: str | None) -> Metric:
     return Metric(compute)
 
 
-@register_family(r"pr(?P<size>[1-9]\d*)k(?P<nhood>[1-9]\d*)(?P<full>_full)?", "pr50k3_full", "pr50k3")
+@register_family(r"pr(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "pr50k3_full", "pr50k3")
 def pr(size: str, nhood: str, full: str | None) -> Metric:
     """Precision and recall, in VGG16's features."""
 
@@ -283,7 +287,7 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
     return Metric(compute, usual="vgg16", main="_recall", better="high")
 
 
-@register_family(r"dc(?P<size>[1-9]\d*)k(?P<nhood>[1-9]\d*)(?P<full>_full)?", "dc50k5_full")
+@register_family(r"dc(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "dc50k5_full")
 def dc(size: str, nhood: str, full: str | None) -> Metric:
     """Density and coverage."""
 
@@ -296,7 +300,7 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
     return Metric(compute, main="_coverage", better="high")
 
 
-@register_family(r"is(?P<size>[1-9]\d*)k", "is50k")
+@register_family(r"is(?P<size>[1-9]\d{0,3})k", "is50k")
 def inception(size: str) -> Metric:
     """Inception score, mean and standard deviation over ten splits."""
 
@@ -309,7 +313,7 @@ def inception(size: str) -> Metric:
     return Metric(compute, needs_real=False, needs_classes=True, main="_mean", better="high")
 
 
-@register_family(r"(?P<kind>c?sid)(?P<size>[1-9]\d*)k(?P<full>_full)?", "sid50k_full", "csid50k_full")
+@register_family(r"(?P<kind>c?sid)(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "sid50k_full", "csid50k_full")
 def sid(kind: str, size: str, full: str | None) -> Metric:
     """Signed inception distance of generated images (the source) to real ones (the target): summed, or the curve."""
 

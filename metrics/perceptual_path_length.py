@@ -2,7 +2,10 @@
 
     PPL = E[ LPIPS(G(z_t), G(z_{t + e})) / e^2 ],    e = 1e-4
 
-on a path between two random latents: a straight line in w, a great circle in z. Smaller is smoother.
+on a path between two random latents: a straight line in w, a great circle in z. Smaller is smoother. Noise on pixels is
+drawn anew for each path, and is the same at both ends of a step. Images of more than 256 pixels a side are averaged down
+to that after they were cropped, as in the papers; the official PyTorch code goes by their size before, and so shows LPIPS
+half of it where it crops.
 """
 
 import math
@@ -77,7 +80,9 @@ def distances_of(
         ws = [w0.lerp(w1, (t + step)[:, None, None].double()).float() for step in (0, EPSILON)]
     else:
         ws = [G.mapping(slerp(z0, z1, t[:, None] + step), c) for step in (0, EPSILON)]
-    images = G.synthesis(torch.cat(ws), noise_mode="const", force_fp32=True)
+    keys = [("ppl-pixels", seed, sample) for sample in samples]
+    with seeding.sample_rows([*keys, *keys]):  # both ends of a step meet the same noise
+        images = G.synthesis(torch.cat(ws), noise_mode="random", force_fp32=True)
     near, far = distance_vectors(for_lpips(images, crop)).chunk(2)
     return (near - far).square().sum(dim=1).cpu() / EPSILON**2
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from dnnlib.errors import UserError
 from metrics.progress_bar import progress_bar
 from metrics.stopping import KeepGoing, check
 from torch_utils import distributed
@@ -19,7 +20,8 @@ def over_samples(
 ) -> torch.Tensor:
     """Rows of `compute(numbers of samples) -> [n, ...]` for samples 0 … num_samples - 1, in order, on every process.
 
-    progress: what a bar is called; None for no bar. keep_going: asked before each batch; False raises `Stopped`.
+    progress: what a bar is called; None for no bar. keep_going: asked before each batch; False raises `Stopped`. Raises
+    `UserError` where a row is not finite: that is what a network that has diverged makes.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     assert num_samples >= world_size
@@ -33,4 +35,11 @@ def over_samples(
             if samples:
                 rows.append(compute(samples))
                 bar.update(len(samples))
-    return distributed.gather_rows(torch.cat(rows))
+    result = distributed.gather_rows(torch.cat(rows))
+    num_bad = int((~result.isfinite().reshape(len(result), -1).all(dim=1)).sum())
+    if num_bad > 0:
+        raise UserError(
+            f"generated images: {num_bad} of {num_samples} are NaN or infinite; the network that made them has diverged, "
+            "use an earlier snapshot"
+        )
+    return result

@@ -2,7 +2,8 @@
 
 A class marked with `persistent_class` remembers the arguments it was built with. `pickle` writes it as a call of
 `_reconstruct_persistent_obj` with one plain dict; reading builds the class anew and loads the tensors. `load` reads
-such a file with an unpickler that knows the two functions below, a few containers and nothing else.
+such a file, and those of the official code, with a machine of its own (`data_pickles`) that knows a list of names and
+nothing else: first everything is read as data, then checked, then built.
 """
 
 import contextlib
@@ -10,22 +11,36 @@ import copy
 import functools
 import importlib
 import inspect
-import pickle
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import UserError
+from torch_utils import data_pickles, official_pickles, tensorflow_pickles
+from torch_utils.data_pickles import Blob, Name, SnapshotError, Stateful, shown, tensor_from_bytes
+from torch_utils.official_pickles import OfficialModule
 
 FORMAT_VERSION = 7  # 6 is the last format that carried source text
-PROJECT_PACKAGES = ("training", "torch_utils", "metrics")
+# Where the classes are that a snapshot may name; they are those marked with `persistent_class`.
+CLASS_MODULES = (
+    "training.networks_stylegan2",
+    "training.networks_stylegan3",
+    "training.augment",
+    "training.cascade",
+    "training.source",
+)
+MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
+MAX_ARGUMENTS = 10_000  # of a constructor, at all levels
+MAX_ARGUMENT = 2**24  # of a number among them
+MAX_OBJECTS = 100  # in a file
+MAX_TENSORS = 20_000  # in all of them
 
 _persistent_classes: dict[str, type] = {}
-
-
-class SnapshotError(UserError):
-    """A snapshot that cannot be read, or names something that must not be built."""
 
 
 def persistent_class(cls: Any) -> Any:
@@ -56,16 +71,19 @@ def class_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def is_persistent(value: Any) -> bool:
+    """Whether the object's class is marked with `persistent_class`."""
+    return _persistent_classes.get(class_path(type(value))) is type(value)
+
+
 def find_class(name: str) -> type:
     """The persistent class called `package.module.Class`; `SnapshotError` if it is not one of this project's."""
     module_name, _, class_name = name.rpartition(".")
-    is_ours = module_name.split(".")[0] in PROJECT_PACKAGES and all(part.isidentifier() for part in name.split("."))
-    if is_ours:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module_name)
+    if module_name in CLASS_MODULES:
+        importlib.import_module(module_name)
     if name not in _persistent_classes or not class_name:
         known = ", ".join(sorted(_persistent_classes))
-        raise SnapshotError(f"the snapshot names the class {name!r}, which is not on the allow-list ({known})")
+        raise SnapshotError(f"the snapshot names the class {shown(name)!r}, which is not on the allow-list ({known})")
     return _persistent_classes[name]
 
 
@@ -74,44 +92,185 @@ def construct(class_name: str, **kwargs: Any) -> Any:
     return find_class(class_name)(**kwargs)
 
 
+@dataclass
+class SavedObject:
+    """A persistent object as a file describes it."""
+
+    class_name: str
+    init_kwargs: dict[str, Any]
+    state: dict[str, torch.Tensor]
+
+    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+        return self.class_name, self.init_kwargs, self.state
+
+
 def load(file: BinaryIO) -> Any:
-    """Read a pickle of plain containers and persistent objects. Never runs or imports anything else."""
+    """Read a pickle of plain containers and persistent objects, ours, the official PyTorch code's or TensorFlow's.
+
+    Networks are in eval mode, without gradients, on the CPU. Raises `SnapshotError`. Runs and imports nothing that the
+    file names, and needs no more memory than a few times the size of the file, whatever the file declares.
+    """
+    contents, size = data_pickles.read(file, NAMES)
+    return build_all(contents, size)
+
+
+def build_all(contents: Any, size: int) -> Any:
+    """Containers with their descriptions of objects replaced by the objects; `size` is that of the file in bytes."""
     try:
-        return SafeUnpickler(file).load()
+        return _Builder(size).build_all(contents)
     except UserError:
         raise
-    except Exception as error:  # a damaged file can raise nearly anything, MemoryError included
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:  # arguments that a constructor stumbles over
+        reason = shown(f"{type(error).__name__}: {error}")
         raise SnapshotError(f"not a readable snapshot ({reason}); give a network-snapshot-*.pkl") from error
 
 
-class SafeUnpickler(pickle.Unpickler):
-    """Resolves an explicit list of globals and nothing else."""
+class _Builder:
+    def __init__(self, size: int):
+        self.bytes_left = size
+        self.objects_left, self.tensors_left = MAX_OBJECTS, MAX_TENSORS
+        self.built: dict[int, Any] = {}
 
-    allowed: dict[tuple[str, str], Any] = {}  # filled below, once the functions exist
+    def build_all(self, value: Any, depth: int = 0) -> Any:
+        if depth > MAX_DEPTH:
+            raise SnapshotError(f"not a readable snapshot: it is nested more than {MAX_DEPTH} levels deep")
+        if id(value) not in self.built:
+            self.built[id(value)] = self.build(value, depth)
+        return self.built[id(value)]
 
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.allowed[module, name]
-        except KeyError:
+    def build(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            return {name: self.build_all(item, depth + 1) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.build_all(item, depth + 1) for item in value)
+        if hasattr(value, "recipe"):
+            class_name, kwargs, state = value.recipe(self.bytes_left)
+            self.spend(state)
+            return instantiate(class_name, kwargs, state)
+        if isinstance(value, Blob | Name | Stateful):
+            raise SnapshotError("not a readable snapshot: it holds something else than networks and plain data")
+        return value
+
+    def spend(self, state: dict[str, torch.Tensor]) -> None:
+        """What an object costs: a small file that refers to the same tensors again and again must not become large."""
+        self.objects_left -= 1
+        self.tensors_left -= len(state)
+        self.bytes_left -= sum(tensor.nbytes for tensor in state.values())
+        if self.objects_left < 0 or self.tensors_left < 0:
+            raise SnapshotError(f"the file holds more than {MAX_OBJECTS} objects or {MAX_TENSORS:,} tensors")
+        if self.bytes_left < 0:
+            raise SnapshotError("the networks in the file are larger than the file")
+
+
+def instantiate(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.Tensor]) -> Any:
+    """Build a persistent class and give it its state; modules in eval mode and without gradients, on the CPU.
+
+    A module is first built without memory and compared with the state, so that no argument makes it larger than what
+    the file has tensors for. Raises `SnapshotError`.
+    """
+    cls: Any = find_class(class_name)
+    if not issubclass(cls, torch.nn.Module):
+        check_data(kwargs, "the arguments in the snapshot", MAX_ARGUMENTS)
+        with _naming(class_name):
+            obj = cls(**_to_plain(kwargs))
+            obj.load_state_dict(state)
+        return obj
+    check_arguments(kwargs, len(state))
+    with torch.device("meta"), _at_most(len(state)), _naming(class_name):
+        obj = cls(**_to_plain(kwargs))
+    check_state(class_name, obj.state_dict(), state)
+    with torch.no_grad():
+        obj = obj._apply(lambda tensor: torch.empty_like(tensor, device="cpu"))
+    obj.load_state_dict(state)
+    return obj.eval().requires_grad_(False)
+
+
+def check_arguments(kwargs: Any, num_tensors: int) -> None:
+    """Plain data, not much of it, and no number that makes a constructor of a module work or allocate without end."""
+
+    def check_number(name: Any, value: float) -> None:
+        limit = num_tensors if name == "num_layers" else MAX_ARGUMENT
+        is_size = str(name).endswith(("_dim", "_channels"))
+        if is_size and not (isinstance(value, int | np.integer) and value >= 0):
+            raise SnapshotError(f"the snapshot builds an object with {shown(name)}={shown(value)}, which is no size")
+        if not abs(value) <= limit:
+            raise SnapshotError(f"the snapshot builds an object with {shown(name)}={shown(value)}; {limit:,} at most")
+
+    check_data(kwargs, "the arguments in the snapshot", MAX_ARGUMENTS, check_number)
+
+
+def check_data(
+    data: Any, what: str, max_items: int, check_number: Callable[[Any, float], None] = lambda name, value: None
+) -> None:
+    """A dict of plain data with at most `max_items` at all levels, counted as often as they are referred to."""
+    left = max_items
+
+    def check(value: Any, name: Any, depth: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > MAX_DEPTH:
+            raise SnapshotError(f"{what} are more than {max_items:,} or nested more than {MAX_DEPTH} levels deep")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                check(item, key, depth + 1)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                check(item, name, depth + 1)
+        elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            check_number(name, value)
+        elif not isinstance(value, str | bool | type(None) | np.bool_):
+            raise SnapshotError(f"{what}: {shown(name)} is {shown(value)}, which is no plain data")
+
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        raise SnapshotError(f"{what} have no names")
+    check(data, what, 0)
+
+
+@contextlib.contextmanager
+def _naming(class_name: str) -> Iterator[None]:
+    """What a constructor objects to is the file's fault, not that of an option."""
+    try:
+        yield
+    except SnapshotError:
+        raise
+    except Exception as error:
+        reason = shown(f"{type(error).__name__}: {error}")
+        raise SnapshotError(f"the snapshot holds no {class_name} that could be built ({reason})") from error
+
+
+@contextlib.contextmanager
+def _at_most(num_tensors: int) -> Iterator[None]:
+    """A module that registers more parameters than the file has tensors cannot be the file's."""
+    thread, count = threading.get_ident(), 0
+
+    def count_one(module: torch.nn.Module, name: str, parameter: Any) -> None:
+        nonlocal count
+        if parameter is not None and threading.get_ident() == thread:
+            count += 1
+            if count > num_tensors:
+                raise SnapshotError(f"the snapshot builds a network of more than the {num_tensors:,} tensors it has")
+
+    handle = register_module_parameter_registration_hook(count_one)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_state(class_name: str, expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+    """Names, shapes and kinds of numbers agree. Raises `SnapshotError` naming the first that does not."""
+    for name in [*expected, *state]:
+        if name not in state or name not in expected:
+            where = "is missing" if name in expected else "has no place"
+            raise SnapshotError(f"the snapshot's {class_name}: the tensor {shown(name)} {where}")
+        given, wanted = state[name], expected[name]
+        if not isinstance(given, torch.Tensor) or given.shape != wanted.shape:
+            shape = list(given.shape) if isinstance(given, torch.Tensor) else shown(given)
             raise SnapshotError(
-                f"the file asks for {module}.{name}, which a snapshot has no business with; nothing of it was run"
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise SnapshotError("the file refers to storage outside itself")
-
-
-def check_plain_data(value: Any, where: str) -> None:
-    """Constructor arguments must survive a round trip through JSON-like data."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            check_plain_data(item, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            check_plain_data(item, f"{where}[{index}]")
-    elif not isinstance(value, str | int | float | bool | type(None)):
-        raise TypeError(f"{where} is a {type(value).__name__}; constructor arguments of persistent classes are data")
+                f"the snapshot's {class_name}: {name} has shape {shape}, by its arguments it is {list(wanted.shape)}"
+            )
+        if given.is_floating_point() != wanted.is_floating_point():
+            raise SnapshotError(f"the snapshot's {class_name}: {name} holds {given.dtype}, not {wanted.dtype}")
 
 
 def _as_kwargs(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -137,7 +296,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def _reduce(self, protocol):
-    check_plain_data(self._init_kwargs, type(self).__name__)
+    check_data(self._init_kwargs, f"the arguments of {type(self).__name__}", MAX_ARGUMENTS)
     meta = {
         "type": "class",
         "version": FORMAT_VERSION,
@@ -156,12 +315,31 @@ def _deepcopy(self, memo):
 
 
 def _reconstruct_persistent_obj(meta: dict) -> Any:
-    """Build the object that `meta` describes, in eval mode and without gradients, on the CPU."""
-    if not isinstance(meta, dict) or meta.get("type") != "class" or meta.get("version") != FORMAT_VERSION:
-        raise SnapshotError("the snapshot holds an object in a format that this version does not read")
-    obj = construct(meta["class_name"], **meta["init_kwargs"])
-    obj.load_state_dict(meta["state"])
-    return obj.eval().requires_grad_(False) if isinstance(obj, torch.nn.Module) else obj
+    """What our files and the official ones call where somebody else's `pickle` reads them.
+
+    Networks come back as this project's classes, in eval mode and without gradients, on the CPU. The layers of official
+    networks are handed over before the networks they belong to, and stay descriptions. Source text is never looked at.
+    """
+    saved = _describe(meta)
+    return saved if isinstance(saved, OfficialModule) and not saved.is_network else instantiate(*saved.recipe())
+
+
+def _describe(meta: Any) -> SavedObject | OfficialModule:
+    """The object that the argument of `_reconstruct_persistent_obj` stands for, as data."""
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version == official_pickles.FORMAT_VERSION:
+        return official_pickles.describe(meta)
+    if version != FORMAT_VERSION:
+        raise SnapshotError(
+            f"the snapshot holds an object in format {shown(version)}; this version reads "
+            f"{official_pickles.FORMAT_VERSION} (the official code's) and {FORMAT_VERSION}"
+        )
+    name, kwargs, state = (meta.get(key) for key in ("class_name", "init_kwargs", "state"))
+    if meta.get("type") != "class" or not isinstance(name, str) or not isinstance(state, dict):
+        raise SnapshotError("the snapshot holds an object without a class or without a state")
+    if not all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in state.items()):
+        raise SnapshotError(f"the snapshot's {shown(name)} has a state that is not made of tensors")
+    return SavedObject(name, kwargs, state)
 
 
 class _PackedTensor:
@@ -178,15 +356,17 @@ class _PackedTensor:
 _TENSOR_DTYPES = ("float32", "float64", "float16", "bfloat16", "uint8", "uint16", "int16", "int32", "int64", "bool")
 
 
-def _rebuild_tensor(dtype: str, shape: tuple, raw: bytes) -> torch.Tensor:
+def _rebuild_tensor(dtype: str, shape: tuple, raw: bytes | Blob) -> torch.Tensor:
     if dtype not in _TENSOR_DTYPES:
-        raise SnapshotError(f"the snapshot holds a tensor of type {dtype!r}; known: {', '.join(_TENSOR_DTYPES)}")
-    if not raw:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-    return torch.frombuffer(bytearray(raw), dtype=getattr(torch, dtype)).reshape(shape)
+        raise SnapshotError(f"the snapshot holds a tensor of type {shown(dtype)!r}; known: {', '.join(_TENSOR_DTYPES)}")
+    if not isinstance(shape, tuple) or not isinstance(raw, bytes | Blob):
+        raise SnapshotError("the snapshot holds a tensor without a shape or without bytes")
+    return tensor_from_bytes(getattr(torch, dtype), shape, raw.writable() if isinstance(raw, Blob) else bytearray(raw))
 
 
-SafeUnpickler.allowed = {
-    (__name__, "_reconstruct_persistent_obj"): _reconstruct_persistent_obj,
-    (__name__, "_rebuild_tensor"): _rebuild_tensor,
+NAMES = {
+    **official_pickles.NAMES,
+    **tensorflow_pickles.NAMES,
+    (__name__, "_reconstruct_persistent_obj"): Name(_describe),
+    (__name__, "_rebuild_tensor"): Name(_rebuild_tensor),
 }

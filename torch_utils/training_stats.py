@@ -9,10 +9,12 @@ A collector adds up [number, sum, sum of squares] per name in float64 on the dev
 never waits for a GPU; `update()` adds the ranks together.
 """
 
+import contextlib
+import functools
 import math
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -42,10 +44,41 @@ def report(name: str, value: T) -> T:
     if takers:
         # Counters outlive the block that creates them, which may be one of inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            moments = _moments_of(value)
-            for collector in takers:
-                collector.add(name, moments)
+            report = _Report(name, _moments_of(value), takers)
+            report.count() if _held is None else _held.append(report)
     return value
+
+
+class _Report:
+    """Moments on their way to collectors."""
+
+    def __init__(self, name: str, moments: torch.Tensor, takers: "list[Collector]"):
+        self.name, self.moments, self.takers = name, moments, takers
+
+    def count(self) -> None:
+        for collector in self.takers:
+            collector.add(self.name, self.moments)
+
+
+def _count_all(reports: list[_Report]) -> None:
+    for report in reports:
+        report.count()
+
+
+_held: list[_Report] | None = None
+
+
+@contextlib.contextmanager
+def held() -> Iterator[Callable[[], None]]:
+    """Reports inside the block count only when the function that it yields is called, after the block or in it."""
+    global _held
+    outer = _held
+    reports: list[_Report] = []
+    _held = reports
+    try:
+        yield functools.partial(_count_all, reports)
+    finally:
+        _held = outer
 
 
 def report0(name: str, value: T) -> T:

@@ -57,7 +57,7 @@ def newest_intact_state(run_dir: Path) -> tuple[Path | None, list[str]]:
 
     Raises `UserError` where all are damaged.
     """
-    complaints = []
+    complaints: list[str] = []
     states = numbered(run_dir, STATE_PATTERN)
     for path in states:
         try:
@@ -95,8 +95,14 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def write_state(path: Path, contents: Mapping[str, Any]) -> None:
+    """Raises `UserError` where the disk is full or may not be written."""
     with atomic_write(path, sealed=True) as file:
-        torch.save({"version": FORMAT_VERSION, **contents}, file)
+        try:
+            torch.save({"version": FORMAT_VERSION, **contents}, file)
+        except RuntimeError as error:  # PyTorch's complaint about its archive hides the disk's
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def to_cpu(tree: Any) -> Any:

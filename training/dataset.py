@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dnnlib.errors import UserError
 from dnnlib.util import EasyDict
 from torch_utils import seeding
-from training.dataset_labels import as_array, find_labels
-from training.image_files import CHANNEL_NAMES, BadImage, Header, ImageFiles, open_files, widen
+from training.dataset_labels import find_labels
+from training.image_files import CHANNEL_NAMES, BadImage, Header, ImageFiles, add_identities, open_files, widen
+from training.shards import set_name
 
-PROGRESS_FROM = 5_000  # files; fewer are looked at in less than a second
+LABEL_ROWS = 1 << 12  # one-hot rows that are made at a time
 FALLBACK_MEMORY = 8 << 30  # bytes assumed where the system does not tell
 
 
@@ -216,7 +216,7 @@ class Dataset(torch.utils.data.Dataset):
 
 
 class ImageFolderDataset(Dataset):
-    """Images of a folder (with its subfolders) or zip: PNG, JPEG, WebP, BMP, TIFF; other files are ignored.
+    """Images of a folder (with its subfolders) or zip, or of several: PNG, JPEG, WebP, BMP, TIFF; others are ignored.
 
     All must have one size and bit depth. Gray images among RGB ones are read as RGB; transparent among opaque ones
     are refused. Labels come from `dataset.json`, else from subfolders. Raises `UserError` for what is not so.
@@ -232,14 +232,17 @@ class ImageFolderDataset(Dataset):
         random_seed: int = 0,
         cache_bytes: int | None = None,
     ):
-        """`resolution`: the side that the images must have. `cache_bytes`: as in `Dataset`; 0 keeps nothing."""
+        """`path`: as `open_files` takes it. `resolution`: the side that the images must have.
+
+        `cache_bytes`: as in `Dataset`; 0 keeps nothing.
+        """
         self._path = Path(path)
         self._files = open_files(path)
-        self._headers = _read_headers(self._files)
+        self._headers = self._files.headers()
         header = _common_header(self._files, self._headers)
         super().__init__(
-            name=self._path.stem,
-            raw_shape=[len(self._files.names), header.channels, header.height, header.width],
+            name=set_name(path),
+            raw_shape=[len(self._files), header.channels, header.height, header.width],
             max_size=max_size,
             use_labels=use_labels,
             xflip=xflip,
@@ -261,20 +264,20 @@ class ImageFolderDataset(Dataset):
             )
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
-        name, header = self._files.names[raw_idx], self._headers[raw_idx]
-        pixels = self._files.decode(name)
-        if pixels.shape != (header.height, header.width, header.channels) or pixels.dtype != self.dtype:
-            raise BadImage(str(self._path), name, "its pixels are not what its header announces")
+        header = self._headers[raw_idx]
+        pixels = self._files.decode(raw_idx)
+        if pixels.shape != (header["height"], header["width"], header["channels"]) or pixels.dtype != self.dtype:
+            raise BadImage(*self._files.where(raw_idx), "its pixels are not what its header announces")
         return widen(pixels, self.num_channels).transpose(2, 0, 1)
 
     def _load_raw_labels(self) -> np.ndarray:
         self._label_source, labels = find_labels(self._files)
-        if not labels:
+        if labels is None:
             raise UserError(
                 f"{self._path} has no labels: put a dataset.json into it, or its images into one subfolder per class, "
                 "or drop --cond"
             )
-        return as_array([labels[name] for name in self._files.names])
+        return labels
 
     def close(self) -> None:
         super().close()
@@ -297,18 +300,19 @@ class ImageFolderDataset(Dataset):
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of what the dataset holds (subset and mirroring included), wherever it lies."""
-        names = [self._files.names[raw_idx] for raw_idx in self._raw_idx]
         digest = hashlib.sha256(f"xflip={self._xflip} channels={self.num_channels}\n".encode())
-        for name in names:
-            digest.update(f"{name}\0{self._files.identity(name)}\n".encode("utf-8", "surrogateescape"))
-        if self._use_labels:
-            digest.update(self.get_labels(np.arange(len(names))).tobytes())
+        add_identities(digest, self._files, self._raw_idx)
+        if self._use_labels and len(self._files.parts) > 1:
+            digest.update(self._get_raw_labels()[self._raw_idx].tobytes())
+        elif self._use_labels:
+            for first in range(0, len(self._raw_idx), LABEL_ROWS):  # one-hot rows of millions are large
+                digest.update(self.get_labels(np.arange(first, min(first + LABEL_ROWS, len(self._raw_idx)))).tobytes())
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """What a summary or a snapshot needs to know: plain values only."""
         _, height, width = self.image_shape
-        as_rgb = sum(header.channels < self.num_channels for header in self._headers)
+        as_rgb = int((self._headers["channels"] < self.num_channels).sum())
         return {
             "kind": "images",
             "name": self.name,
@@ -321,6 +325,7 @@ class ImageFolderDataset(Dataset):
             "channels": self.num_channels,
             "bits": 8 * self.dtype.itemsize,
             "gray_read_as_rgb": as_rgb,
+            "animated": int(self._headers["animated"].sum()),
             "xflip": self._xflip,
             "label_source": self.label_source,
             "label_dim": self.label_dim,
@@ -378,39 +383,34 @@ def _system_memory() -> int:
         return FALLBACK_MEMORY
 
 
-def _read_headers(files: ImageFiles) -> list[Header]:
-    names = files.names
-    disable = True if len(names) <= PROGRESS_FROM else None
-    return [files.probe(name) for name in tqdm(names, f"Reading {files.path.name}", leave=False, disable=disable)]
-
-
-def _common_header(files: ImageFiles, headers: list[Header]) -> Header:
+def _common_header(files: ImageFiles, headers: np.ndarray) -> Header:
     """The header that fits all images: one size, one bit depth, gray among RGB as RGB. Raises `UserError`."""
-    first = headers[0]
-    for name, header in zip(files.names, headers, strict=True):
-        difference = _difference(first, header)
-        if difference:
-            raise UserError(
-                f"{files.path}: {files.names[0]} is {difference[0]} and {name} is {difference[1]}; "
-                + _convert(files.path, difference[2])
-            )
-    return first._replace(channels=max(header.channels for header in headers))
+    first = Header(*headers[0].item())
+    differs = (headers["width"] != first.width) | (headers["height"] != first.height) | (headers["bits"] != first.bits)
+    differs |= (headers["channels"] == 4) != (first.channels == 4)
+    if differs.any():
+        index = int(differs.argmax())
+        mine, other, option = _difference(first, Header(*headers[index].item()))
+        (where, name), (other_where, other_name) = files.where(0), files.where(index)
+        inside = "" if where == other_where else f" in {other_where}"
+        raise UserError(
+            f"{where}: {name} is {mine} and {other_name}{inside} is {other}; {_convert(files.path, option)}"
+        )
+    return first._replace(channels=int(headers["channels"].max()))
 
 
-def _difference(first: Header, other: Header) -> tuple[str, str, str] | None:
+def _difference(first: Header, other: Header) -> tuple[str, str, str]:
     """How two headers differ, and the option that mends it."""
     if (first.width, first.height) != (other.width, other.height):
         size = f"{first.width}x{first.height}"
         return size, f"{other.width}x{other.height}", f"--resolution={size}"
     if first.bits != other.bits:
         return f"{first.bits}-bit", f"{other.bits}-bit", ""
-    if (first.channels == 4) != (other.channels == 4):
-        return CHANNEL_NAMES[first.channels], CHANNEL_NAMES[other.channels], "--channels=rgb"
-    return None
+    return CHANNEL_NAMES[first.channels], CHANNEL_NAMES[other.channels], "--channels=rgb"
 
 
 def _convert(path: Path, option: str) -> str:
-    paths = f"--source={shlex.quote(str(path))} --dest={shlex.quote(path.stem + '-converted.zip')}"
+    paths = f"--source={shlex.quote(str(path))} --dest={shlex.quote(set_name(path) + '-converted.zip')}"
     return f"make them alike with: python dataset_tool.py {paths} {option}".rstrip()
 
 

@@ -15,8 +15,9 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from dnnlib.errors import UserError
 from training.dataset_labels import LABEL_FILE, Label, find_labels
+from training.file_index import HEADER_DTYPE
 from training.image_files import (
     CHANNEL_NAMES,
     BadImage,
@@ -40,10 +42,11 @@ from training.image_files import (
     reason_for,
     widen,
 )
+from training.zip_index import printable
 
 CHANNELS = {"keep": 0, "gray": 1, "rgb": 3, "rgba": 4}
 TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal")
-MAX_ARRAY_BYTES = 4 << 30  # of MNIST and CIFAR files; the real ones have less than 200 MB
+MAX_ARRAY_BYTES = 1 << 30  # of MNIST and CIFAR files; the real ones have less than 600 MB
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 Size = tuple[int, int]  # width, height
@@ -57,8 +60,8 @@ class Collection(ABC):
     """Images by index, with names for messages, and labels aligned with the names or None."""
 
     where: str
-    names: list[str]
-    labels: list[Label] | None = None
+    names: Sequence[str]
+    labels: Sequence[Label] | np.ndarray | None = None
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -73,19 +76,18 @@ class Collection(ABC):
 
 
 class FileCollection(Collection):
-    """A folder or a zip of image files."""
+    """A folder or a zip of image files, or several."""
 
     def __init__(self, path: Path):
         self._files = open_files(path)
         self.where, self.names = str(path), self._files.names
-        source, labels = find_labels(self._files)
-        self.labels = [labels[name] for name in self.names] if source else None
+        _, self.labels = find_labels(self._files, np.float64)
 
     def header(self, index: int) -> Header:
-        return self._files.probe(self.names[index])
+        return self._files.probe(index)
 
     def pixels(self, index: int) -> np.ndarray:
-        return self._files.decode(self.names[index])
+        return self._files.decode(index)
 
     def close(self) -> None:
         self._files.close()
@@ -157,10 +159,8 @@ def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:
     images, labels = [], []
     try:
         with tarfile.open(path) as archive:
-            members = {PurePosixPath(member.name).name: member for member in archive.getmembers() if member.isfile()}
+            members = {PurePosixPath(member.name).name: member for member in _small_members(archive, path)}
             for name in sorted(name for name in members if name.startswith("data_batch_")):
-                if members[name].size > MAX_ARRAY_BYTES:
-                    raise UserError(f"{path}: {name} is far larger than a batch of CIFAR-10; download it again")
                 file = archive.extractfile(members[name])
                 assert file is not None
                 batch = _ArrayUnpickler(file, encoding="bytes").load()
@@ -177,6 +177,17 @@ def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:
     if not images or sum(map(len, images)) != len(labels):
         raise UserError(f"{path}: holds no CIFAR-10 training batches with labels; {_CIFAR_WAY_OUT}")
     return np.concatenate(images), labels
+
+
+def _small_members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """The files of a tarball; refused as soon as they are more than CIFAR-10, before they are unpacked to get past them."""
+    num_bytes = 0
+    for member in archive:
+        num_bytes += max(member.size, 0) + tarfile.BLOCKSIZE
+        if num_bytes > MAX_ARRAY_BYTES:
+            raise UserError(f"{path}: unpacks into far more than CIFAR-10; {_CIFAR_WAY_OUT}")
+        if member.isfile():
+            yield member
 
 
 _CIFAR_WAY_OUT = "use cifar-10-python.tar.gz as published"
@@ -500,10 +511,10 @@ def convert(
     try:
         count = len(collection.names) if max_images is None else min(max_images, len(collection.names))
         job = _Conversion(collection, strict, report)
-        headers = job.read_headers(count)
-        plan = Plan(*job.pixel_type(headers, CHANNELS[channels]), size or job.common_size(headers), transform)
+        indices, headers = job.read_headers(count)
+        plan = Plan(*job.pixel_type(headers, CHANNELS[channels]), size or job.common_size(indices, headers), transform)
         with output:
-            return job.write(list(headers), plan, output, num_workers or default_workers())
+            return job.write(indices, plan, output, num_workers or default_workers())
     finally:
         collection.close()
 
@@ -530,41 +541,53 @@ class _Conversion:
             raise UserError(f"{error.where}: {error.name} cannot be read ({error.reason}); remove it, or drop --strict")
         self.skip(error.name, error.reason)
 
-    def read_headers(self, count: int) -> dict[int, Header]:
-        """Headers by index, without the images that cannot be read."""
-        headers = {}
+    def read_headers(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of the images that can be read, and their headers."""
+        indices, headers = array("L"), np.empty(count, HEADER_DTYPE)
         for index in tqdm(range(count), "Looking", unit="img", leave=False, disable=None):
             try:
-                headers[index] = self.collection.header(index)
+                headers[len(indices)] = self.collection.header(index)
+                indices.append(index)
             except BadImage as error:
                 self.skip_bad(error)
-        if not headers:
+        if not indices:
             raise UserError(f"{self.collection.where}: none of its images can be read; check where it comes from")
-        return headers
+        found = np.array(indices), headers[: len(indices)]
+        self._say_animated(*found)
+        return found
 
-    def pixel_type(self, headers: dict[int, Header], channels: int) -> tuple[int, int]:
+    def _say_animated(self, indices: np.ndarray, headers: np.ndarray) -> None:
+        animated = indices[headers["animated"]].tolist()
+        if animated:
+            count = f" and {len(animated) - 1:,} more" if len(animated) > 1 else ""
+            name = printable(self.collection.names[animated[0]])
+            self.report(f"{name}{count}: several pictures in one file, of which the first is taken")
+
+    def pixel_type(self, headers: np.ndarray, channels: int) -> tuple[int, int]:
         """Channels and bits that hold every image without loss, unless channels are asked for."""
-        kinds = Counter((header.channels, header.bits) for header in headers.values())
-        wanted = channels or max(channels for channels, _ in kinds), max(bits for _, bits in kinds)
+        kinds, counts = np.unique(headers[["channels", "bits"]], return_counts=True)
+        wanted = channels or int(kinds["channels"].max()), int(kinds["bits"].max())
         if len(kinds) > 1:
-            found = ", ".join(f"{count:,} {_kind(*kind)}" for kind, count in sorted(kinds.items()))
+            found = ", ".join(
+                f"{count:,} {_kind(*kind)}" for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
+            )
             self.report(f"The images are of several kinds ({found}): all are written as {_kind(*wanted)}")
         return wanted
 
-    def common_size(self, headers: dict[int, Header]) -> Size:
+    def common_size(self, indices: np.ndarray, headers: np.ndarray) -> Size:
         """The one size of all images. Raises `UserError`."""
-        first, *others = headers
-        size = headers[first][:2]
-        for index in others:
-            if headers[index][:2] != size:
-                names, (width, height) = self.collection.names, headers[index][:2]
-                raise UserError(
-                    f"{self.collection.where}: {names[first]} is {size[0]}x{size[1]} and {names[index]} is "
-                    f"{width}x{height}; give them one size with --resolution=WxH (and --transform=center-crop)"
-                )
-        return size
+        width, height = int(headers["width"][0]), int(headers["height"][0])
+        differs = (headers["width"] != width) | (headers["height"] != height)
+        if differs.any():
+            other = int(differs.argmax())
+            names = [printable(self.collection.names[int(indices[place])]) for place in (0, other)]
+            raise UserError(
+                f"{self.collection.where}: {names[0]} is {width}x{height} and {names[1]} is {headers['width'][other]}x"
+                f"{headers['height'][other]}; give them one size with --resolution=WxH (and --transform=center-crop)"
+            )
+        return width, height
 
-    def write(self, indices: list[int], plan: Plan, output: Output, num_workers: int) -> Result:
+    def write(self, indices: np.ndarray, plan: Plan, output: Output, num_workers: int) -> Result:
         """Convert and write, in order."""
         entries: list[tuple[str, Label]] = []
         labels = self.collection.labels
@@ -584,7 +607,7 @@ class _Conversion:
                 output.write(name, data)
                 self.result.num_images += 1
                 if labels is not None:
-                    entries.append((name, labels[index]))
+                    entries.append((name, np.asarray(labels[index]).tolist()))
         return self._finish(entries, plan, output)
 
     def _data_or_skip(self, index: int, future: "Future[bytes]", plan: Plan) -> bytes | None:
@@ -609,12 +632,12 @@ class _Conversion:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], bytes], indices: list[int], ahead: int
+    pool: ThreadPoolExecutor, work: Callable[[int], bytes], indices: np.ndarray, ahead: int
 ) -> Iterator[tuple[int, "Future[bytes]"]]:
     """Futures in the order of the indices, no more than `ahead` at work or waiting."""
     pending: deque[tuple[int, Future[bytes]]] = deque()
     try:
-        for index in indices:
+        for index in map(int, indices):
             pending.append((index, pool.submit(work, index)))
             if len(pending) >= ahead:
                 yield pending.popleft()

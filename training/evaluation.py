@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dnnlib.errors import naming
+from dnnlib.files import tolerated
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
@@ -95,22 +96,27 @@ class Evaluation:
         samples = samples_of(self.state, self.labels, self.config.seed)
         self.opts.use_generator(samples.first, samples)
 
-    def run(self, snapshot: Path, events: Any) -> None:
-        """All metrics of the state that `snapshot` holds. events: TensorBoard's writer, None but on rank 0."""
+    def run(self, snapshot: Path, events: Any) -> bool:
+        """All metrics of the state that `snapshot` holds; False if a signal ended that.
+
+        events: TensorBoard's writer, None but on rank 0.
+        """
         kimg = self.state.cur_nimg / 1000
         self.look_at_generator()
         try:
             results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
-            distributed.print0("The evaluation was left out; the snapshot is saved.")
-            return
-        if not self.is_writer:
-            return
-        for result in results:
-            self.record(result, snapshot, kimg, events)
-        if results:
-            draw_history(self.run_dir / "metrics.png", self.history)
-            self.link_best(results[0], snapshot)
+            distributed.print0(
+                "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
+            )
+            return False
+        if self.is_writer and results:
+            with tolerated("metrics"):
+                for result in results:
+                    self.record(result, snapshot, kimg, events)
+                draw_history(self.run_dir / "metrics.png", self.history)
+                self.link_best(results[0], snapshot)
+        return True
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
@@ -166,9 +172,9 @@ class DiversityWatch:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
         num = min(max(num_trained // 16, FEWEST_WATCHED), WATCHED_SAMPLES)
         samples = samples_of(self.state, self.labels, self.config.seed).read(range(num))
-        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
-        if len(self.features) <= NHOOD_SIZE or not bool(features.isfinite().all()):
+        if len(self.features) <= NHOOD_SIZE or any(isinstance(sample, str) for sample in samples):  # has diverged
             return
+        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
         # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
         density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
         training_stats.report0("Diversity/density", density)
@@ -185,7 +191,10 @@ class DiversityWatch:
 
     def save_neighbours(self, path: Path) -> None:
         """Rows of a sample and the training images nearest to it: copies of the data would show."""
-        samples = list(samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS)))
+        drawn = samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS))
+        samples = [sample for sample in drawn if isinstance(sample, torch.Tensor)]
+        if not samples:  # the network has diverged
+            return
         distances = torch.cdist(self.detector.features_of(samples), self.features)
         nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
         size = (samples[0].shape[1], samples[0].shape[2])

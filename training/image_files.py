@@ -4,26 +4,45 @@ Files are read where they lie (a zip is never unpacked to disk). What is wrong w
 becomes a `UserError` that names it.
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import stat
 import struct
 import sys
 import threading
-import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
+from tqdm import tqdm
 
 from dnnlib.errors import UserError
+from training import zip_index
+from training.file_index import (
+    CACHE_FROM,
+    CHUNK,
+    HEADER_DTYPE,
+    IndexCache,
+    Joined,
+    Names,
+    Subset,
+    encode_name,
+    share_a_name,
+)
+from training.shards import part_paths
+from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
+EXTENSIONS = frozenset({"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff"})
 MAX_FILE_BYTES = 1 << 30  # a small zip can unfold into more than the memory holds
+WEBP_START, MAX_ANIMATED_PIXELS = 30, 1 << 24
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 GRAY_16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
@@ -63,144 +82,374 @@ class Header(NamedTuple):
     height: int
     channels: int  # 1 gray, 3 RGB, 4 RGBA
     bits: int  # 8 or 16
+    animated: bool = False  # several pictures, of which the first is taken
 
 
 class ImageFiles(ABC):
-    """The files below a folder or in a zip. `names` are the images, sorted, with forward slashes."""
+    """Images in a folder, in a zip, or in several of them. They have numbers, in the order of `names`."""
 
-    def __init__(self, path: Path, all_names: Iterable[str]):
-        self.path = path
-        self.all_names = frozenset(all_names)
-        self.names = sorted(name for name in self.all_names if is_image_name(name))
+    path: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.names)
+
+    @property
+    @abstractmethod
+    def parts(self) -> "list[StoredFiles]":
+        """The zips and folders that the set consists of."""
 
     @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """A seekable binary file."""
-
-    def open_header(self, name: str) -> IO[bytes]:
-        """As `open`, for a reader of a few bytes here and there."""
-        return self.open(name)
+    def where(self, index: int) -> tuple[str, str]:
+        """The zip or folder that holds an image, and its name there, for messages."""
 
     @abstractmethod
-    def _identity(self, name: str) -> str: ...
+    def read(self, index: int) -> bytes:
+        """The file of an image. Raises `BadImage` where the storage is damaged."""
 
-    def identity(self, name: str) -> str:
-        """Changes when the file's contents do: size and checksum, or size and sampled bytes. Raises `BadImage`."""
-        try:
-            return self._identity(name)
-        except _STORAGE_ERRORS as error:
-            raise BadImage(str(self.path), name, reason_for(error)) from error
-
-    def read(self, name: str) -> bytes:
-        """The whole file. Raises `BadImage` where the storage is damaged."""
-        try:
-            with self.open(name) as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except _STORAGE_ERRORS as error:
-            raise BadImage(str(self.path), name, reason_for(error)) from error
-        if len(data) > MAX_FILE_BYTES:
-            raise BadImage(str(self.path), name, f"it has more than {MAX_FILE_BYTES >> 20:,} MB")
-        return data
-
-    def probe(self, name: str) -> Header:
+    @abstractmethod
+    def probe(self, index: int) -> Header:
         """The header of an image. Raises `BadImage`."""
-        try:
-            with self.open_header(name) as file:
-                return probe(file)
-        except Exception as error:  # a damaged file can raise nearly anything inside an image library
-            raise BadImage(str(self.path), name, reason_for(error)) from error
 
-    def decode(self, name: str) -> np.ndarray:
+    @abstractmethod
+    def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
+        """Names, and what changes when the contents do: size and checksum, or size and sampled bytes.
+
+        indices: ascending. Raises `BadImage`.
+        """
+
+    def headers(self) -> np.ndarray:
+        """`HEADER_DTYPE` records of all images, with a progress bar where they are many. Raises `BadImage`."""
+        headers = np.empty(len(self), HEADER_DTYPE)
+        disable = True if len(self) <= CACHE_FROM else None
+        with tqdm(total=len(self), desc=f"Reading {self.path.name}", unit="img", leave=False, disable=disable) as bar:
+            self.fill_headers(headers, bar)
+        return headers
+
+    def fill_headers(self, headers: np.ndarray, bar: tqdm) -> None:
+        """Write the headers into `[N]` records."""
+        for index in range(len(self)):
+            headers[index] = self.probe(index)
+            bar.update()
+
+    def decode(self, index: int) -> np.ndarray:
         """The pixels of an image, uint8 or uint16 `[H, W, C]`. Raises `BadImage`."""
-        data = self.read(name)
+        data = self.read(index)
         try:
             return decode(data)
-        except Exception as error:  # as above
-            raise BadImage(str(self.path), name, reason_for(error)) from error
+        except Exception as error:  # a damaged file can raise nearly anything inside an image library
+            raise BadImage(*self.where(index), reason_for(error)) from error
 
+    @abstractmethod
     def close(self) -> None:
         """Close what is open. A later read opens it again."""
-        return
 
 
-class FolderFiles(ImageFiles):
+class StoredFiles(ImageFiles):
+    """One folder or zip."""
+
+    def __init__(self, path: Path, all_names: Names, images: np.ndarray | None = None):
+        """all_names: of all files, sorted, with forward slashes; images: which of them are images, if that is known."""
+        self.path = path
+        self.all_names = all_names
+        self._images = _image_indices(all_names) if images is None else images
+        self.names = Subset(all_names, self._images)
+
+    @property
+    def parts(self) -> "list[StoredFiles]":
+        return [self]
+
+    def where(self, index: int) -> tuple[str, str]:
+        return str(self.path), printable(self.names[index])
+
+    @abstractmethod
+    def _header(self, position: int) -> Header:
+        """The header of the file at a position in `all_names`. May raise anything."""
+
+    @abstractmethod
+    def _read(self, position: int, max_bytes: int) -> bytes:
+        """A whole file. Raises `BadMember` or `OSError`, also where it has more than `max_bytes`."""
+
+    def read(self, index: int) -> bytes:
+        try:
+            return self._read(int(self._images[index]), MAX_FILE_BYTES)
+        except STORAGE_ERRORS as error:
+            raise BadImage(*self.where(index), reason_for(error)) from error
+
+    def read_file(self, name: str, max_bytes: int) -> bytes:
+        """Any file, by its name in `all_names`. Raises `BadImage` where it is damaged or larger than `max_bytes`."""
+        position = self.all_names.position(name)
+        assert position is not None
+        try:
+            return self._read(position, max_bytes)
+        except STORAGE_ERRORS as error:
+            raise BadImage(str(self.path), printable(name), reason_for(error)) from error
+
+    def probe(self, index: int) -> Header:
+        try:
+            return self._header(int(self._images[index]))
+        except UserError:
+            raise
+        except Exception as error:  # as in `decode`
+            raise BadImage(*self.where(index), reason_for(error)) from error
+
+
+def _image_indices(all_names: Names) -> np.ndarray:
+    indices = array("I", (index for index, name in enumerate(all_names) if is_image_name(name)))
+    return np.frombuffer(indices, np.uint32) if indices else np.zeros(0, np.uint32)
+
+
+class FolderFiles(StoredFiles):
     """A folder and everything below it; links to folders are not followed (they can form circles)."""
 
     SAMPLE_BYTES = 4096
 
     def __init__(self, path: Path):
         names = []
-        for folder, _, file_names in os.walk(path):
+        for folder, _, file_names in os.walk(path, onerror=_raise):
             parent = Path(folder).relative_to(path)
-            names += [(parent / name).as_posix() for name in file_names]
-        super().__init__(path, names)
+            names += [encode_name((parent / name).as_posix()) for name in file_names]
+        super().__init__(path, Names.pack(sorted(names)))
 
-    def open(self, name: str) -> IO[bytes]:
-        return open(self.path / name, "rb")
+    def _open(self, position: int) -> IO[bytes]:
+        return open(self.path / self.all_names[position], "rb", opener=_open_regular)
 
-    def _identity(self, name: str) -> str:
-        with self.open(name) as file:
+    def _header(self, position: int) -> Header:
+        with self._open(position) as file:
+            return probe(file)
+
+    def _read(self, position: int, max_bytes: int) -> bytes:
+        with self._open(position) as file:
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise BadMember(too_large(max_bytes))
+            return file.read(max_bytes)
+
+    def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
+        for index in indices.tolist():
+            try:
+                identity = self._identity(int(self._images[index]))
+            except STORAGE_ERRORS as error:
+                raise BadImage(*self.where(index), reason_for(error)) from error
+            yield self.names[index], identity
+
+    def _identity(self, position: int) -> str:
+        with self._open(position) as file:
             size = os.fstat(file.fileno()).st_size
             sample = file.read(self.SAMPLE_BYTES)
             file.seek(max(size - self.SAMPLE_BYTES, 0))
             sample += file.read(self.SAMPLE_BYTES)
         return f"{size} {hashlib.sha256(sample).hexdigest()}"
 
+    def close(self) -> None:
+        return
 
-class ZipFiles(ImageFiles):
-    """A zip archive. Readable from several threads, and again in the child of a fork."""
 
-    SMALL_FILE = 1 << 15
+def _raise(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename}: cannot be looked into ({error.strerror}); give the right to, or move it"
+    ) from error
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file, but nothing that waits for a writer or never ends."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadMember("it is a pipe, a device or the like, and no file")
+    return descriptor
+
+
+class ZipFiles(StoredFiles):
+    """A zip archive. Readable from several threads, and again in the child of a fork.
+
+    The index of a large one is kept in the user's cache.
+    """
+
+    START_BYTES = 1 << 15  # the headers of nearly all images are in the first 32 kB
 
     def __init__(self, path: Path):
-        self._lock = threading.Lock()
-        self._archive: zipfile.ZipFile | None = None
-        self._pid = 0
         self.path = path
-        super().__init__(path, (info.filename for info in self._opened().infolist() if not info.is_dir()))
+        self._file: SharedFile | None = None
+        self._file = self._opened()
+        self._version = self._file.version
+        # Each record of a directory has so many bytes at least.
+        is_small = self._version[0] < CACHE_FROM * zip_index.CENTRAL.itemsize
+        self._cache = None if is_small else IndexCache(path)
+        known = None if self._cache is None else self._cache.load("block", "ends", "entries", "images")
+        if known is None:
+            all_names, self._entries = zip_index.read_directory(path)
+            super().__init__(path, all_names)
+            if len(self._entries) <= CACHE_FROM:
+                self._cache = None
+            if self._cache is not None:
+                self._cache.save(**self._arrays())
+        else:
+            self._entries = known["entries"]
+            super().__init__(path, Names(known["block"].tobytes(), known["ends"]), known["images"])
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _arrays(self) -> dict[str, np.ndarray]:
+        block = np.frombuffer(self.all_names.block, np.uint8)
+        return {"block": block, "ends": self.all_names.ends, "entries": self._entries, "images": self._images}
+
+    def _opened(self) -> SharedFile:
+        file = self._file
+        if file is None:
+            # Two threads may both open it; the one that is not kept is closed when its read is done.
+            file = SharedFile(self.path)
+            if self.__dict__.get("_version", file.version) != file.version:
+                raise UserError(f"{self.path}: was changed while it was in use; start again")
+            self._file = file
+        return file
+
+    def _read(self, position: int, max_bytes: int) -> bytes:
+        return zip_index.read_member(self._opened(), self.all_names[position], self._entries[position], max_bytes)
+
+    def _header(self, position: int) -> Header:
+        entry = self._entries[position]
+        if entry["size"] > self.START_BYTES:
+            start = zip_index.read_start(
+                self._opened(), self.all_names[position], entry, MAX_FILE_BYTES, self.START_BYTES
+            )
+            # The beginning of other formats can look like another image.
+            if start.startswith((b"\x89PNG", b"\xff\xd8")):
+                with contextlib.suppress(Exception):  # what stands before the pixels can be longer
+                    return probe(io.BytesIO(start))
+        return probe(io.BytesIO(self._read(position, MAX_FILE_BYTES)))  # and its checksum is checked
+
+    def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
+        for first in range(0, len(indices), CHUNK):
+            positions = self._images[indices[first : first + CHUNK]]
+            entries, names = self._entries[positions], self.all_names.take(positions)
+            for name, size, crc in zip(names, entries["size"].tolist(), entries["crc"].tolist(), strict=True):
+                yield name, f"{size} {crc:08x}"
+
+    def fill_headers(self, headers: np.ndarray, bar: tqdm) -> None:
+        known = None if self._cache is None else self._cache.load("headers")
+        if known is not None and known["headers"].dtype == HEADER_DTYPE and len(known["headers"]) == len(self):
+            headers[:] = known["headers"]
+            bar.update(len(self))
+            return
+        super().fill_headers(headers, bar)
+        if self._cache is not None:
+            self._cache.save(**self._arrays(), headers=headers)
+
+    def close(self) -> None:
+        self._file = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_file": None}
+
+
+class ShardedFiles(ImageFiles):
+    """Several zips or folders as one set, one after the other in the order given; few of them are open at a time.
+
+    Names get the name of their zip as a prefix where two zips have a name in common.
+    """
+
+    MAX_OPEN = 32
+
+    def __init__(self, path: Path, parts: list[StoredFiles]):
+        self.path = path
+        self._parts = parts
+        prefixes = [""] * len(parts)
+        if share_a_name([part.names for part in parts]):
+            stems = [part.path.stem for part in parts]
+            is_telling = len(set(stems)) == len(stems)
+            prefixes = [f"{stem}/" if is_telling else f"{k:05d}-{stem}/" for k, stem in enumerate(stems)]
+        self.names: Joined = Joined([part.names for part in parts], prefixes)
+        self._recent: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def parts(self) -> list[StoredFiles]:
+        return self._parts
+
+    def where(self, index: int) -> tuple[str, str]:
+        part, local = self.names.locate(index)
+        return self._parts[part].where(local)
+
+    def _use(self, part: int) -> StoredFiles:
         with self._lock:
-            # A forked child shares the parent's file position and needs a file of its own.
-            if self._archive is None or self._pid != os.getpid():
-                self._archive, self._pid = _open_zip(self.path), os.getpid()
-            return self._archive
+            self._recent[part] = None
+            self._recent.move_to_end(part)
+            if len(self._recent) > self.MAX_OPEN:
+                oldest, _ = self._recent.popitem(last=False)
+                self._parts[oldest].close()
+        return self._parts[part]
 
-    def open(self, name: str) -> IO[bytes]:
-        return self._opened().open(name)
+    def _at(self, index: int) -> tuple[StoredFiles, int]:
+        part, local = self.names.locate(index)
+        return self._use(part), local
 
-    def open_header(self, name: str) -> IO[bytes]:
-        # Each read from inside a zip is slow, so that a small file is sooner read whole (and its checksum checked).
-        info = self._opened().getinfo(name)
-        return io.BytesIO(self._opened().read(info)) if info.file_size <= self.SMALL_FILE else self.open(name)
+    def read(self, index: int) -> bytes:
+        files, local = self._at(index)
+        return files.read(local)
 
-    def _identity(self, name: str) -> str:
-        info = self._opened().getinfo(name)
-        return f"{info.file_size} {info.CRC:08x}"
+    def probe(self, index: int) -> Header:
+        files, local = self._at(index)
+        return files.probe(local)
+
+    def identities(self, indices: np.ndarray) -> Iterator[tuple[str, str]]:
+        for part, (start, prefix) in enumerate(zip(self.names.starts.tolist(), self.names.prefixes, strict=False)):
+            first, last = np.searchsorted(indices, [start, start + len(self._parts[part])])
+            for name, identity in self._use(part).identities(indices[first:last] - start):
+                yield prefix + name, identity
+
+    def fill_headers(self, headers: np.ndarray, bar: tqdm) -> None:
+        for part, start in enumerate(self.names.starts[:-1].tolist()):
+            self._use(part).fill_headers(headers[start : start + len(self._parts[part])], bar)
 
     def close(self) -> None:
         with self._lock:
-            if self._archive is not None:
-                self._archive.close()
-                self._archive = None
+            self._recent.clear()
+        for part in self._parts:
+            part.close()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_archive": None, "_lock": None}
+        return {**self.__dict__, "_lock": None, "_recent": OrderedDict()}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
-_STORAGE_ERRORS = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
+STORAGE_ERRORS = (OSError, BadMember)
 
 
 def open_files(path: str | os.PathLike) -> ImageFiles:
-    """The image files of a folder or zip. Raises `UserError` where there is none."""
-    path = Path(path)
+    """The image files of a folder or zip, or of several: `a.zip,b.zip`, `train-{000..127}.zip`.
+
+    Raises `UserError` where one of them is missing, damaged or without images.
+    """
+    paths = part_paths(path)
+    if len(paths) == 1:
+        return _open_one(paths[0])
+    disable = True if len(paths) < 8 else None
+    parts = []
+    for one in tqdm(paths, desc="Indexing", unit="zip", leave=False, disable=disable):
+        parts.append(_open_one(one))
+        parts[-1].close()  # thousands of open files are more than systems allow
+    return ShardedFiles(Path(path), parts)
+
+
+def add_identities(digest: Any, files: ImageFiles, indices: np.ndarray) -> None:
+    """Update a hash by the names and contents of images, never by where they lie. indices: ascending."""
+    lines: list[str] = []
+    for name, identity in files.identities(indices):
+        lines.append(f"{name}\0{identity}\n")
+        if len(lines) == CHUNK:
+            digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+            lines.clear()
+    digest.update("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _open_one(path: Path) -> StoredFiles:
     if path.is_dir():
-        files: ImageFiles = FolderFiles(path)
+        files: StoredFiles = FolderFiles(path)
     elif path.is_file():
-        files = ZipFiles(path)
+        files = _open_zip(path)
+    elif path.exists():
+        raise UserError(f"{path}: is neither a file nor a folder; give a folder of images or a zip")
     else:
         raise UserError(f"{path}: no such file or folder; give a folder of images or a zip")
     if not files.names:
@@ -210,30 +459,30 @@ def open_files(path: str | os.PathLike) -> ImageFiles:
     return files
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _open_zip(path: Path) -> ZipFiles:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError) as error:
-        raise UserError(_zip_complaint(path)) from error
+        return ZipFiles(path)
+    except DamagedZip as error:
+        raise UserError(_zip_complaint(path, str(error))) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({reason_for(error)})") from error
 
 
-def _zip_complaint(path: Path) -> str:
+def _zip_complaint(path: Path, reason: str) -> str:
     with open(path, "rb") as file:
         start = file.read(2)
     if not start:
         return f"{path}: is empty (0 bytes); copy or download it again"
     if start == b"PK":
-        return f"{path}: is a damaged or incomplete zip; copy or download it again"
+        return f"{path}: is {reason}; copy or download it again, or zip its files anew"
     return f"{path}: is neither a folder nor a zip; convert it with dataset_tool.py, or check the path"
 
 
 def is_image_name(name: str) -> bool:
     """An image by its extension, and not one of the hidden companions that macOS puts into zips."""
-    path = PurePosixPath(name)
-    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-    return path.suffix.lower() in EXTENSIONS and not hidden
+    stem, _, extension = name.rpartition("/")[2].rpartition(".")
+    is_hidden = stem == "" or stem.startswith(".") or "__MACOSX" in name.split("/")
+    return extension.lower() in EXTENSIONS and not is_hidden
 
 
 def reason_for(error: Exception) -> str:
@@ -242,6 +491,8 @@ def reason_for(error: Exception) -> str:
         return "not an image of a known format"
     if isinstance(error, Image.DecompressionBombError):
         return "it has far more pixels than an image for training, which may be a decompression bomb"
+    if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
+        return "its text or colour profile unfolds into more than 1 MB"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
@@ -249,6 +500,8 @@ def reason_for(error: Exception) -> str:
 
 def probe(file: IO[bytes]) -> Header:
     """The header of an image file; the pixels are not decoded."""
+    _refuse_large_webp(file.read(WEBP_START))
+    file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         orientation = _orientation(image)
@@ -258,11 +511,25 @@ def probe(file: IO[bytes]) -> Header:
             width, height, orientation = tags[256], tags[257], tags.get(274, 1)
         if orientation in (5, 6, 7, 8):
             width, height = height, width
-        return Header(width, height, *_channels_bits(image))
+        # A phone's JPEG with further pictures for depth or brightness (MPO) is one picture for people.
+        is_animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        return Header(width, height, *_channels_bits(image), is_animated)
+
+
+def _refuse_large_webp(start: bytes) -> None:
+    """Pillow has memory for the canvas of a WebP, and for two more of an animation, before it looks at the size."""
+    if len(start) < WEBP_START or (start[:4], start[8:16]) != (b"RIFF", b"WEBPVP8X"):
+        return
+    flags, *sides = struct.unpack("<B3xH B H B", start[20:])
+    width, height = sides[0] + (sides[1] << 16) + 1, sides[2] + (sides[3] << 16) + 1
+    limit = MAX_ANIMATED_PIXELS if flags & 2 else 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if width * height > limit:
+        raise Image.DecompressionBombError
 
 
 def decode(data: bytes) -> np.ndarray:
     """Pixels of an image file, uint8 or uint16 `[H, W, C]` with C 1 (gray), 3 (RGB) or 4 (RGBA), turned upright."""
+    _refuse_large_webp(data[:WEBP_START])
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         orientation = _orientation(image)
         channels, bits = _channels_bits(image)

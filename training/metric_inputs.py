@@ -1,5 +1,6 @@
 """What the metrics look at: images in a zip or folder, and images that a snapshot makes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch_utils import seeding
 from training.dataset import ImageFolderDataset, to_uint8
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
+from training.shards import set_exists, set_name
 from training.snapshot import feed_of, is_snapshot, load_snapshot
-from training.source import Draw, ImageSource, LatentFeed, content_fingerprint
+from training.source import Draw, ImageSource, LatentFeed, Source, content_fingerprint
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
 NOISE_IMAGES, NOISE_SIDE = 10_000, 32
@@ -23,26 +25,26 @@ THREADS = 4
 
 
 class ImageSet:
-    """The images of a zip or folder as they are: mixed sizes, depths and channel counts are fine."""
+    """The images of a zip or folder, or of several, as they are: mixed sizes, depths and channel counts are fine."""
 
-    reads_ahead = True
+    reads_ahead = may_skip = True
 
     def __init__(self, path: str | Path):
         """Raises `UserError` where there are no images."""
         self._files = open_files(path)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
-        self.name = Path(path).stem
+        self.name = set_name(path)
         self.key = content_fingerprint(self._files)
 
     def __len__(self) -> int:
-        return len(self._files.names)
+        return len(self._files)
 
     def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
         return list(self._pool.map(self._read, indices))
 
     def _read(self, index: int) -> torch.Tensor | str:
         try:
-            pixels = self._files.decode(self._files.names[index])
+            pixels = self._files.decode(int(index))
         except BadImage as error:
             return f"{error.name}: {error.reason}"
         if pixels.dtype == np.uint16:
@@ -55,6 +57,7 @@ class NoiseImages:
 
     name = NOISE
     reads_ahead = False
+    may_skip = True
 
     def __init__(self, num_images: int = NOISE_IMAGES, side: int = NOISE_SIDE):
         self.num_images, self.side = num_images, side
@@ -75,10 +78,11 @@ class GeneratedImages:
     """Endless images of a generator: image i under a seed is the same whatever the batch, and whoever asks.
 
     feed: the source that the generator was trained with, seen through its own encoder. labels: float32 `[N, c_dim]`
-    that conditional networks draw from. count: how many images this stands for.
+    that conditional networks draw from. count: how many images this stands for. note: what to know about them.
     """
 
     reads_ahead = False  # two networks at a time take twice as long on a processor
+    may_skip = False  # the others would make a broken network look good
 
     def __init__(
         self,
@@ -88,9 +92,10 @@ class GeneratedImages:
         seed: int = 0,
         labels: torch.Tensor | None = None,
         name: str = "generated images",
+        note: str | None = None,
     ):
         self.G, self.feed, self.count, self.seed, self.labels = G, feed, count, seed, labels
-        self.name = name
+        self.name, self.note = name, note
         self.key = None
         self.device = next(G.parameters()).device
         self.batch = default_batch(G.img_resolution, self.device)
@@ -104,12 +109,15 @@ class GeneratedImages:
             rows = indices[first : first + self.batch]
             z, c = self.latents(rows)
             with torch.no_grad(), seeding.sample_rows([("metric-pixels", self.seed, int(row)) for row in rows]):
-                images += list(to_uint8(self.G(z, c)).cpu())
+                pixels = self.G(z, c)
+            is_good = pixels.isfinite().flatten(1).all(dim=1).tolist()
+            for row, image, good in zip(rows, to_uint8(pixels).cpu(), is_good, strict=True):
+                images.append(image if good else f"number {row}: NaN or infinite")
         return images
 
     def first(self, count: int) -> "GeneratedImages":
         """The first `count` images."""
-        return GeneratedImages(self.G, self.feed, count, self.seed, self.labels, self.name)
+        return GeneratedImages(self.G, self.feed, count, self.seed, self.labels, self.name, self.note)
 
     def latents(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """z `[n, z_dim]` and labels `[n, c_dim]` (None for unconditional networks) of images by number."""
@@ -131,7 +139,7 @@ class MirroredImages:
     reads_ahead = True
 
     def __init__(self, images: Images):
-        self.images = images
+        self.images, self.may_skip = images, images.may_skip
         self.name, self.key = images.name, f"mirrored {images.key}"
 
     def __len__(self) -> int:
@@ -154,6 +162,14 @@ def open_images(path: str, count: int, device: torch.device | str = "cpu", seed:
     return ImageSet(path)
 
 
+def name_apart(images: dict[str, Images]) -> None:
+    """Sets of the same name are named by their paths, so that tables, pictures and messages tell them apart."""
+    counts = Counter(one.name for one in images.values())
+    for path, one in images.items():
+        if counts[one.name] > 1:
+            one.name = path
+
+
 def open_generated(
     contents: dict[str, Any],
     path: str,
@@ -162,24 +178,44 @@ def open_generated(
     seed: int = 0,
     labels: torch.Tensor | None = None,
 ) -> GeneratedImages:
-    """Images of a snapshot's `G_ema`, fed by its own source.
+    """Images of a snapshot's `G_ema`, fed by all of its own source where that can still be read.
 
     labels: float32 `[N, c_dim]` that a conditional network draws from; without them classes are drawn evenly. Raises
     `UserError`.
     """
-    feed = feed_of(contents, device)
-    if isinstance(feed.source, ImageSource) and len(feed.source.images) == 0:
+    source, note = whole_source(contents["source"])
+    feed = feed_of({**contents, "source": source}, device)
+    if isinstance(source, ImageSource) and len(source.images) == 0:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
     G = contents["G_ema"].to(device).eval().requires_grad_(False)
     if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
         labels = torch.eye(G.c_dim)
-    return GeneratedImages(G, feed, count, seed, labels if G.c_dim > 0 else None, name=Path(path).stem)
+    return GeneratedImages(G, feed, count, seed, labels if G.c_dim > 0 else None, Path(path).stem, note)
+
+
+def whole_source(source: Source) -> tuple[Source, str | None]:
+    """The source with all of its images, and a note where only those that the snapshot carries are left.
+
+    A few images that come again and again make too few different outputs: numbers would be worse than in training.
+    """
+    if not isinstance(source, ImageSource):
+        return source, None
+    try:
+        whole = source.reopened()
+    except UserError:  # what lies at the path today is no data set
+        whole = source
+    if whole is not source or len(source.images) == source.num_images:
+        return whole, None
+    return source, (
+        f"{source.path} is not there as it was in training: generated from the {len(source.images):,} source images that "
+        f"the snapshot carries, not from all {source.num_images:,}, which reads worse"
+    )
 
 
 def training_data(contents: dict[str, Any]) -> str | None:
     """The path of what a snapshot was trained on, if it is known and still there."""
     path = (contents.get("training_set_kwargs") or {}).get("path")
-    return path if path is not None and Path(path).exists() else None
+    return path if path is not None and set_exists(path) else None
 
 
 def training_labels(contents: dict[str, Any]) -> torch.Tensor | None:

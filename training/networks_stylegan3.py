@@ -20,6 +20,7 @@ from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_mome
 from training.precision import MixedPrecision
 
 SQRT2 = float(np.sqrt(2))
+MAX_DESIGN_TAPS = 256  # the configurations need 24 at most
 
 
 def modulated_conv2d(
@@ -283,7 +284,8 @@ class SynthesisLayer(MixedPrecision):
         """
         import scipy.signal  # takes seconds to import, and only this needs it
 
-        assert numtaps >= 1
+        if not 1 <= numtaps <= MAX_DESIGN_TAPS:
+            raise UserError(f"a filter of {numtaps} taps; 1 to {MAX_DESIGN_TAPS} can be designed")
         if numtaps == 1:
             return None
         if not radial:

@@ -125,21 +125,27 @@ class TrainingStep:
         means_before = [mean.clone() for mean in self.running_means()]
         phase.optimizer.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
-        for batch in batches:
-            with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
-                loss = phase.accumulate(batch, phase.interval / len(batches))
-                with phase.reducer.overlapping() if batch is batches[-1] else contextlib.nullcontext():
-                    loss.backward()
+        with training_stats.held() as count_reports:
+            for batch in batches:
+                self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
         phase.reducer.finish()
         if self.is_finite(phase):
             phase.optimizer.step()
             self.update_running_means(phase)
+            count_reports()
         else:  # nothing of this phase is kept
             for mean, before in zip(self.running_means(), means_before, strict=True):
                 mean.copy_(before)
         self.pl_lengths.clear()
         self.losses.clear()
+
+    def add_gradients(self, phase: Phase, batch: Batch, gain: float, is_last: bool) -> None:
+        """Of one micro-batch; with the last one's, the gradients of all begin to travel."""
+        with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
+            loss = phase.accumulate(batch, gain)
+            with phase.reducer.overlapping() if is_last else contextlib.nullcontext():
+                loss.backward()
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import dnnlib
 from dnnlib.errors import UserError
+from dnnlib.files import tolerated
 from torch_utils import distributed, training_stats
 from training.checkpoint import STATS
 from training.state import TrainingState
@@ -185,7 +186,8 @@ class Progress:
         self.tick_time, self.tick_nimg = now, self.state.cur_nimg
         if self.is_writer:
             self.print_line(timing)
-            self.write_files(now)
+            with tolerated(STATS):
+                self.write_files(now)
 
     def resume_clock(self) -> None:
         """After snapshots and metrics: their time is no training time."""
@@ -214,10 +216,11 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
-        if self._jsonl is not None:
-            self._jsonl.close()
-        if self.events is not None:
-            self.events.close()
+        with tolerated(STATS):
+            if self._jsonl is not None:
+                self._jsonl.close()
+            if self.events is not None:
+                self.events.close()
 
 
 def peak_memory_gb(device: torch.device) -> float:

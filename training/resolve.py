@@ -23,6 +23,7 @@ from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
 from training.resume import ResumePoint
+from training.shards import set_name
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
@@ -230,6 +231,8 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
         parts.append("no labels")
     if options.mirror:
         parts.append("mirrored copies added")
+    if info["animated"]:
+        parts.append(f"{info['animated']:,} animations, of which the first picture is taken")
     return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 
@@ -272,13 +275,13 @@ def probe_source(path: str) -> tuple[str, int, str]:
         colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
         return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
     files = open_files(path)
-    if len(files.names) < 2:
+    if len(files) < 2:
         raise UserError(f"{path}: holds a single image; a source is many images")
     try:
         channels, height, width = common_shape(files, MAX_SIDE)
     finally:
         files.close()
-    return "images", channels, f"{len(files.names):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
+    return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
@@ -352,7 +355,7 @@ def adam(learning_rate: float) -> dict[str, Any]:
 def describe_run(options: TrainingOptions, data_name: str, batch_size: int, num_gpus: int, gamma: float) -> str:
     parts = [options.cfg]
     if options.source is not None:
-        parts += [Path(options.source.split("?")[0]).stem, "to"]
+        parts += [set_name(options.source.split("?")[0]), "to"]
     parts += [data_name, f"gpus{num_gpus}", f"batch{batch_size}", f"gamma{gamma:.4g}"]
     if options.desc is not None:
         parts.append(options.desc)

@@ -48,10 +48,18 @@ class ResumePoint:
 
     def check(self, config: TrainingConfig) -> None:
         """Raise `UserError` where the new configuration would be another run."""
-        for name, value in config.as_dict().items():
-            before = self.config.get(name)
-            if name not in FREE_FIELDS and plain(without_paths(value)) != plain(without_paths(before)):
-                raise UserError(difference(name, before, value, self.run_dir))
+        now, before = plain(config.as_dict()), self.config
+        if now["data_fingerprint"] != before.get("data_fingerprint"):
+            raise UserError(
+                f"--data: does not hold the images that the run in {self.run_dir} was started with; bring them back, or "
+                "start a new run with --resume=network-snapshot-….pkl"
+            )
+        for name in now.keys() - FREE_FIELDS:
+            if changes := differences(name, before.get(name), now[name]):
+                raise UserError(
+                    f"--resume: this would be another run than the one in {self.run_dir} ({', '.join(changes)}); start a "
+                    "new one from its snapshot with --resume=network-snapshot-….pkl"
+                )
 
 
 def find_resume_point(options: Mapping[str, Any], given: set[str]) -> ResumePoint | None:
@@ -142,20 +150,14 @@ def shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def difference(name: str, before: Any, value: Any, run_dir: Path) -> str:
-    if name == "data_fingerprint":
-        return (
-            f"--data: does not hold the images that the run in {run_dir} was started with; bring them back, or start a new "
-            "run with --resume=network-snapshot-….pkl"
-        )
-    return f"--resume: {name} of the run in {run_dir} is {before}, and would now be {value}; start a new run from a snapshot"
-
-
-def without_paths(value: Any) -> Any:
-    """Where things lie may change; what they hold is checked by fingerprints."""
-    if isinstance(value, Mapping):
-        return {key: without_paths(item) for key, item in value.items() if key not in ("path", "why")}
-    return value
+def differences(name: str, before: Any, now: Any) -> list[str]:
+    """What differs between two values of JSON, a phrase each. Paths may: what they hold is checked by fingerprints."""
+    if name.endswith((".path", ".why")) or before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [change for key in keys for change in differences(f"{name}.{key}", before.get(key), now.get(key))]
+    return [f"{name}: {before}, now {now}"]
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -59,7 +59,9 @@ class Saver:
         self.is_writer = distributed.get_rank() == 0
         self.writer = BackgroundWriter()
         self.saved_at = time.monotonic()
+        self.evaluation_due = False  # whether the metrics of the last snapshot are not known yet
         self.remembered: dict[str, Any] | None = None
+        self.failures: dict[str, str] = {}  # kind of file -> why the last one is not on the disk
         if self.is_writer:
             self.write_options()
 
@@ -69,15 +71,15 @@ class Saver:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.writer.close()
 
-    def capture(self, evaluation_due: bool = False) -> dict[str, Any]:
+    def capture(self) -> dict[str, Any]:
         """A copy of everything that the run would need to go on from here. On all ranks; complete on rank 0."""
         states = {"training": self.state, **self.parts}
-        captured = {name: part.state_dict() for name, part in states.items()}
+        captured: dict[str, Any] = {name: part.state_dict() for name, part in states.items()}
         captured |= {
             "random": distributed.gather_objects(random_state()),
             "num_processes": distributed.get_world_size(),
             "batch_gpu": self.batch_gpu,
-            "evaluation_due": evaluation_due,
+            "evaluation_due": self.evaluation_due,
         }
         return to_cpu(captured) if self.is_writer else captured
 
@@ -85,6 +87,7 @@ class Saver:
         """Continue from a copy; the training state itself has been taken care of by `build_state`."""
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
+        self.evaluation_due = saved["evaluation_due"]
         before, now = saved["num_processes"], distributed.get_world_size()
         if before == now:
             set_random_state(saved["random"][distributed.get_rank()])
@@ -102,7 +105,7 @@ class Saver:
         captured = self.remembered or captured
         if self.is_writer:
             path = state_path(self.run_dir, captured["training"]["counters"]["cur_nimg"])
-            self.submit(lambda: write_state(path, captured))
+            self.submit(lambda: write_state(path, captured), "state")
 
     def save_snapshot(self) -> None:
         """The networks as they are now, and the source that feeds them."""
@@ -120,7 +123,7 @@ class Saver:
             "meta": describe_run(self.config, self.state),
         }
         print(f"Saving {path}")
-        self.submit(lambda: save_snapshot(path, contents))
+        self.submit(lambda: save_snapshot(path, contents), "snapshot")
 
     def is_due_anywhere(self) -> bool:
         """Whether the last state is so old that a crash would hurt. Rank 0's clock counts. On all ranks."""
@@ -146,11 +149,17 @@ class Saver:
         self.save_snapshot()
         self.flush()
 
-    def submit(self, job: Any) -> None:
+    def submit(self, write: Callable[[], None], kind: str) -> None:
+        """Hand a file to the writer, once it is done with the one before."""
         self.flush()
 
         def write_and_rotate() -> None:
-            job()
+            try:
+                write()
+            except UserError as error:
+                self.failures[kind] = str(error)
+                raise
+            self.failures.pop(kind, None)
             rotate(self.run_dir, self.config.keep)
 
         self.writer.submit(write_and_rotate)
@@ -160,15 +169,17 @@ class Saver:
         try:
             self.writer.wait()
         except UserError as error:
-            print(
-                f"Warning: {error}. Training goes on; the next state is tried in {AUTOSAVE_SEC // 60} minutes",
-                flush=True,
-            )
+            print(f"Warning: {error}. Training goes on, and tries again with the next one", flush=True)
 
     def finish(self, is_complete: bool) -> None:
         """Wait for the last files; raises `UserError` if they could not be written. A complete run is marked as such."""
-        self.writer.wait()
-        if self.is_writer and is_complete:
+        self.flush()
+        if not self.is_writer:
+            return
+        if self.failures:
+            raise UserError("; ".join(self.failures.values()))
+        rotate(self.run_dir, self.config.keep)  # the best may be another by now
+        if is_complete:
             self.write_options(finished_kimg=self.config.total_kimg)
 
     def write_options(self, **more: Any) -> None:

@@ -1,6 +1,7 @@
 """Snapshots: one pickle of plain data with the networks, the source that feeds them and what they were trained on."""
 
 import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -11,10 +12,24 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, check_seal
-from torch_utils import persistence
-from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
+from torch_utils import persistence, tensor_files
+from training.augment import AugmentPipe
+from training.cascade import Cascade
+from training.mapping import SourceGenerator
+from training.networks_stylegan2 import Discriminator
+from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
+MAX_ITEMS = 100_000  # of what a snapshot says about itself
+KINDS: dict[str, tuple[type, ...]] = {
+    "G": (SourceGenerator, Cascade, type(None)),
+    "D": (Discriminator, type(None)),
+    "G_ema": (SourceGenerator, Cascade),
+    "source": (Source,),
+    "augment_pipe": (AugmentPipe, type(None)),
+    "training_set_kwargs": (dict,),
+    "meta": (dict,),
+}
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
@@ -24,15 +39,45 @@ def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
         pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
+def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
+    """The same as a safetensors file, for programs that read no pickles; `read_snapshot` reads it back."""
+    assert set(contents) == set(KEYS)
+    data = tensor_files.pack(contents)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
-    """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it."""
-    contents = persistence.load(file)
-    if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), torch.nn.Module):
+    """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it.
+
+    The file may also be a safetensors file of ours, or a pickle of the official PyTorch or TensorFlow code; the result
+    has the same keys.
+    """
+    data = file.read()
+    contents = tensor_files.unpack(data) if tensor_files.is_tensor_file(data) else persistence.load(io.BytesIO(data))
+    if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
+        contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
+    if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), SourceGenerator | Cascade):
         raise persistence.SnapshotError("no snapshot of this project: there is no generator G_ema in it")
-    source = contents.get("source")
-    if source is None:
-        contents["source"] = GaussianSource(contents["G_ema"].z_dim)
+    contents = {key: contents.get(key) for key in KEYS}
+    defaults = {"source": GaussianSource(contents["G_ema"].z_dim), "training_set_kwargs": {}, "meta": {}}
+    contents |= {key: default for key, default in defaults.items() if contents[key] is None}
+    check_contents(contents)
     return contents
+
+
+def check_contents(contents: dict[str, Any]) -> None:
+    """Each part is of its kind. Raises `SnapshotError`."""
+    for key, kinds in KINDS.items():
+        if not isinstance(contents[key], kinds):
+            raise persistence.SnapshotError(
+                f"no snapshot of this project: its {key} is a {type(contents[key]).__name__}"
+            )
+    source, z_dim = contents["source"], contents["G_ema"].z_dim
+    if isinstance(source, GaussianSource) and source.z_dim != z_dim:
+        raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
+    for key in ("training_set_kwargs", "meta"):
+        persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
 
 
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
@@ -56,14 +101,15 @@ def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
 
 
 def is_snapshot(path_or_url: str) -> bool:
-    """Whether a --source names a network (by its ending, or by the first byte of a pickle) rather than images."""
+    """Whether a --source names a network (by its ending, or by its first bytes) rather than images."""
     if dnnlib.util.is_url(path_or_url):
         return not path_or_url.lower().split("?")[0].endswith(".zip")
     path = Path(path_or_url)
-    if path.is_file():
+    if os.path.isfile(path):  # which a list of many zips, too long for a path, does not upset
         with open(path, "rb") as file:
-            return file.read(1) == b"\x80"
-    return path.suffix.lower() == ".pkl"
+            start = file.read(9)
+        return start[:1] == b"\x80" or (start[8:] == b"{" and path.suffix.lower() == ".safetensors")
+    return path.suffix.lower() in (".pkl", ".safetensors")
 
 
 def fingerprint_file(path_or_url: str) -> str:

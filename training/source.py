@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from dnnlib.errors import UserError
 from torch_utils import persistence
 from training.cascade import stage_images
 from training.encoders import Encoder
-from training.image_files import ImageFiles, open_files, widen
+from training.image_files import ImageFiles, add_identities, open_files, widen
+from training.shards import set_exists
 
 Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
 
@@ -95,30 +97,30 @@ class ImageSource(Source):
     """
 
     def __init__(self, path: str, num_images: int, image_shape: list[int], fingerprint: str):
-        self.path = path
-        self.num_images = num_images
+        self.path = str(path)
+        self.num_images = int(num_images)
         self.image_shape = list(image_shape)  # [C, h, w]
         self.fingerprint = fingerprint
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
 
     @classmethod
     def open(cls, path: str | Path, max_side: int = MAX_SIDE, seed: int = 0, verbose: bool = False) -> "ImageSource":
-        """Read a zip or folder; `UserError` names a missing path, an archive without images or a broken image."""
+        """Read a zip or folder, or several; `UserError` names a missing path, an archive without images or a broken image."""
         files = open_files(path)
         try:
             shape = common_shape(files, max_side)
-            names = choose_names(files.names, int(np.prod(shape)), seed)
-            images = read_images(files, names, shape, verbose)
+            indices = choose_images(len(files), int(np.prod(shape)), seed)
+            images = read_images(files, indices, shape, verbose)
             fingerprint = content_fingerprint(files)
         finally:
             files.close()
-        source = cls(str(path), len(files.names), list(shape), fingerprint)
+        source = cls(str(path), len(files), list(shape), fingerprint)
         source.images = torch.from_numpy(images)
         return source
 
     def reopened(self) -> "ImageSource":
         """With all images again where the files still lie at the path and hold the same; else the keepsake."""
-        if len(self.images) == self.num_images or not Path(self.path).exists():
+        if len(self.images) == self.num_images or not set_exists(self.path):
             return self
         full = ImageSource.open(self.path)
         return full if full.fingerprint == self.fingerprint else self
@@ -150,7 +152,12 @@ class ImageSource(Source):
         return {"images": self.images[index]}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.images = state["images"]
+        images = state["images"]
+        if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) > self.num_images:
+            raise UserError(
+                f"the images of a source are {list(images.shape)} {images.dtype}, not uint8 {self.image_shape}"
+            )
+        self.images = images
 
 
 class NetworkSource(Source):
@@ -258,36 +265,34 @@ def common_shape(files: ImageFiles, max_side: int) -> tuple[int, int, int]:
 
     Images of mixed sizes or proportions are brought to a square.
     """
-    headers = [files.probe(name) for name in files.names]
-    channels = max(header.channels for header in headers)
-    heights, widths = {header.height for header in headers}, {header.width for header in headers}
-    if len(heights) > 1 or len(widths) > 1:
-        side = min(max_side, max(max(heights), max(widths)))
+    headers = files.headers()
+    channels, height, width = (int(headers[field].max()) for field in ("channels", "height", "width"))
+    if headers["height"].min() < height or headers["width"].min() < width:
+        side = min(max_side, max(height, width))
         return channels, side, side
-    height, width = heights.pop(), widths.pop()
     scale = min(1.0, max_side / max(height, width))
     return channels, max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-def choose_names(names: list[str], bytes_each: int, seed: int) -> list[str]:
+def choose_images(count: int, bytes_each: int, seed: int) -> np.ndarray:
+    """Which of `count` images fit into memory, ascending: all, or a random subset."""
     limit = max(MAX_BYTES // bytes_each, 1)
-    if len(names) <= limit:
-        return names
-    chosen = np.random.default_rng(seed).choice(len(names), limit, replace=False)
-    return [names[index] for index in np.sort(chosen)]
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
 
-def read_images(files: ImageFiles, names: list[str], shape: tuple[int, int, int], verbose: bool) -> np.ndarray:
+def read_images(files: ImageFiles, indices: np.ndarray, shape: tuple[int, int, int], verbose: bool) -> np.ndarray:
     """uint8 `[N, C, h, w]`; decoding runs in threads."""
-    images = np.empty([len(names), *shape], dtype=np.uint8)
+    images = np.empty([len(indices), *shape], dtype=np.uint8)
 
-    def read(index: int) -> None:
-        images[index] = fit_image(files.decode(names[index]), shape)
+    def read(row: int) -> None:
+        images[row] = fit_image(files.decode(int(indices[row])), shape)
 
     with ThreadPoolExecutor() as pool:
-        reads = pool.map(read, range(len(names)))
+        reads = pool.map(read, range(len(indices)))
         for _ in tqdm(
-            reads, total=len(names), desc="Source images", unit="img", disable=None if verbose else True, leave=False
+            reads, total=len(indices), desc="Source images", unit="img", disable=None if verbose else True, leave=False
         ):
             pass
     return images
@@ -308,6 +313,5 @@ def fit_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 def content_fingerprint(files: ImageFiles) -> str:
     """Hash of names and contents, never of the path."""
     digest = hashlib.sha256()
-    for name in files.names:
-        digest.update(f"{name}\0{files.identity(name)}\n".encode("utf-8", "surrogateescape"))
+    add_identities(digest, files, np.arange(len(files)))
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """`--source=auto`: the friendly neighbour of the data among the sets of `--source-pool`, by the signed inception distance."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError, naming
@@ -8,7 +9,7 @@ from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table
 from torch_utils import distributed
 from training.config import TrainingOptions
-from training.metric_inputs import NOISE, ImageSet, open_images
+from training.metric_inputs import NOISE, ImageSet, name_apart, open_images
 
 AUTO = "auto"
 SNAPSHOT_IMAGES = 5_000  # that a snapshot in the pool makes
@@ -23,6 +24,8 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
     if options.source != AUTO:
         if options.source_pool:
             raise UserError("--source-pool: is for --source=auto, which chooses from it; add that, or leave it out")
+        if options.source == NOISE and not Path(NOISE).exists():  # as `calc_sid.py --best` may say
+            return dataclasses.replace(options, source=None), None
         return options, None
     if not options.source_pool or options.data is None:
         raise UserError("--source=auto: needs --source-pool=A.zip,B.zip,… to choose from, and --data to choose for")
@@ -30,6 +33,7 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
         target = ImageSet(options.data)
     with naming("--source-pool"):
         pool = {path: open_images(path, SNAPSHOT_IMAGES, device, options.seed) for path in options.source_pool}
+    name_apart(pool | {options.data: target})
     request = Request(seed=options.seed, max_images=COMPARED_IMAGES)
     detector = open_detector(options.detector, options.detector_weights, device=device, verbose=True)
     with distributed.alone():

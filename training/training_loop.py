@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
+from dnnlib.files import tolerated
 from torch_utils import distributed
 from training.checkpoint import read_state, seed_random_state, snapshot_path
 from training.config import TrainingConfig
@@ -74,42 +75,43 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
 
     def evaluate() -> None:
         saver.flush()
-        evaluation.run(snapshot_path(run_dir, state.cur_nimg), progress.events)
+        saver.evaluation_due = not evaluation.run(snapshot_path(run_dir, state.cur_nimg), progress.events)
         progress.resume_clock()
 
     def end_tick() -> None:
-        is_last = is_done(state, config)
         # A run that ends in the middle of a tick may be made longer: its state is that from before the tick was closed.
         captured = saver.capture() if state.cur_nimg < tick_end(state, config) else None
         state.cur_tick += 1
         if is_writer:
             watch.tick(int(config.kimg_per_tick * 1000))
         progress.tick()
-        if is_last or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
+        if is_done(state, config) or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
             if is_writer:
-                pictures.save(f"{state.cur_nimg // 1000:06d}")
-                watch.save_neighbours(run_dir / "neighbors.png")
+                with tolerated("pictures"):
+                    pictures.save(f"{state.cur_nimg // 1000:06d}")
+                    watch.save_neighbours(run_dir / "neighbors.png")
+            saver.evaluation_due = bool(config.metrics)
             saver.save_snapshot()
-            saver.save_state(captured or saver.capture(evaluation_due=bool(config.metrics)))
+            saver.save_state(captured or saver.capture())
             evaluate()
 
     with loader, stop, saver:
-        if saved is not None and saved["evaluation_due"]:
+        if saver.evaluation_due:
             evaluate()
         while not stop.is_agreed:
-            if state.phases_done == 0 and (is_done(state, config) or state.cur_nimg >= tick_end(state, config)):
-                end_tick()
-            if is_done(state, config):
+            has_more = state.cur_nimg > progress.tick_nimg and state.phases_done == 0
+            if has_more and (is_done(state, config) or state.cur_nimg >= tick_end(state, config)):
+                end_tick()  # a signal in here ends an evaluation, behind the state that was saved
+            if is_done(state, config) or stop.is_agreed:
                 break
             take_step()
             if state.batch_idx % poll_steps == 0:
                 progress.step()
-                stop.is_asked_anywhere()
-                if saver.is_due_anywhere():
+                if stop.is_asked_anywhere():
                     saver.save_state(saver.capture())
-        if stop.is_agreed:
-            saver.save_state(saver.capture())
-            saver.save_snapshot()
+                    saver.save_snapshot()
+                elif saver.is_due_anywhere():
+                    saver.save_state(saver.capture())
         saver.finish(is_complete=not stop.is_agreed)
     progress.close()
     say("Stopped; the same command with --resume=latest continues." if stop.is_agreed else "Done.")

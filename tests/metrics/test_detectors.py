@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import conv2d, linear, max_pool2d
 
+from dnnlib.downloads import _Request
 from dnnlib.errors import UserError
 from metrics import detectors, inception_v3, tiny_detector, vgg16
 from tests.torch_utils.test_official_pickles import official
@@ -349,3 +350,44 @@ def test_unknown_names():
         detectors.open_detector("resnet")
     with pytest.raises(UserError, match="--resize=nearest"):
         detectors.open_detector("tiny", resize="nearest")
+
+
+def test_a_download_with_another_hash_is_not_kept(monkeypatch, tmp_path):
+    """It lay in the cache, where `auto` took it for Inception from then on."""
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path))
+    public = detectors.PublicWeights("http://localhost:1/weights.pth", "00000000", 1)
+    monkeypatch.setitem(detectors.PUBLIC, "inception", public)
+    path = tmp_path / "downloads" / _Request(public.url).file_name
+    path.parent.mkdir()
+    path.write_bytes(b"another file")
+    assert detectors.choose("inception", None) == "inception"
+    with pytest.raises(UserError, match=f"{public.url}: its sha256 begins with"):
+        detectors.open_detector("inception")
+    assert not path.exists() and detectors.choose("inception", None) == "tiny"
+
+
+def test_the_hash_of_lpips_is_of_both_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(detectors, "build_vgg16", lambda state: vgg16.VGG16())
+    torch.save({}, tmp_path / "vgg16.pth")
+    hashes = []
+    for value in (0.5, 0.6):
+        lins = {
+            f"lin{index}.model.1.weight": torch.full([1, c, 1, 1], value) for index, (c, _) in enumerate(vgg16.PLAN)
+        }
+        torch.save(lins, tmp_path / "lins.pth")
+        hashes.append(detectors.open_lpips(str(tmp_path / "vgg16.pth"), str(tmp_path / "lins.pth")).weights_hash)
+    assert hashes[0] != hashes[1] and hashes[0][:8] == hashes[1][:8]
+
+
+def test_torchscript_is_read_without_running_it(tmp_path, inception_state):
+    network = inception_v3.InceptionV3().eval()
+    network.load_state_dict(inception_state)
+    path = tmp_path / "inception.pt"
+    torch.jit.trace(network, torch.zeros(1, 3, 75, 75), check_trace=False).save(path)
+    detector = detectors.open_detector("inception", weights=str(path))
+    x = torch.randint(256, [1, 3, 30, 30], dtype=torch.uint8)
+    expected = detectors.assemble("inception", dict(inception_state), "", "tf", "cpu").features(x)
+    torch.testing.assert_close(detector.features(x), expected)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"--detector-weights: .*inception\.pt: is no file of weights"):
+        detectors.open_detector("inception", weights=str(path))

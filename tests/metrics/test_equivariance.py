@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dnnlib.errors import UserError
 from metrics.equivariance import equivariance, lanczos, round_kernel, translate, turn
 from metrics.stopping import Stopped
 
@@ -93,3 +94,9 @@ def test_can_be_stopped():
     answers = iter([True, False])
     with pytest.raises(Stopped):
         equivariance(Waves(), latents, "eqt_int", 20, batch_size=4, keep_going=lambda: next(answers))
+
+
+def test_a_diverged_network_is_not_perfect():
+    """An error that is NaN was no error above 0, and so an infinite number of decibels."""
+    with pytest.raises(UserError, match="4 of 4 are NaN or infinite"):
+        equivariance(Waves(float("nan")), latents, "eqt_int", 4)

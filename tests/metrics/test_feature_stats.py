@@ -17,7 +17,7 @@ from torch_utils import distributed
 class Pictures:
     """Random images of two sizes and three channel counts; the numbers in `broken` cannot be read."""
 
-    reads_ahead = True
+    reads_ahead = may_skip = True
 
     def __init__(self, num: int, name: str = "pictures", key: str | None = None, broken: tuple[int, ...] = ()):
         self.num, self.name, self.key, self.broken = num, name, key, broken
@@ -141,3 +141,11 @@ def test_processes_share_the_work(tiny, tmp_path):
     for result in results:
         torch.testing.assert_close(result["features"], expected.features, rtol=1e-4, atol=1e-4)
         assert result["skipped"] == expected.skipped
+
+
+def test_long_names_and_paths_are_shortened_for_the_cache(tiny, tmp_path):
+    for name in ("é" * 200, "a/../b c"):
+        pictures = Pictures(3, key=name)
+        pictures.name = name
+        assert len(compute_features(pictures, tiny)) == 3
+    assert len(list((tmp_path / "cache" / "metrics").glob("*.json"))) == 2

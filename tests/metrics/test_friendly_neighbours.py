@@ -18,7 +18,7 @@ from metrics.sid_plots import draw_curves, draw_matrix
 class Blobs:
     """Images of a soft blob in a colour of its own, more or less noisy."""
 
-    reads_ahead = True
+    reads_ahead = may_skip = True
 
     def __init__(self, name: str, color: float, noise: float, num: int = 80):
         self.name, self.key, self.color, self.noise, self.num = name, None, color, noise, num

@@ -71,3 +71,9 @@ def test_refuses_what_is_not_finite():
         kernel_inception_distance(features(10, 1), x)
     with pytest.raises(ValueError, match="8 and of 5 dimensions"):
         kernel_inception_distance(features(10, 1), features(10, 0, dim=5))
+
+
+@pytest.mark.parametrize("seed", [-3, 2**32, 10**30])
+def test_any_seed_will_do(seed):
+    x = np.random.default_rng(0).normal(size=[20, 4])
+    assert kernel_inception_distance(x[:10], x[10:], seed=seed).value is not None

@@ -115,3 +115,8 @@ def test_scores_are_the_lower_the_better():
     assert metric_main.score({"metric": "csid5k", "results": {"csid5k": -2.0}}) == 2
     assert metric_main.score(result("dc5k5", _density=0.1, _coverage=0.7)) == -0.7
     assert metric_main.score({"metric": "fid5k", "results": {"fid5k": float("nan")}}) == float("inf")
+
+
+@pytest.mark.parametrize("name", ["fid99999k", "fid0k", "pr50k99999", "kid" + "9" * 5000 + "k"])
+def test_sizes_that_nobody_can_compute_are_not_known(name):
+    assert not metric_main.is_valid_metric(name)

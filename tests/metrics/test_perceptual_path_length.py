@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.errors import UserError
 from metrics.perceptual_path_length import for_lpips, perceptual_path_length, slerp, summary
+from torch_utils import seeding
 
 DIM = 6
 
@@ -21,7 +23,7 @@ class Linear:
         return z[:, None].expand(-1, 3, -1)
 
     def synthesis(self, ws, noise_mode, force_fp32):
-        assert noise_mode == "const" and force_fp32
+        assert noise_mode == "random" and force_fp32
         return self.gain * ws[:, 0].reshape(len(ws), 1, 2, 3)
 
 
@@ -80,3 +82,22 @@ def test_images_for_lpips():
     assert for_lpips(x, crop=False).shape == (2, 3, 256, 256)
     assert for_lpips(x, crop=True).shape == (2, 3, 256, 256)  # the middle is half as large
     assert for_lpips(torch.ones(1, 3, 16, 16), crop=False).unique().tolist() == [255]
+
+
+def test_both_ends_of_a_step_meet_the_same_noise_and_each_path_another():
+    class Noisy(Linear):
+        def synthesis(self, ws, noise_mode, force_fp32):
+            self.noise = seeding.randn([len(ws), 1, 1, 1])
+            return super().synthesis(ws, noise_mode, force_fp32) * (1 + self.noise)
+
+    G = Noisy(0.01)
+    one = perceptual_path_length(G, latents, pixels, 6, batch_size=6)
+    near, far = G.noise.flatten().chunk(2)
+    assert torch.equal(near, far) and len(set(near.tolist())) == 6
+    other = perceptual_path_length(G, latents, pixels, 6, batch_size=4)
+    assert one.mean == pytest.approx(other.mean, rel=1e-3)
+
+
+def test_a_diverged_network_has_no_length():
+    with pytest.raises(UserError, match="8 of 8 are NaN or infinite"):
+        perceptual_path_length(Linear(float("nan")), latents, pixels, 8)

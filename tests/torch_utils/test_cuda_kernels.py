@@ -178,6 +178,31 @@ def test_every_kernel_compiles(arch):
         assert cuda_build.run_nvrtc(cuda_build.source_text("upfirdn2d"), element + factors, arch)
 
 
+@pytest.mark.parametrize("arch", ["sm_70", "sm_80", "sm_90", "sm_100"])
+def test_every_kernel_compiles_with_nvcc(arch, tmp_path):
+    """The compiler of the toolkit, where there is one, has an opinion of its own."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not on this machine")
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    if arch not in known:
+        pytest.skip(f"this nvcc does not know {arch}")
+    for dtype, element in cuda_build.ELEMENTS.items():
+        mode, up, down = STYLEGAN_LAYERS[element]
+        factors = {"UP_X": 2, "UP_Y": 1, "DOWN_X": 1, "DOWN_Y": 3, "TAPS_X": 4, "TAPS_Y": 4, "SEPARABLE": 0}
+        for source, defines in (
+            ("resample", cuda_ops.plan(dtype, up, down, (84, 84), mode)[1]),
+            ("upfirdn2d", (("ELEMENT", element), *factors.items())),
+            ("bias_act", (("ELEMENT", element),)),
+        ):
+            path = tmp_path / f"{source}.cu"
+            path.write_text(cuda_build.source_text(source))
+            macros = [f"-D{name}={value}" for name, value in defines]
+            command = [nvcc, "-std=c++17", "-cubin", f"-arch={arch}", *macros, "-o", str(path) + "bin", str(path)]
+            result = subprocess.run(command, capture_output=True, text=True)
+            assert result.returncode == 0, result.stderr
+
+
 COMPILE = (
     "from torch_utils.ops import cuda_build; run = cuda_build.run_nvrtc;"
     "cuda_build.run_nvrtc = lambda *args: print('compiling') or run(*args);"

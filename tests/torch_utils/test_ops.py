@@ -13,6 +13,7 @@ from torch_utils.ops import dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
+from torch_utils.ops.modulated_conv2d import modulated_conv2d
 from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 OPS = {
@@ -26,8 +27,8 @@ GOLDEN_FILES = {
 }
 GOLDEN = [case for name, ops in GOLDEN_FILES.items() for op in ops for case in golden_cases(name, op)]
 FILTERS = ("f", "fu", "fd")
-# (output, gradients): d2_* of conv2d_resample are stored in float32, filters are float32 everywhere.
-TOLERANCE = {torch.float64: (1e-6, 1e-6), torch.float32: (1e-5, 1e-4)}
+# d2_* of conv2d_resample are stored in float32, filters are float32 everywhere.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 
 
 def errors_of(case, dtype):
@@ -55,11 +56,10 @@ def errors_of(case, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", GOLDEN)
 def test_golden(case, dtype, impl):
-    of_output, of_gradient = TOLERANCE[dtype]
     with dispatch.forced(impl):
         errors = errors_of(case, dtype)
     for name, error in errors.items():
-        assert error < (of_output if name == "y" else of_gradient), name
+        assert error < TOLERANCE[dtype], name
 
 
 @pytest.mark.parametrize("case", golden_cases("ops_upfirdn2d", "setup_filter"))
@@ -258,6 +258,22 @@ def test_expanded_gradient():
     torch.testing.assert_close(grad, expected)
 
 
+def test_the_largest_factor_has_a_derivative():
+    """A factor that 32 bits do not hold ended the process in the backward pass."""
+    x = torch.ones(1, 1, 4, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(upfirdn2d(x, None, down=2**15).sum(), x)
+    assert grad[0, 0, 0, 0] == 1 and grad.sum() == 1
+
+
+@pytest.mark.parametrize("impl", dispatch.IMPLS)
+def test_images_without_rows(impl):
+    """What is padded round nothing is the bias."""
+    x, b = torch.zeros(1, 2, 0, 3), torch.tensor([1.0, -1.0])
+    assert torch.equal(upfirdn2d(x, TAPS, padding=3, impl=impl), torch.zeros(1, 2, 4, 7))
+    y = filtered_lrelu(x, None, None, b, padding=[0, 0, 2, 0], gain=1, impl=impl)
+    assert torch.equal(y, torch.zeros(1, 2, 2, 3))
+
+
 # What a caller can get wrong.
 
 X, TAPS, WEIGHT = torch.zeros(1, 2, 4, 4), torch.ones(3), torch.zeros(2, 2, 3, 3)
@@ -312,6 +328,26 @@ X, TAPS, WEIGHT = torch.zeros(1, 2, 4, 4), torch.ones(3), torch.zeros(2, 2, 3, 3
         (lambda: conv2d_resample(X, WEIGHT, padding=-1), ValueError, "padding"),
         (lambda: setup_filter([]), ValueError, "f has shape"),
         (lambda: setup_filter([[1, 2]], separable=True), ValueError, "separable"),
+        (lambda: setup_filter([1, 2], gain=float("nan")), ValueError, "gain is nan"),
+        (lambda: setup_filter([1, float("inf")]), ValueError, "f has taps that are NaN or infinite"),
+        (lambda: setup_filter([1, -1]), ValueError, "taps that sum to 0"),
+        (lambda: setup_filter([1] * 8, gain=-2), ValueError, "gain is -2.0, must be at least 0"),
+        (lambda: upfirdn2d(X, TAPS, gain=None), ValueError, "gain is None, must be a number"),
+        (lambda: bias_act(X, gain="2"), ValueError, "gain is '2', must be a number"),
+        (lambda: bias_act(X, clamp="2"), ValueError, "clamp is 2"),
+        (lambda: upfirdn2d(X, TAPS, down=2**32), ValueError, "down is 4294967296, must be at most 32768"),
+        (lambda: filtered_lrelu(X, up=2**15 + 1), ValueError, "up is 32769"),
+        (lambda: conv2d_resample(X, WEIGHT.to("meta")), ValueError, "w is on meta, must be on cpu"),
+        (lambda: conv2d_resample(X, WEIGHT, up=2**15), ValueError, "x upsampled and padded is 131072x131072"),
+        (
+            lambda: modulated_conv2d(X, WEIGHT[:, :1], X[:, :, 0, 0]),
+            ValueError,
+            r"weight .* must be \[out, 2, kh, kw\]",
+        ),
+        (lambda: modulated_conv2d(X, WEIGHT, X[0, :, 0, 0]), ValueError, r"styles has shape \[2\], must be \[1, 2\]"),
+        (lambda: modulated_conv2d(X, WEIGHT, X[:, :, 0, 0], input_gain=torch.ones(3)), ValueError, "input_gain has"),
+        (lambda: modulated_conv2d(X, WEIGHT, X[:, :, 0, 0].to("meta")), ValueError, "styles is on meta"),
+        (lambda: modulated_conv2d(X[0], WEIGHT, X[:, :, 0, 0]), ValueError, "x has shape"),
     ],
 )
 def test_bad_arguments(call, error, message):

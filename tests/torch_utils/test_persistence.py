@@ -44,8 +44,8 @@ def test_the_file_names_two_functions_and_nothing_else():
             return super().find_class(module, name)
 
     Recorder(io.BytesIO(pickle.dumps({"G": networks_stylegan2.Generator(**SMALL)}))).load()
-    assert named == set(persistence.SafeUnpickler.allowed)
-    assert {name for _, name in named} == {"_reconstruct_persistent_obj", "_rebuild_tensor"}
+    module = "torch_utils.persistence"
+    assert named == {(module, "_reconstruct_persistent_obj"), (module, "_rebuild_tensor")}
 
 
 def test_plain_pickle_reads_it_too():
@@ -82,7 +82,7 @@ class Shell:
         return os.system, ("touch should-not-exist",)
 
 
-@pytest.mark.parametrize("payload", [Shell(), {"G_ema": Shell()}, np.float64(1.0), torch.zeros(2)])
+@pytest.mark.parametrize("payload", [Shell(), {"G_ema": Shell()}, np.complex64, torch.nn.Linear(2, 2)])
 def test_anything_else_is_refused_by_name(payload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"which a snapshot has no business with"):
@@ -102,7 +102,7 @@ def test_classes_off_the_list_are_refused_by_name(name):
 
 @pytest.mark.parametrize("data", [b"", b"not a pickle", b"\x80\x04", pickle.dumps({"a": 1})[:-3]])
 def test_damaged_files_are_one_clear_error(data):
-    with pytest.raises(UserError, match="not a readable snapshot"):
+    with pytest.raises(UserError, match=r"^at byte \d+: "):
         persistence.load(io.BytesIO(data))
 
 
@@ -115,5 +115,5 @@ def test_arguments_must_be_data():
         def state_dict(self):
             return {}
 
-    with pytest.raises(TypeError, match="thing"):
+    with pytest.raises(UserError, match="arguments of Odd: thing is a object, which is no plain data"):
         pickle.dumps(Odd(object()))

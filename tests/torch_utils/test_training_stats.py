@@ -10,7 +10,7 @@ import torch
 
 from tests.torch_utils.processes import run_two
 from torch_utils import training_stats
-from torch_utils.training_stats import Collector, report, report0
+from torch_utils.training_stats import Collector, held, report, report0
 
 
 def test_equals_numpy():
@@ -148,6 +148,20 @@ def test_report0_and_fixed_rank(monkeypatch):
     assert report0("x", 3.0) == 3.0
     collector.update()
     assert (collector.num("x"), collector.mean("x")) == (1, 1)
+
+
+def test_held_reports_count_when_told():
+    collector = Collector()
+    with held() as count:
+        report("x", 1.0)
+    with held():
+        report("x", float("nan"))
+    collector.update()
+    assert collector.num("x") == 0
+    count()
+    report("x", 3.0)
+    collector.update()
+    assert (collector.num("x"), collector.mean("x")) == (2, 2.0)
 
 
 def test_saved_state_continues_exactly():

@@ -63,3 +63,12 @@ def test_a_stopped_evaluation_leaves_nothing(parts, tmp_path, capsys):
     judged.run(tmp_path / "network-snapshot-000001.pkl", events=None)
     assert "left out" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_network_is_not_watched(parts, tmp_path):
+    """What is wrong with it is said by training and by the metrics; the watch must not end a run."""
+    watch = DiversityWatch(*parts, labels=torch.zeros(40, 0))
+    next(parts[1].G_ema.synthesis.parameters()).fill_(float("nan"))
+    watch.tick(1000)
+    watch.save_neighbours(tmp_path / "neighbors.png")
+    assert watch.best_coverage == 0 and not (tmp_path / "neighbors.png").exists()

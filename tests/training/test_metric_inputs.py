@@ -1,13 +1,19 @@
 """What metrics look at: images as they lie, and images of a generator that do not depend on the batch."""
 
+import shutil
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from dnnlib.errors import UserError
+from metrics.detectors import open_detector
+from metrics.feature_stats import compute_features
 from tests.tiny import generator2
 from tests.training.test_source import write_images
-from training.metric_inputs import GeneratedImages, ImageSet, MirroredImages, NoiseImages
-from training.source import GaussianSource, LatentFeed
+from training.metric_inputs import GeneratedImages, ImageSet, MirroredImages, NoiseImages, name_apart, open_generated
+from training.source import GaussianSource, ImageSource, LatentFeed
 
 
 def test_images_as_they_are(tmp_path):
@@ -61,3 +67,48 @@ def test_labels_come_from_those_of_the_data():
     _, c = images.latents(range(40))
     counts = c.sum(dim=0)
     assert counts[1] == 0 and counts[0] > counts[2] > 0
+
+
+def spider_snapshot(tmp_path, num_images):
+    """Contents of a snapshot as a reader finds them: with three of the source's images."""
+    folder = write_images(tmp_path / "source", size=(8, 8), count=num_images)
+    source = ImageSource.open(folder)
+    kept = ImageSource(source.path, source.num_images, source.image_shape, source.fingerprint)
+    kept.images = source.images[:3].clone()
+    G = generator2(encoder={"kind": "flatten", "norm": "none"})
+    return {"G_ema": G, "source": kept}, source, folder
+
+
+def test_generated_images_come_from_all_of_the_source_where_it_still_lies(tmp_path):
+    """A thousand images that come again and again made the numbers of a snapshot worse than those of its training."""
+    contents, source, _ = spider_snapshot(tmp_path, 20)
+    images = open_generated(contents, "network.pkl", 50)
+    assert torch.equal(images.feed.source.images, source.images)
+    assert images.note is None and images.first(9).note is None
+
+
+def test_a_source_that_is_gone_is_a_note(tmp_path):
+    contents, _, folder = spider_snapshot(tmp_path, 20)
+    (folder / "000.png").write_bytes(b"no image")
+    for _ in range(2):  # changed, then gone
+        images = open_generated(contents, "network.pkl", 50).first(9)
+        assert len(images.feed.source.images) == 3
+        assert "3 source images that the snapshot carries, not from all 20" in images.note
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_images_of_a_diverged_network_are_no_images():
+    """As pixels NaN became a grey picture like any other, whose numbers looked fine."""
+    G = generator2()
+    next(G.synthesis.parameters()).fill_(float("nan"))
+    images = GeneratedImages(G, LatentFeed(GaussianSource(G.z_dim), G.mapping.encoder), 20)
+    assert images.read([3]) == ["number 3: NaN or infinite"]
+    with pytest.raises(UserError, match=r"20 of 20 images .* has diverged, use an earlier snapshot"):
+        compute_features(images, open_detector("tiny"))
+
+
+def test_sets_of_one_name_are_named_by_their_paths(tmp_path):
+    paths = [str(write_images(tmp_path / name, size=(8, 8), count=2)) for name in ("a/set", "b/set", "b/other")]
+    images = {path: ImageSet(path) for path in paths}
+    name_apart(images)
+    assert [one.name for one in images.values()] == [*paths[:2], "other"]

@@ -1,12 +1,14 @@
 """The training step: independent of how a batch is divided, ADA within its range, averages, skipped steps."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from tests.conftest import relative_error
 from tests.training.test_source import write_images
+from torch_utils import training_stats
 from training import losses, phases
 from training.config import TrainingOptions
 from training.phases import NotFinite, TrainingStep, blur
@@ -132,7 +134,8 @@ def test_a_step_can_be_stopped_between_its_phases(tmp_path, phases_before_stop):
 
 @pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])
 def test_one_bad_step_leaves_no_trace(tmp_path, cfg):
-    step = make_step(tmp_path, aug="noaug", cfg=cfg)
+    step = make_step(tmp_path, aug="ada", cfg=cfg)
+    collector = training_stats.Collector()
     run(step, 2)
     means = [mean.clone() for mean in step.running_means()]
     synthesis = step.state.G.synthesis
@@ -145,6 +148,10 @@ def test_one_bad_step_leaves_no_trace(tmp_path, cfg):
     assert torch.isfinite(step.state.pl_mean)
     assert torch.isfinite(run(step, 4)).all()
     assert set(step.num_skipped.values()) == {0}
+    assert torch.isfinite(step.state.augment_pipe.p)
+    collector.update()
+    assert collector["Loss/Gmain/skipped"] > 0
+    assert all(math.isfinite(collector[name]) for name in collector.names())
 
 
 def test_path_lengths_start_from_their_mean(tmp_path):

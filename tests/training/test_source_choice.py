@@ -67,3 +67,8 @@ def test_noise_can_win(folders):
 def test_refusals(folders, kwargs, words):
     with pytest.raises(UserError, match=words):
         resolve(options(folders, **kwargs))
+
+
+def test_noise_is_a_source_as_calc_sid_names_it(folders):
+    """`--source=$(python calc_sid.py … --best)` may say so."""
+    assert resolve(options(folders, source="noise")).config.source["kind"] == "gaussian"

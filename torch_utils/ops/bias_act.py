@@ -79,7 +79,9 @@ dispatch.register("bias_act", _bias_act_ref, _bias_act_kernel)
 
 
 def finite(name: str, value: float) -> float:
-    """`value` as a float; ValueError for NaN and infinity."""
+    """`value` as a float; ValueError for NaN, infinity and what is no number."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} is {value!r}, must be a number")
     value = float(value)
     if not abs(value) < float("inf"):  # torch.compile does not see through math.isfinite
         raise ValueError(f"{name} is {value}, must be finite")
@@ -96,7 +98,7 @@ def _check_arguments(x, b, dim, act, clamp):
 
 
 def check_clamp(clamp: float | None) -> None:
-    if clamp is not None and not clamp >= 0:
+    if clamp is not None and (isinstance(clamp, str) or not clamp >= 0):
         raise ValueError(f"clamp is {clamp}, must be None or at least 0")
 
 

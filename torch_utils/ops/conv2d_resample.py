@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from torch_utils.ops.upfirdn2d import (
     add_padding,
+    check_plane,
     downsample_padding,
     one_factor,
     parse_padding,
@@ -107,12 +108,15 @@ def _check_weight(x, w, groups):
         raise ValueError(f"w must be a tensor of the dtype of x, {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
+    if w.device != x.device:
+        raise ValueError(f"w is on {w.device}, must be on {x.device} like x")
     if groups < 1 or w.ndim != 4 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups != 0:
         raise ValueError(f"w has shape {list(w.shape)}, does not fit {x.shape[1]} channels of x in groups={groups}")
 
 
 def _check_size(x, w, up, down, padding):
     left, right, top, bottom = parse_padding(padding)
+    check_plane(x, (up, up), (left, right, top, bottom))
     height, width = x.shape[2] * up + top + bottom - w.shape[2] + 1, x.shape[3] * up + left + right - w.shape[3] + 1
     if min(height, width) < down:
         raise ValueError(f"padding {padding} leaves less than the kernel needs of an image of {list(x.shape[2:])}")

@@ -3,6 +3,7 @@
 import torch
 
 from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.upfirdn2d import check_image
 
 EPS = 1e-8
 
@@ -21,9 +22,9 @@ def modulated_conv2d(
     x: `[n, in, h, w]`; weight: `[out, in, kh, kw]`; styles: `[n, in]`; input_gain: scalar, `[in]` or `[n, in]`, applied
     to x and not undone by the demodulation; conv_kwargs: as of `conv2d_resample`. `grouped` scales the weights and runs
     one grouped convolution instead of scaling the activations around one dense convolution: the same numbers.
+    Raises ValueError that names the argument.
     """
-    n, in_channels = styles.shape
-    assert x.shape[:2] == (n, in_channels) and weight.shape[1] == in_channels
+    _check_arguments(x, weight, styles, input_gain)
     scale_out = demodulation(weight, styles) if demodulate else None  # [n, out]
     scale_in = styles if input_gain is None else styles * input_gain  # [n, in]
     if grouped:
@@ -47,3 +48,19 @@ def _grouped(x, weight, scale_in, scale_out, **conv_kwargs):
     x = x.reshape(1, -1, height, width)
     x = conv2d_resample(x, weights.flatten(0, 1).to(x.dtype), groups=n, **conv_kwargs)
     return x.reshape(n, -1, *x.shape[2:])
+
+
+def _check_arguments(x, weight, styles, input_gain):
+    check_image(x)
+    n, channels = x.shape[:2]
+    if weight.ndim != 4 or weight.shape[1] != channels:
+        raise ValueError(f"weight has shape {list(weight.shape)}, must be [out, {channels}, kh, kw] like x")
+    if styles.shape != (n, channels):
+        raise ValueError(f"styles has shape {list(styles.shape)}, must be [{n}, {channels}] like x")
+    if input_gain is not None and input_gain.shape not in ((), (channels,), (n, channels), (n, 1), (1, channels)):
+        raise ValueError(
+            f"input_gain has shape {list(input_gain.shape)}, must be [], [{channels}] or [{n}, {channels}]"
+        )
+    for name, tensor in (("weight", weight), ("styles", styles), ("input_gain", input_gain)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, must be on {x.device} like x")

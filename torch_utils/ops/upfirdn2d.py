@@ -26,7 +26,9 @@ def setup_filter(
     `f`: taps as a number, a list, an array or a tensor of one or two dimensions; None is the identity. `normalize`
     makes the taps sum to 1 (over each axis), `flip_filter` reverses them, `gain` is that of the filter as a whole.
     `separable` None keeps a one-dimensional `f` so from 8 taps on and expands a shorter one to two dimensions.
+    Raises ValueError that names the argument.
     """
+    gain = finite("gain", gain)
     taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(f"f has shape {list(taps.shape)}, must have one or two dimensions and be non-empty")
@@ -37,7 +39,15 @@ def setup_filter(
         raise ValueError("separable is True, but f has two dimensions")
     if taps.ndim == 1 and not separable:
         taps = torch.outer(taps, taps)
+    if not bool(taps.isfinite().all()):
+        raise ValueError("f has taps that are NaN or infinite")
+    if gain < 0 and taps.ndim == 1:
+        raise ValueError(
+            f"gain is {gain}, must be at least 0 for a separable filter: its root is taken along each axis"
+        )
     if normalize:
+        if float(taps.sum()) == 0:
+            raise ValueError("f has taps that sum to 0: they cannot be normalised; set normalize=False")
         taps = taps / taps.sum()
     if flip_filter:
         taps = taps.flip(list(range(taps.ndim)))
@@ -136,6 +146,7 @@ def downsample_padding(f: torch.Tensor | None, down: tuple[int, int]) -> tuple[i
     return (width - down[0] + 1) // 2, (width - down[0]) // 2, (height - down[1] + 1) // 2, (height - down[1]) // 2
 
 
+MAX_FACTOR = 2**15  # up and down: derivatives go up by what the op went down
 MAX_PLANE = 2**31 - 1  # pixels of a channel, upsampled and padded
 
 
@@ -206,8 +217,9 @@ def _resample(x, taps, spec):
     n, c, h, w = x.shape
     if x.numel() == 0:  # an empty batch, or all of the image was cropped
         return x.new_zeros([n, c, size[1], size[0]])
-    x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
-    weight = taps.expand(n * c, 1, *taps.shape)
+    if not torch.compiler.is_compiling():  # an exported graph needs a number of groups that does not follow the batch
+        x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
+    weight = taps.expand(x.shape[1], 1, *taps.shape)
     if spec.up != (1, 1):
         y = _spread(x, weight, spec)
     elif weight[0].numel() == 1 and spec.down == (1, 1):
@@ -301,6 +313,8 @@ def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
     values = _integers(name, scaling, lengths=(1, 2))
     if min(values) < 1:
         raise ValueError(f"{name} is {scaling}, must be at least 1")
+    if max(values) > MAX_FACTOR:
+        raise ValueError(f"{name} is {scaling}, must be at most {MAX_FACTOR}")
     return values[0], values[-1]
 
 

@@ -1,0 +1,379 @@
+"""train.py --resume=latest: to the bit, with what may differ and what may not, from damaged states, over processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.test_train import TINY, run_inside, snapshot_of, train
+from tests.training.test_source import write_images
+from torch_utils.launcher import STOPPED
+from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state
+
+TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    return {
+        "target": write_images(root / "target", size=(16, 16), count=20),
+        "source": write_images(root / "source", size=(16, 16), count=20, seed=1, mode="RGBA"),
+    }
+
+
+def spider(folders):
+    return [f"--source={folders['source']}", f"--data={folders['target']}", "--source-noise=0.1", "--target=0.1"]
+
+
+def leaves(tree, name=""):
+    """(name, value) of everything in a training state but times."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if not key.startswith((*TIMES, "tick_sec", "total_sec")):
+                yield from leaves(value, f"{name}.{key}")
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from leaves(value, f"{name}[{index}]")
+    else:
+        yield name, tree
+
+
+def state_of(run_dir):
+    path, complaints = newest_intact_state(run_dir)
+    assert complaints == []
+    return dict(leaves(read_state(path)))
+
+
+def stats_of(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith(TIMES)} for line in lines]
+
+
+def assert_same_run(a, b):
+    """Parameters, optimizers, ADA, statistics, generators of both processes, losses of every tick, pictures: all bits."""
+    first, second = state_of(a), state_of(b)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, name
+    assert stats_of(a) == stats_of(b)
+    pictures = sorted(path.name for path in a.glob("*.png"))
+    assert "fakes000000.png" in pictures
+    assert pictures == sorted(path.name for path in b.glob("*.png"))
+    for name in pictures:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def resume(run_dir, *args):
+    status, out, err = run_inside("--resume=latest", f"--outdir={run_dir.parent}", *args)
+    assert status == 0, out + err
+    return out
+
+
+@pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])
+@pytest.mark.parametrize("stop_at", [0.016, 0.024])  # at the end of a tick of 16 images, and in the middle of one
+def test_stopping_and_going_on_is_the_undisturbed_run_to_the_bit(tmp_path, folders, cfg, stop_at):
+    args = [*spider(folders), "--snap=1", "--kimg=0.048"]
+    whole, _ = train(tmp_path / "whole", *args, cfg=cfg)
+    parts, _ = train(tmp_path / "parts", *args, f"--kimg={stop_at}", cfg=cfg)
+    output = resume(parts, "--kimg=0.048")
+    assert "goes on from training-state-000000.pt" in output
+    assert "exactly where the run was left" in output
+    assert_same_run(whole, parts)
+    assert state_of(whole)[".training.counters.cur_nimg"] == 48
+    assert any(name.startswith(".training.optimizers.G") for name in state_of(whole))
+
+
+def test_a_third_stage_on_top_of_a_spider_goes_on_to_the_bit(tmp_path, folders):
+    """Image source -> stage one -> stage two -> stage three, which is stopped."""
+    data = f"--data={folders['target']}"
+    first, _ = train(tmp_path / "1", f"--source={folders['source']}", data, "--kimg=0.016")
+    second, _ = train(tmp_path / "2", f"--source={snapshot_of(first)}", data, "--kimg=0.016")
+    args = [f"--source={snapshot_of(second)}", data, "--source-encoder=conv"]
+    whole, _ = train(tmp_path / "whole", *args, "--kimg=0.032")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.008")
+    resume(parts, "--kimg=0.032")
+    assert_same_run(whole, parts)
+
+
+def stop_in_the_middle(command, sent=signal.SIGTERM):
+    """Start a run that would take long, stop it by a signal after its first tick; its output."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("tick 1"):
+            process.send_signal(sent)
+            break
+    output = "".join(lines) + process.communicate(timeout=60)[0]
+    assert process.returncode == STOPPED, output
+    return output
+
+
+def test_a_signal_in_the_middle_of_anything_changes_nothing(tmp_path, folders):
+    command = ["--cfg=stylegan2", *TINY, *spider(folders), f"--outdir={tmp_path / 'parts'}", "--kimg=1000"]
+    stop_in_the_middle(command)
+    (parts,) = (tmp_path / "parts").iterdir()
+    stopped_at = read_state(newest_intact_state(parts)[0])["training"]["counters"]["cur_nimg"]
+    kimg = (stopped_at // 16 + 2) * 0.016
+    resume(parts, f"--kimg={kimg}")
+    whole, _ = train(tmp_path / "whole", *spider(folders), f"--kimg={kimg}")
+    for name, value in state_of(whole).items():
+        other = state_of(parts)[name]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+    assert stats_of(whole) == stats_of(parts)
+
+
+def test_another_number_of_processes_goes_on_with_the_same_batches(tmp_path, folders):
+    args = [*spider(folders), "--fp32=1", "--aug=fixed", "--p=0.3"]
+    whole, _ = train(tmp_path / "whole", *args, "--kimg=0.032")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.016")
+    command = ["--resume=latest", f"--outdir={parts.parent}", "--kimg=0.032", "--gpus=2"]
+    output = subprocess.run(
+        [sys.executable, "train.py", *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert output.returncode == 0, output.stdout + output.stderr
+    assert "on 2 processes instead of 1" in output.stdout
+    assert "--gpus: 2 instead of None: equal up to rounding" in output.stdout
+    first, second = (read_state(newest_intact_state(run_dir)[0])["training"]["networks"] for run_dir in (whole, parts))
+    for network, tensors in first.items():
+        for name, tensor in tensors.items():
+            assert torch.allclose(tensor, second[network][name], rtol=1e-5, atol=1e-5), f"{network}.{name}"
+
+
+def test_two_processes_go_on_to_the_bit(tmp_path, folders):
+    args = [*spider(folders), "--gpus=2", "--snap=1"]
+    whole, _ = train(tmp_path / "whole", *args, "--kimg=0.032")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.024")
+    resume(parts, "--kimg=0.032")
+    assert_same_run(whole, parts)
+
+
+def test_metrics_and_the_best_snapshot_go_on(tmp_path, folders):
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1"]
+    whole, _ = train(tmp_path / "whole", *args, "--kimg=0.048")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.032")
+    resume(parts, "--kimg=0.048")
+
+    def values(run_dir):
+        lines = [json.loads(line) for line in (run_dir / "metric-fid1k.jsonl").read_text().splitlines()]
+        return [(line["kimg"], line["results"]) for line in lines]
+
+    assert [kimg for kimg, _ in values(whole)] == [0.016, 0.032, 0.048]
+    assert values(whole) == values(parts)
+    assert_same_run(whole, parts)
+
+
+@pytest.fixture(scope="module")
+def stopped_run(folders, tmp_path_factory):
+    run_dir, _ = train(tmp_path_factory.mktemp("stopped"), *spider(folders), "--kimg=0.016")
+    return run_dir
+
+
+def copy_of(run_dir, tmp_path):
+    twin = tmp_path / "runs" / run_dir.name
+    twin.mkdir(parents=True)
+    for path in run_dir.iterdir():
+        (twin / path.name).write_bytes(path.read_bytes())
+    return twin
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--batch=16"], "--batch=16: the run in"),
+        (["--cfg=stylegan3-t"], "--cfg=stylegan3-t: the run in"),
+        (["--source-encoder=conv"], "leave the flag out to continue it"),
+        (["--data=nowhere.zip"], "--data: nowhere.zip: no such file"),
+        (["--data=SOURCE"], "--data: does not hold the images"),
+        (["--data=OTHER"], "--data: does not hold the images"),
+        (["--source=OTHER"], "--source"),
+    ],
+)
+def test_another_run_is_not_continued(tmp_path, stopped_run, folders, args, words):
+    twin = copy_of(stopped_run, tmp_path)
+    other = write_images(tmp_path / "other", size=(16, 16), count=20, seed=5)
+    before = {path.name: path.read_bytes() for path in twin.iterdir()}
+    args = [arg.replace("SOURCE", str(folders["source"])).replace("OTHER", str(other)) for arg in args]
+    status, _, err = run_inside("--resume=latest", f"--outdir={twin.parent}", "--kimg=0.032", *args)
+    assert status == 2
+    assert words in err and len(err.splitlines()) == 1
+    after = {path.name: path.read_bytes() for path in twin.iterdir()}
+    after.pop("log.txt"), before.pop("log.txt")
+    assert after == before
+    assert len(list(twin.parent.iterdir())) == 1
+
+
+def test_what_may_differ_is_noted(tmp_path, stopped_run):
+    twin = copy_of(stopped_run, tmp_path)
+    output = resume(twin, "--kimg=0.024", "--gamma=3", "--workers=1", "--batch-gpu=4")
+    assert "--gamma: 3.0 from here on (so far: None)" in output
+    assert "--batch_gpu" not in output
+    assert "--batch-gpu: 4 instead of None: equal up to rounding" in output
+    options = json.loads((twin / "training_options.json").read_text())
+    assert (options["r1_gamma"], options["options"]["gamma"], options["batch_gpu_chosen"]) == (3, 3, 4)
+    assert "from here on" not in resume(twin, "--kimg=0.032")  # it is the run's own now
+
+
+def test_the_run_may_be_named_and_moved(tmp_path, stopped_run, folders):
+    twin = copy_of(stopped_run, tmp_path)
+    moved = tmp_path / "elsewhere"
+    folders["target"].rename(moved)
+    try:
+        status, out, err = run_inside(f"--resume={twin}", "--kimg=0.024", f"--data={moved}")
+    finally:
+        moved.rename(folders["target"])
+    assert status == 0, out + err
+    assert state_of(twin)[".training.counters.cur_nimg"] == 24
+    status, _, err = run_inside(f"--resume={tmp_path}", "--cfg=stylegan2")
+    assert status == 2
+    assert "is no run folder" in err
+
+
+def test_a_complete_run_is_left_as_it_is(tmp_path, stopped_run):
+    twin = copy_of(stopped_run, tmp_path)
+    before = {path.name: path.read_bytes() for path in twin.iterdir()}
+    assert "is complete (0.016 kimg)" in resume(twin)
+    assert {path.name: path.read_bytes() for path in twin.iterdir()} == before
+
+
+def test_latest_begins_where_there_is_nothing_yet(tmp_path, folders):
+    run_dir, output = train(tmp_path, *spider(folders), "--resume=latest", "--kimg=0.016")
+    assert "there is no run in" in output
+    assert run_dir.name.startswith("00000-")
+    status, _, err = run_inside(f"--outdir={tmp_path / 'empty'}", "--resume=latest")
+    assert status == 2
+    assert "--cfg is missing" in err
+
+
+def test_a_run_without_a_state_begins_again_in_its_folder(tmp_path, stopped_run):
+    twin = copy_of(stopped_run, tmp_path)
+    for path in [*numbered(twin, STATE_PATTERN), snapshot_of(twin)]:
+        path.unlink()
+    options = json.loads((twin / "training_options.json").read_text())
+    del options["finished_kimg"]
+    (twin / "training_options.json").write_text(json.dumps(options))
+    output = resume(twin)
+    assert "from its beginning" in output
+    assert_same_run(stopped_run, twin)
+    assert len(list(twin.parent.iterdir())) == 1
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, folders):
+    args = [*spider(folders), "--tick=1", "--batch=500", "--mbstd-group=1", "--snap=1"]
+    run_dir, _ = train(tmp_path, *args, "--kimg=2")
+    newest, older = numbered(run_dir, STATE_PATTERN)
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[: len(whole) // 2])
+    status, out, err = run_inside("--resume=latest", f"--outdir={run_dir.parent}", "--kimg=3", "--dry-run")
+    assert status == 0, err
+    assert f"{newest}: is damaged" in out
+    assert older.name in out
+    older.write_bytes(b"x" + older.read_bytes()[1:])
+    status, _, err = run_inside("--resume=latest", f"--outdir={run_dir.parent}", "--kimg=3", "--dry-run")
+    assert status == 2
+    assert "no older state is left" in err and len(err.splitlines()) == 1
+
+
+def test_old_files_go_and_the_best_and_last_stay(tmp_path, folders):
+    args = [f"--data={folders['target']}", "--tick=1", "--batch=500", "--mbstd-group=1", "--snap=1", "--kimg=4"]
+    run_dir, _ = train(tmp_path, *args, "--keep=1", "--metrics=fid1k")
+    best = Path(os.path.realpath(run_dir / "network-best.pkl"))
+    assert best.is_file()
+    kept = {path.name for path in run_dir.glob("network-snapshot-*.pkl")}
+    assert kept == {best.name, "network-snapshot-000004.pkl"}
+    assert [path.name for path in run_dir.glob("training-state-*")] == ["training-state-000004.pt"]
+
+
+def test_transfer_takes_over_what_is_asked_for(tmp_path, folders):
+    first, _ = train(tmp_path / "a", *spider(folders), "--kimg=0.032", "--aug=fixed", "--p=0.4")
+    args = [*spider(folders), f"--resume={snapshot_of(first)}", "--kimg=0.008"]
+    plain, _ = train(tmp_path / "b", *args)
+    taken, output = train(tmp_path / "c", *args, "--resume-augment=1", "--resume-optimizer=1")
+    assert "augmentation probability 0.400" in output
+    assert "G: the optimizer's moments of" in output
+    steps = {
+        name: state_of(run_dir)[".training.optimizers.G.mapping.fc0.weight.step"] for name, run_dir in
+        (("first", first), ("plain", plain), ("taken", taken))
+    }  # fmt: skip
+    assert steps["taken"] == steps["first"] + steps["plain"]
+    assert float(state_of(plain)[".training.augment_pipe.p"]) < 0.01
+    assert float(state_of(taken)[".training.augment_pipe.p"]) > 0.39
+    for path in numbered(first, STATE_PATTERN):
+        path.unlink()
+    status, _, err = run_inside("--cfg=stylegan2", *TINY, *args, "--resume-optimizer=1", f"--outdir={tmp_path / 'd'}")
+    assert status == 2
+    assert "--resume-optimizer=1: there is no training-state-000000.pt" in err
+
+
+def test_nan_ends_the_run_with_the_state_before_it(tmp_path, folders, monkeypatch):
+    from training import losses
+
+    honest, calls = losses.generator_loss, []
+
+    def breaks_later(logits):
+        calls.append(None)
+        return honest(logits) * (float("nan") if len(calls) > 3 else 1)
+
+    monkeypatch.setattr(losses, "generator_loss", breaks_later)
+    args = [f"--outdir={tmp_path}", "--cfg=stylegan2", *TINY, *spider(folders), "--nan-patience=2", "--kimg=0.1"]
+    status, out, err = run_inside(*args)
+    assert status == 2
+    assert "losses or gradients of Gmain were not finite in 3 steps in a row" in err
+    assert "training-state-000000.pt" in err and len(err.splitlines()) == 1
+    assert "2 more in a row are allowed" not in out and "1 more in a row are allowed (--nan-patience)" in out
+    (run_dir,) = tmp_path.iterdir()
+    counters = read_state(newest_intact_state(run_dir)[0])["training"]["counters"]
+    assert (counters["batch_idx"], counters["phases_done"]) == (2, 0)  # one call was that of the micro-batch's choice
+    monkeypatch.undo()
+    output = resume(run_dir, "--kimg=0.04", "--gamma=1")
+    assert "Done." in output
+    assert np.isfinite([line["Loss/G/loss"]["mean"] for line in stats_of(run_dir)]).all()
+
+
+def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, folders, monkeypatch):
+    from metrics import metric_main
+    from metrics.stopping import Stopped
+
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.016"]
+    honest, calls = metric_main.calc_metric, []
+
+    def interrupted(name, opts):
+        calls.append(name)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not opts.keep_going()
+        raise Stopped
+
+    monkeypatch.setattr(metric_main, "calc_metric", interrupted)
+    status, out, err = run_inside(f"--outdir={tmp_path / 'parts'}", "--cfg=stylegan2", *TINY, *args)
+    assert status == STOPPED, out + err
+    assert "left out" in out and len(calls) == 1
+    monkeypatch.setattr(metric_main, "calc_metric", honest)
+    (parts,) = (tmp_path / "parts").iterdir()
+    assert not (parts / "metric-fid1k.jsonl").exists()
+    resume(parts)
+    whole, _ = train(tmp_path / "whole", *args)
+    assert_same_run(whole, parts)
+    (line,) = (parts / "metric-fid1k.jsonl").read_text().splitlines()
+    assert json.loads(line)["kimg"] == 0.016
+    assert len(stats_of(parts)) == 1
