@@ -38,7 +38,7 @@ def be_killed_on_rank_1(device):
 def hang_on_rank_1(device):
     torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=3), torch.distributed.group.WORLD)
     if distributed.get_rank() == 1:
-        time.sleep(100)
+        time.sleep(300)
     distributed.barrier()
     return 0
 

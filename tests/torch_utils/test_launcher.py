@@ -26,7 +26,7 @@ def run(act, *args, is_torchrun=False):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
 
 
@@ -80,9 +80,11 @@ def test_a_process_that_hangs_is_not_waited_for():
     start = time.time()
     result = run("hang_on_rank_1")
     assert result.returncode == launcher.BROKEN
-    (line,) = lines_of(result)
+    lines = lines_of(result)
+    assert len(lines) == 1, result.stderr
+    (line,) = lines
     assert "process 0 of 2 has lost another one" in line and "--resume=latest" in line
-    assert time.time() - start < 60
+    assert time.time() - start < 150  # it sleeps for 300; a busy machine takes its time to start three processes
 
 
 def started(folder, process):
