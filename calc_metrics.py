@@ -145,4 +145,4 @@ def open_network(
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main)
+    dnnlib.cli.run(main, say=distributed.say_once)

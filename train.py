@@ -216,7 +216,8 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     try:
         with dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext():
             distributed.print0(f"Run folder: {run_dir}")
-            is_stopped = training_loop(config, run_dir, device, state_file)
+            with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
+                is_stopped = training_loop(config, run_dir, device, state_file)
     except (UserError, KeyboardInterrupt):
         if is_writer:
             remove_unstarted(run_dir)
@@ -227,4 +228,4 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main)
+    dnnlib.cli.run(main, say=distributed.say_once)

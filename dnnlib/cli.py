@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 
 import click
 
@@ -10,30 +11,45 @@ from dnnlib.errors import UserError
 SETS = frozenset({"--data", "--source", "--source-images", "--network", "--target"})  # options that take zips
 
 
-def run(command: click.Command) -> None:
-    """Run a click command as a program. Usage errors and `UserError` become one line on stderr and exit code 2."""
+def to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def run(command: click.Command, say: Callable[[str], None] = to_stderr) -> None:
+    """Run a click command as a program. Usage errors and `UserError` become one line on stderr and exit code 2.
+
+    say: prints an error; for programs of several processes, one that does not repeat what another has said.
+    """
     # What Pillow has to say about damaged metadata, in several lines each: what matters of it becomes an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         refuse_repeated(command, sys.argv[1:])
         status = command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        fail(error.format_message(), exit_code=0)
+        fail(error.format_message(), 0, say)
     except click.UsageError as error:
-        fail(f"Error: {one_line(error.format_message())} (see --help)")
+        fail(f"Error: {one_line(error.format_message())} (see --help)", 2, say)
     except click.ClickException as error:
-        fail(f"Error: {one_line(error.format_message())}")
+        fail(f"Error: {one_line(error.format_message())}", 2, say)
     except click.Abort:
-        fail("Aborted.", exit_code=130)
-    except UserError as error:
-        fail(f"Error: {one_line(str(error))}")
-    except OSError as error:  # a folder that may not be entered, a full disk
-        if error.filename is None:
-            raise
-        fail(f"Error: {error.filename}: {error.strerror}; check the path and its permissions")
+        fail("Aborted.", 130, say)
     except KeyboardInterrupt:
-        fail("Interrupted.", exit_code=130)
+        fail("Interrupted.", 130, say)
+    except Exception as error:
+        message = explanation(error)
+        if message is None:
+            raise
+        fail(message, 2, say)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def explanation(error: Exception) -> str | None:
+    """The line that tells the user what to mend; None for an error of ours."""
+    if isinstance(error, UserError):
+        return f"Error: {one_line(str(error))}"
+    if isinstance(error, OSError) and error.filename is not None:  # a folder that may not be entered, a full disk
+        return f"Error: {error.filename}: {error.strerror}; check the path and its permissions"
+    return None
 
 
 def refuse_repeated(command: click.Command, arguments: list[str]) -> None:
@@ -56,6 +72,6 @@ def one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-def fail(message: str, exit_code: int = 2) -> None:
-    print(message, file=sys.stderr)
+def fail(message: str, exit_code: int = 2, say: Callable[[str], None] = to_stderr) -> None:
+    say(message)
     sys.exit(exit_code)

@@ -24,7 +24,7 @@ def choose_micro_batch(config: TrainingConfig, state: TrainingState) -> int:
     if state.pl_mean.device.type == "cuda":
         best = next((n for n in reversed(choices) if fits_on_gpu(state, n)), choices[0])
     else:
-        limit = SHARE_OF_MEMORY * available_memory() / config.num_gpus
+        limit = SHARE_OF_MEMORY * available_memory() / distributed.get_local_world_size()
         per_image = saved_bytes(state, choices[0]) * SECOND_DERIVATIVES / choices[0]
         best = max((n for n in choices if n * per_image <= limit), default=choices[0])
     return min(distributed.gather_objects(best))

@@ -5,8 +5,9 @@ however it is divided over processes and accumulation rounds (for even micro-bat
 the first round of every process).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from dnnlib.errors import UserError
 from torch_utils import distributed, seeding, training_stats
+from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config import TrainingConfig
@@ -53,7 +55,12 @@ class Phase:
     module: torch.nn.Module
     optimizer: torch.optim.Optimizer
     interval: int
-    accumulate: Callable[[Batch, float], None]  # adds gradients of one micro-batch, times a gain
+    # Runs the losses of one micro-batch, times a gain; the one returned is left to be differentiated, others have been.
+    accumulate: Callable[[Batch, float], torch.Tensor]
+    reducer: GradientReducer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reducer = GradientReducer(in_order_of_use(self.module))
 
     def is_due(self, batch_idx: int) -> bool:
         return batch_idx % self.interval == 0
@@ -120,10 +127,9 @@ class TrainingStep:
         phase.module.requires_grad_(True)
         with training_stats.held() as count_reports:
             for batch in batches:
-                with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
-                    phase.accumulate(batch, phase.interval / len(batches))
+                self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
-        distributed.all_reduce_grads(phase.module.parameters())
+        phase.reducer.finish()
         if self.is_finite(phase):
             phase.optimizer.step()
             self.update_running_means(phase)
@@ -133,6 +139,13 @@ class TrainingStep:
                 mean.copy_(before)
         self.pl_lengths.clear()
         self.losses.clear()
+
+    def add_gradients(self, phase: Phase, batch: Batch, gain: float, is_last: bool) -> None:
+        """Of one micro-batch; with the last one's, the gradients of all begin to travel."""
+        with seeding.batch_rows(batch.rows, self.config.seed, self.state.cur_nimg, phase.name):
+            loss = phase.accumulate(batch, gain)
+            with phase.reducer.overlapping() if is_last else contextlib.nullcontext():
+                loss.backward()
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
@@ -162,9 +175,9 @@ class TrainingStep:
             )
         return batches
 
-    # Losses of one micro-batch. Each adds to the gradients of the phase's module.
+    # Losses of one micro-batch, for the gradients of the phase's module.
 
-    def generator_main(self, batch: Batch, gain: float) -> None:
+    def generator_main(self, batch: Batch, gain: float) -> torch.Tensor:
         """G makes D believe in its images."""
         c = batch.labels["Gmain"]
         images = self.synthesis(self.ws(batch, "Gmain"), update_emas=False)
@@ -173,9 +186,9 @@ class TrainingStep:
         training_stats.report("Loss/signs/fake", logits.sign())
         loss = losses.generator_loss(logits)
         training_stats.report("Loss/G/loss", loss)
-        self.learn(loss, gain)
+        return self.weighted(loss, gain)
 
-    def generator_path_length(self, batch: Batch, gain: float) -> None:
+    def generator_path_length(self, batch: Batch, gain: float) -> torch.Tensor:
         """Steps in w change the image by a constant amount (Karras 2020, eq. 4), on a part of the batch."""
         n = max(len(batch.rows) // PL_BATCH_SHRINK, 1)
         ws = self.ws(batch, "Greg", n)
@@ -190,9 +203,9 @@ class TrainingStep:
         training_stats.report("Loss/pl_penalty", penalty)
         loss = penalty * self.config.pl_weight
         training_stats.report("Loss/G/reg", loss)
-        self.learn(loss, gain)
+        return self.weighted(loss, gain)
 
-    def discriminator_main(self, batch: Batch, gain: float) -> None:
+    def discriminator_main(self, batch: Batch, gain: float) -> torch.Tensor:
         """D tells generated images from real ones. The running means of G are kept here."""
         with torch.no_grad():
             ws = self.ws(batch, "Dmain", update_emas=batch.is_first)
@@ -201,16 +214,16 @@ class TrainingStep:
         training_stats.report("Loss/scores/fake", fake_logits)
         training_stats.report("Loss/signs/fake", fake_logits.sign())
         fake_loss = losses.discriminator_fake_loss(fake_logits)
-        self.learn(fake_loss, gain)
+        self.weighted(fake_loss, gain).backward()
 
         real_logits = self.D(self.augmented(batch.real_images), batch.real_labels)
         training_stats.report("Loss/scores/real", real_logits)
         training_stats.report(SIGN_OF_REALS, real_logits.sign())
         real_loss = losses.discriminator_real_loss(real_logits)
-        self.learn(real_loss, gain)
         training_stats.report("Loss/D/loss", (fake_loss + real_loss).detach())
+        return self.weighted(real_loss, gain)
 
-    def discriminator_r1(self, batch: Batch, gain: float) -> None:
+    def discriminator_r1(self, batch: Batch, gain: float) -> torch.Tensor:
         """D is flat around the real images (Mescheder 2018)."""
         images = batch.real_images.detach().requires_grad_(True)
         logits = self.state.D(self.augmented(images), batch.real_labels)
@@ -218,7 +231,7 @@ class TrainingStep:
         training_stats.report("Loss/r1_penalty", penalty)
         loss = penalty * (self.config.r1_gamma / 2)
         training_stats.report("Loss/D/reg", loss)
-        self.learn(loss, gain)
+        return self.weighted(loss, gain)
 
     def ws(self, batch: Batch, phase: str, n: int | None = None, update_emas: bool = False) -> torch.Tensor:
         """w of every layer for the (first n) latents of a phase, `[n, num_ws, w_dim]`, styles mixed."""
@@ -256,11 +269,11 @@ class TrainingStep:
     def device(self) -> torch.device:
         return self.state.pl_mean.device
 
-    def learn(self, loss: torch.Tensor, gain: float) -> None:
-        """Add the gradients of the mean loss, times the gain."""
+    def weighted(self, loss: torch.Tensor, gain: float) -> torch.Tensor:
+        """The mean loss, times the gain, noted for `is_finite`."""
         mean = loss.mean().mul(gain)
         self.losses.append(mean.detach())
-        mean.backward()
+        return mean
 
     def is_finite(self, phase: Phase) -> bool:
         """Whether the step may be taken. Steps with NaN or Inf are left out; too many in a row end the run."""
@@ -328,6 +341,12 @@ class TrainingStep:
         overconfidence = np.sign(self.ada_stats[SIGN_OF_REALS] - target)
         step = self.config.batch_size * ADA_INTERVAL / (self.config.ada_kimg * 1000)
         pipe.p.copy_((pipe.p + float(overconfidence) * step).clamp(0, 1))
+
+
+def in_order_of_use(network: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """Parameters as a forward pass meets them: the mapping network, which is registered last, comes first."""
+    named = sorted(network.named_parameters(), key=lambda item: not item[0].startswith("mapping."))
+    return [param for _, param in named]
 
 
 def graphed(network: torch.nn.Module, backend: str = "cudagraphs") -> Callable[..., torch.Tensor]:

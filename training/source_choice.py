@@ -36,7 +36,8 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
     name_apart(pool | {options.data: target})
     request = Request(seed=options.seed, max_images=COMPARED_IMAGES)
     detector = open_detector(options.detector, options.detector_weights, device=device, verbose=True)
-    ranking = rank_sources(target, pool, detector, request)
+    with distributed.alone():
+        ranking = rank_sources(target, pool, detector, request)
     distributed.print0(table(ranking))
     why = ranking.as_dict()
     for source in why["sources"]:

@@ -37,7 +37,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     seed_random_state(config.seed, "process", distributed.get_rank())
     say("Loading data and source...")
     saved = None if state_file is None else read_state(state_file)
-    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=default_cache_bytes() // config.num_gpus)
+    cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
+    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
     state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
     if is_writer:
         evaluation_due = saved is not None and saved["evaluation_due"]

@@ -8,6 +8,7 @@ from dnnlib.errors import UserError
 from tests.tiny import write_images
 from training.config import TrainingOptions
 from training.resolve import resolve
+from training.source_choice import choose_source
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,17 @@ def test_the_friendliest_source_is_taken(folders, capsys):
     assert "near: CSID[tiny]" in dict(resolved.summary)["Chosen"]
     assert "rank" in capsys.readouterr().out
     assert "near-to-data" in resolved.config.desc
+
+
+def test_processes_that_have_not_met_yet_see_all_images(folders, tmp_path, monkeypatch):
+    """torchrun's processes choose before they join: each one for itself, and all alike."""
+    wanted = options(folders, source_pool=(str(folders["far"]), str(folders["near"])))
+    _, alone = choose_source(wanted, "cpu")
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "empty"))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    _, one_of_two = choose_source(wanted, "cpu")
+    assert one_of_two == alone
 
 
 def test_noise_can_win(folders):

@@ -1,0 +1,127 @@
+"""Runs of several processes: the same data in the same order, torchrun's agents, a worker that is lost."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.test_train import TINY
+from tests.training.test_phases import make_step
+from tests.training.test_source import write_images
+from torch_utils import distributed
+from training.dataset import BatchLoader, ImageFolderDataset
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def what_is_seen(step, dataset, num_processes, num_rounds, monkeypatch):
+    """Real images and latents of three steps, by their position in the batch, however it is divided."""
+    step.num_rounds = num_rounds
+    seen = []
+    for k in range(3):
+        images, latents = torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64)
+        for rank in range(num_processes):
+            monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+            monkeypatch.setattr(distributed, "get_world_size", lambda: num_processes)
+            step.state.cur_nimg = 8 * k
+            with BatchLoader(dataset, 8, rank, num_processes, seed=0, start=8 * k, num_workers=0) as loader:
+                for batch in step.micro_batches(step.phases, *next(loader)):
+                    rows = slice(batch.rows.start, None, batch.rows.step)
+                    images[rows] = batch.real_images
+                    latents[rows] = batch.draws["Gmain"]["index"]
+        seen += [images, latents]
+    return seen
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2])
+def test_data_and_latents_come_in_the_same_order_in_1_2_and_4_processes(tmp_path, monkeypatch, num_rounds):
+    step = make_step(tmp_path)
+    dataset = ImageFolderDataset(str(tmp_path / "data"))
+    one, *others = (what_is_seen(step, dataset, num, num_rounds, monkeypatch) for num in (1, 2, 4))
+    assert one[0].std() > 0.1 and not torch.equal(one[0], one[2])
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_memory_and_threads_are_shared_on_a_machine_only(monkeypatch):
+    variables = {"RANK": 9, "WORLD_SIZE": 16, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4, "MASTER_ADDR": "x"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    assert distributed.get_local_world_size() == 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    distributed.share_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    distributed.share_threads()
+    assert given == [2]
+
+
+def test_two_machines(tmp_path):
+    """Two agents of torchrun, as on two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = write_images(tmp_path / "data", size=(16, 16), count=20)
+    command = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two"]
+    command += [f"--rdzv-endpoint=127.0.0.1:{port}", "train.py", *TINY, "--cfg=stylegan2"]
+    command += [f"--data={data}", f"--outdir={tmp_path / 'runs'}"]
+    agents = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [agent.communicate(timeout=150)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(outputs)
+    assert sum("Run folder" in output for output in outputs) == 1
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert list(run_dir.glob("network-snapshot-*.pkl"))
+
+
+def workers_of(agent):
+    """Process ids by rank."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+            if parent == agent.pid:
+                with open(f"/proc/{pid}/environ") as file:
+                    variables = dict(item.split("=", 1) for item in file.read().split("\0") if "=" in item)
+                found[int(variables["RANK"])] = int(pid)
+        except (OSError, KeyError):
+            continue
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+def test_a_lost_worker_restarts_from_the_last_state(tmp_path):
+    data = write_images(tmp_path / "data", size=(16, 16), count=20)
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1", "train.py", *TINY]
+    command += ["--cfg=stylegan2", "--kimg=0.8", "--snap=1", "--resume=latest"]
+    command += [f"--data={data}", f"--outdir={tmp_path / 'runs'}"]
+    log = tmp_path / "output.txt"
+    with open(log, "w") as file:
+        agent = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+    deadline = time.time() + 100
+    while not list(tmp_path.glob("runs/*/training-state-*")):
+        assert agent.poll() is None and time.time() < deadline, log.read_text()
+        time.sleep(0.1)
+    os.kill(workers_of(agent)[1], signal.SIGKILL)
+    assert agent.wait(timeout=150) == 0, log.read_text()
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert "Done." in (run_dir / "log.txt").read_text()
+    kimg = [
+        float(line.split("kimg")[1].split()[0]) for line in log.read_text().splitlines() if line.startswith("tick ")
+    ]
+    assert kimg == sorted(kimg) and kimg[-1] == pytest.approx(0.8)
+    assert log.read_text().count("Run folder: ") == 2  # once before and once after
