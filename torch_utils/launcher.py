@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -62,7 +62,7 @@ def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
     Each process gets its own device of the kind. `work` must be importable by name.
     """
     if distributed.is_launched() and distributed.get_world_size() > 1:
-        return _launched(work, device, args)
+        _launched(work, device, args)
     if distributed.is_launched() or num_processes == 1:
         return work(*args, distributed.init(device=device))
     with tempfile.TemporaryDirectory() as folder:
@@ -72,15 +72,19 @@ def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
 # One of torchrun's processes
 
 
-def _launched(work: Work, device: str, args: tuple) -> int:
+def _launched(work: Work, device: str, args: tuple) -> NoReturn:
     distributed.share_threads()
     status, failure = _attempt(lambda: work(*args, distributed.init(device=device)))
     if failure is not None:
         distributed.say_once(failure.by(distributed.get_rank()), key=failure.text)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # backends may wait for the others while Python takes them down
-    return status
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process here. While Python takes them down, backends may wait for the others, and threads of theirs abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _attempt(work: Callable[[], int]) -> tuple[int, Failure | None]:
@@ -134,7 +138,7 @@ def _spawned(
     status, failure = _attempt(lambda: work(*args, distributed.init(rank, num_processes, meeting_point, device=device)))
     if failure is not None:
         reporter.send(failure)
-    sys.exit(status)
+    _leave(status)
 
 
 def _leave_with_parent() -> None:
