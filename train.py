@@ -42,7 +42,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import only_one
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
-from torch_utils.launcher import STOPPED, launch
+from torch_utils.launcher import STOPPED, launch, leaving_when_asked
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
@@ -218,13 +218,14 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     mode = "w" if state_file is None else "a"
     try:
         with (
+            leaving_when_asked(),
             nobody_else_in(run_dir),
             dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext(),
         ):
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
                 is_stopped = training_loop(config, run_dir, device, state_file)
-    except (UserError, KeyboardInterrupt):
+    except (UserError, KeyboardInterrupt, SystemExit):
         if is_writer and is_new:
             remove_unstarted(run_dir)
         raise
@@ -245,4 +246,5 @@ def nobody_else_in(run_dir: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main, say=distributed.say_once)
+    with leaving_when_asked():
+        dnnlib.cli.run(main, say=distributed.say_once)
