@@ -29,6 +29,7 @@ python train.py --resume=latest
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ import torch
 import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
+from dnnlib.files import only_one
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
-from torch_utils.launcher import STOPPED, launch
+from torch_utils.launcher import STOPPED, launch, leaving_when_asked
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
@@ -209,17 +211,22 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     if device.type == "cpu":
         misc.keep_freed_memory()
     is_writer = distributed.get_rank() == 0
+    is_new = run_dir is None
     if run_dir is None and is_writer:
         run_dir = make_run_dir(config.outdir, config.desc)
     run_dir, state_file = distributed.broadcast_object((run_dir, state_file))
     mode = "w" if state_file is None else "a"
     try:
-        with dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext():
+        with (
+            leaving_when_asked(),
+            nobody_else_in(run_dir),
+            dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext(),
+        ):
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
                 is_stopped = training_loop(config, run_dir, device, state_file)
-    except (UserError, KeyboardInterrupt):
-        if is_writer:
+    except (UserError, KeyboardInterrupt, SystemExit):
+        if is_writer and is_new:
             remove_unstarted(run_dir)
         raise
     distributed.barrier()
@@ -227,5 +234,17 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     return STOPPED if is_stopped else 0
 
 
+@contextlib.contextmanager
+def nobody_else_in(run_dir: Path) -> Iterator[None]:
+    """Two runs in one folder would write over each other. On all ranks; rank 0 looks."""
+    with only_one(run_dir) if distributed.get_rank() == 0 else contextlib.nullcontext(True) as is_alone:
+        if distributed.is_true_anywhere(not is_alone):
+            raise UserError(
+                f"--resume: another run goes on in {run_dir}; end it first, or leave out --resume for a new one"
+            )
+        yield
+
+
 if __name__ == "__main__":
-    dnnlib.cli.run(main, say=distributed.say_once)
+    with leaving_when_asked():
+        dnnlib.cli.run(main, say=distributed.say_once)

@@ -4,6 +4,7 @@ Several processes speak with one voice: an error that all of them meet is printe
 that a process lost another one is said only where nothing tells why.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -54,6 +55,25 @@ class Failure:
     def by(self, rank: int) -> str:
         """As it is printed: a line speaks for itself, a traceback needs to be told from those of the other ranks."""
         return "\n".join(f"[rank {rank}] {line}" for line in self.text.splitlines()) if self.is_traceback else self.text
+
+
+@contextlib.contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 mean: leave with STOPPED. For the time in which there is nothing to save yet: whoever queues a
+    stopped run again need not know how far it had come."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(STOPPED)
+
+    before = {number: signal.signal(number, leave) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
@@ -112,9 +132,10 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
         processes[-1].start()
         reporter.close()  # the process has its own end; when that one closes, too, there is nothing more to read
         reports.append(report)
-    # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked: set[int] = set()
+    # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. One that was sent to this
+    # process alone is passed on as another signal, which does not count as the second Ctrl-C.
+    signal.signal(signal.SIGINT, lambda number, _: _pass_on(signal.SIGTERM, processes, asked))
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
     killed = _wait_for(processes)

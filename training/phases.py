@@ -130,13 +130,15 @@ class TrainingStep:
                 self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
         phase.reducer.finish()
-        if self.is_finite(phase):
+        is_finite = self.is_finite(phase)
+        if is_finite:
             phase.optimizer.step()
             self.update_running_means(phase)
             count_reports()
-        else:  # nothing of this phase is kept
+        else:  # nothing of this phase is kept, in the state that is remembered neither
             for mean, before in zip(self.running_means(), means_before, strict=True):
                 mean.copy_(before)
+        self.count_skipped(phase, is_finite)
         self.pl_lengths.clear()
         self.losses.clear()
 
@@ -276,12 +278,15 @@ class TrainingStep:
         return mean
 
     def is_finite(self, phase: Phase) -> bool:
-        """Whether the step may be taken. Steps with NaN or Inf are left out; too many in a row end the run."""
+        """Whether the step may be taken: no loss and no gradient, on any rank, is NaN or infinite."""
         grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
         total = torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()
         # The gradients are the same on all ranks by now, the losses are not; a sum with a NaN in it is NaN.
         total = total + distributed.all_sum(torch.stack(self.losses).sum())
-        is_finite = bool(torch.isfinite(total))
+        return bool(torch.isfinite(total))
+
+    def count_skipped(self, phase: Phase, is_finite: bool) -> None:
+        """Steps with NaN or Inf have been left out; too many in a row end the run."""
         training_stats.report(f"Loss/{phase.name}/skipped", float(not is_finite))
         was_in_trouble = any(self.num_skipped.values())
         if not is_finite and not was_in_trouble:
@@ -291,7 +296,6 @@ class TrainingStep:
             self.before_trouble(False)
         if not is_finite:
             self.complain(phase)
-        return is_finite
 
     def complain(self, phase: Phase) -> None:
         num, patience, kimg = self.num_skipped[phase.name], self.config.nan_patience, self.state.cur_nimg / 1000

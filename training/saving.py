@@ -134,10 +134,13 @@ class Saver:
         self.remembered = self.capture() if is_in_trouble else None
 
     def save_remembered(self) -> Path:
-        """Write that copy, wait for it, and return its path."""
+        """Write that copy, wait for it, and return its path. On all ranks."""
         assert self.remembered is not None
         self.save_state(self.remembered)
-        self.writer.wait()
+        try:
+            self.writer.wait()
+        finally:
+            distributed.barrier()  # processes that end before the writer is done would have it ended as well
         return state_path(self.run_dir, self.remembered["training"]["counters"]["cur_nimg"])
 
     def rescue(self) -> None:
