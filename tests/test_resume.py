@@ -20,6 +20,7 @@ from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
 from training.resume import rewind_files
+from training.snapshot import load_snapshot
 
 TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
 
@@ -186,6 +187,23 @@ def test_metrics_and_the_best_snapshot_go_on(tmp_path, folders):
     assert [kimg for kimg, _ in values(whole)] == [0.016, 0.032, 0.048]
     assert values(whole) == values(parts)
     assert_same_run(whole, parts)
+
+
+def test_a_signal_does_not_replace_the_best_snapshot(tmp_path, folders, monkeypatch):
+    from training.progress import Progress
+
+    def signalled(progress):
+        if progress.state.cur_nimg == 24:  # after the tick whose snapshot, of the same thousand images, is the best
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "step", signalled)
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.1"]
+    status, out, err = run_inside(f"--outdir={tmp_path}", "--cfg=stylegan2", *TINY, *args)
+    assert status == STOPPED, err
+    assert "is the best snapshot so far and stays" in out
+    (run_dir,) = tmp_path.iterdir()
+    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == 16
+    assert read_state(newest_intact_state(run_dir)[0])["training"]["counters"]["cur_nimg"] == 24
 
 
 @pytest.fixture(scope="module")

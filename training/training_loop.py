@@ -111,7 +111,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
                 progress.step()
                 if stop.is_asked_anywhere():
                     saver.save_state(saver.capture())
-                    saver.save_snapshot()
+                    saver.save_snapshot(may_replace_best=False)
                 elif saver.is_due_anywhere():
                     saver.save_state(saver.capture())
         saver.finish(is_complete=not stop.is_agreed)
