@@ -66,6 +66,10 @@ def comma_separated(context: click.Context, param: click.Parameter, value: str) 
     return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
 
 
+def coreset_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(sorted(metric_names(context, param, value)))  # so that prior,target is target,prior to a resumed run
+
+
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     names = comma_separated(context, param, value)
     return () if names == ("none",) else names
@@ -94,6 +98,14 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
 @click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
+@click.option(
+    "--coreset",
+    help="Batches that cover more (Small-GAN): chosen from many candidates, the latents (prior), the real images (target)",
+    metavar="[prior|target|prior,target|none]",
+    callback=coreset_names,
+    default="none",
+)
+@click.option("--coreset-factor", help="Candidates for each sample of a batch  [default: 4]", metavar="INT", type=int)
 @click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )

@@ -272,6 +272,8 @@ def test_help_lists_every_official_flag():
         "deterministic",
         "keep",
         "nan-patience",
+        "coreset",
+        "coreset-factor",
         "resume-augment",
         "resume-optimizer",
     ]

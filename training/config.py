@@ -10,6 +10,10 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from training.augment import AUGPIPES
 
+CORESETS = ("prior", "target")
+CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
+MAX_CORESET_FACTOR = 64
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -81,6 +85,8 @@ class TrainingOptions:
     source_encoder: str | None = None
     source_norm: str = "standardize"
     source_noise: float = 0.0
+    coreset: tuple[str, ...] = ()
+    coreset_factor: int | None = None
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -159,6 +165,22 @@ class TrainingOptions:
         )
         for name in self.metrics:
             metric_main.find_metric(name)
+        self._check_coreset()
+
+    def _check_coreset(self) -> None:
+        for name in self.coreset:
+            if name not in CORESETS:
+                raise UserError(f"--coreset={name}: choose from {', '.join(CORESETS)}, or both with a comma")
+        factor = self.coreset_factor
+        if factor == 1:
+            raise UserError("--coreset-factor=1: chooses all candidates, which does nothing; use 4 to 8")
+        self._require(
+            "coreset_factor",
+            lambda value: 1 < value <= MAX_CORESET_FACTOR,
+            f"must be from 2 to {MAX_CORESET_FACTOR}; 4 to 8 are usual",
+        )
+        if factor is not None and not self.coreset:
+            raise UserError(f"--coreset-factor={factor}: needs --coreset=prior,target, or one of the two")
 
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
@@ -257,6 +279,8 @@ class TrainingConfig:
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = None
     """File or address of its weights."""
+    coreset: dict[str, Any] | None = None
+    """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

@@ -19,6 +19,7 @@ from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config import TrainingConfig
+from training.coreset import Coverage, PriorCoreset, TargetCoreset
 from training.dataset import Labels, to_float
 from training.source import Draw
 from training.state import TrainingState
@@ -79,6 +80,9 @@ class TrainingStep:
         # Networks as the main phases see them. Second derivatives go through the plain ones.
         self.synthesis = graphed(state.G.synthesis) if config.cuda_graphs else state.G.synthesis
         self.D = graphed(state.D) if config.cuda_graphs else state.D
+        self.prior_coreset = self._prior_coreset()
+        self.target_coreset: TargetCoreset | None = None  # by which the loader chooses real images
+        self.prior_coverage: dict[str, Coverage] = {}  # phase -> how well its latents cover their candidates
         self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
         self.pl_lengths: list[torch.Tensor] = []  # mean of each micro-batch, until the running mean takes them in
         self.num_skipped = {phase.name: 0 for phase in self.phases}  # in a row
@@ -94,6 +98,11 @@ class TrainingStep:
         yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main)
         if config.r1_gamma > 0:
             yield Phase("Dreg", s.D, s.D_opt, config.D_reg_interval, self.discriminator_r1)
+
+    def _prior_coreset(self) -> PriorCoreset | None:
+        chosen = self.config.coreset
+        is_on = chosen is not None and "prior" in chosen["of"]
+        return PriorCoreset(self.state.feed, chosen["factor"]) if is_on else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs beside the `TrainingState`. On all ranks."""
@@ -126,6 +135,7 @@ class TrainingStep:
         phase.optimizer.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
         with training_stats.held() as count_reports:
+            self.report_coverage(phase)
             for batch in batches:
                 self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
@@ -152,14 +162,22 @@ class TrainingStep:
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
         draws, mixing_draws, labels_of = {}, {}, {}
+        num = self.config.batch_size * (1 if self.prior_coreset is None else self.prior_coreset.factor)
         for phase in phases:
             gen = seeding.generator(self.config.seed, self.state.cur_nimg, phase.name, "latents")
-            draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+            draws[phase.name] = self.state.feed.draw(num, gen)
             if self.config.style_mixing_prob > 0:
-                mixing_draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+                mixing_draws[phase.name] = self.state.feed.draw(num, gen)
             labels_of[phase.name] = self.labels[
                 torch.randint(len(self.labels), [self.config.batch_size], generator=gen)
             ]
+        if self.prior_coreset is not None:
+            both, coverage = self.prior_coreset.choose(
+                [*draws.values(), *mixing_draws.values()], self.config.batch_size
+            )
+            chosen = iter(both)
+            draws, mixing_draws = ({name: next(chosen) for name in group} for group in (draws, mixing_draws))
+            self.prior_coverage = dict(zip(draws, coverage, strict=False))
         world, rank = distributed.get_world_size(), distributed.get_rank()
         batches = []
         for index in range(self.num_rounds):
@@ -176,6 +194,16 @@ class TrainingStep:
                 )
             )
         return batches
+
+    def report_coverage(self, phase: Phase) -> None:
+        """Coverage radii of the latents of a phase, and once a step of the real images; the same on all ranks."""
+        found = {"prior": self.prior_coverage.get(phase.name)}
+        if phase.name == "Dmain" and self.target_coreset is not None:
+            found["target"] = self.target_coreset.coverage(self.state.cur_nimg, self.config.batch_size)
+        for name, coverage in found.items():
+            if coverage is not None:
+                training_stats.report0(f"Coreset/{name}_radius", coverage.radius)
+                training_stats.report0(f"Coreset/{name}_radius_random", coverage.random_radius)
 
     # Losses of one micro-batch, for the gradients of the phase's module.
 

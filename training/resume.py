@@ -170,7 +170,7 @@ def merge(
 
 
 def shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
 
 
 def differences(name: str, before: Any, now: Any) -> list[str]:

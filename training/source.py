@@ -187,8 +187,11 @@ class NetworkSource(Source):
         return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        own = {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
-        return stage_images(self.network, self.feed.latents(own))
+        return stage_images(self.network, self.feed.latents(self.own_draw(draw)))
+
+    def own_draw(self, draw: Draw) -> Draw:
+        """The choices of the stage's feed, without those that the next stage added."""
+        return {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
 
     def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

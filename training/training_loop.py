@@ -11,6 +11,7 @@ from dnnlib.files import tolerated
 from torch_utils import distributed
 from training.checkpoint import fitting, read_state, seed_random_state, snapshot_path
 from training.config import TrainingConfig
+from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.memory import choose_micro_batch
@@ -51,6 +52,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
     evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
+    step.target_coreset = open_target_coreset(config, device)
     watch = DiversityWatch(config, state, labels)
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
@@ -65,6 +67,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
         seed=config.seed,
         start=state.cur_nimg,
         num_workers=config.num_workers,
+        order=None if step.target_coreset is None else step.target_coreset.order,
     )
     progress = Progress(run_dir, state, config.total_kimg, device)
     saver = Saver(run_dir, config, state, {"step": step, "progress": progress, "watch": watch}, batch_gpu)
