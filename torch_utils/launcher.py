@@ -109,11 +109,13 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
         reporter.close()  # the process has its own end; when that one closes, too, there is nothing more to read
         reports.append(report)
     # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked: set[int] = set()
+    before: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
+        before[number] = signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
     killed = _wait_for(processes)
+    for number, handler in before.items():  # other processes may be launched after these
+        signal.signal(number, handler)
     codes = [INTERRUPTED if -process.exitcode in asked else process.exitcode for process in processes]
     failures = {rank: failure for rank, report in enumerate(reports) if (failure := _read(report)) is not None}
     for rank, code in enumerate(codes):
@@ -158,7 +160,7 @@ def _pass_on(number: int, processes: Iterable[Any], asked: set[int]) -> None:
 
 def _wait_for(processes: list[Any]) -> set[int]:
     """Wait until all processes have ended. When one fails, the others get a moment; the ranks that had to be killed."""
-    deadline, killed = None, set()
+    deadline, killed = None, set[int]()
     while running := [rank for rank, process in enumerate(processes) if process.exitcode is None]:
         patience = None if deadline is None else max(deadline - time.monotonic(), 0)
         multiprocessing.connection.wait([processes[rank].sentinel for rank in running], patience)
