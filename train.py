@@ -100,6 +100,12 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
 @click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
 @click.option(
+    "--stage-cache",
+    help="With a snapshot as source: draw from a pool of N of its outputs that is refreshed gradually; 0 is off",
+    metavar="N",
+    type=int,
+)
+@click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )
 @click.option("--batch", help="Total batch size  [default: 32]", type=int)

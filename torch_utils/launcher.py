@@ -160,7 +160,8 @@ def _pass_on(number: int, processes: Iterable[Any], asked: set[int]) -> None:
 
 def _wait_for(processes: list[Any]) -> set[int]:
     """Wait until all processes have ended. When one fails, the others get a moment; the ranks that had to be killed."""
-    deadline, killed = None, set[int]()
+    deadline: float | None = None
+    killed: set[int] = set()
     while running := [rank for rank, process in enumerate(processes) if process.exitcode is None]:
         patience = None if deadline is None else max(deadline - time.monotonic(), 0)
         multiprocessing.connection.wait([processes[rank].sentinel for rank in running], patience)

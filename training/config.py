@@ -81,6 +81,7 @@ class TrainingOptions:
     source_encoder: str | None = None
     source_norm: str = "standardize"
     source_noise: float = 0.0
+    stage_cache: int | None = None
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -146,7 +147,7 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
             self._require(name, lambda value: value > 0, "must be positive")
-        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience"):
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache"):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
@@ -257,6 +258,8 @@ class TrainingConfig:
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = None
     """File or address of its weights."""
+    stage_cache: int | None = None
+    """Outputs of a network source that steps draw from; None: each step makes its own."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

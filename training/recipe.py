@@ -36,6 +36,7 @@ PATHS = frozenset({"data", "source", "source_pool", "resume", "detector_weights"
 SETS = frozenset({"data", "source", "source_pool"})  # paths that may be several, with commas between them
 LISTS = SETS | {"metrics"}
 NEEDS_SOURCE = frozenset({"source_encoder", "source_noise"})  # as defaults they pass over stages that start from noise
+NEEDS_NETWORK = frozenset({"stage_cache"})  # and these over stages that are fed by no other
 
 
 @dataclass(frozen=True)
@@ -281,9 +282,9 @@ def build_stage(name: str, options: dict[str, str], own: set[str], names: list[s
     if source is not None and "data" not in options:
         raise UserError(f"stage {name}: data is missing: what the stage shall make from the images of {source}")
     has_source = source is not None or ("data" in options and options.get("source", "noise") != "noise")
-    if not has_source:
-        for key in NEEDS_SOURCE - own:
-            options.pop(key, None)
+    passed_over = (frozenset() if has_source else NEEDS_SOURCE) | (NEEDS_NETWORK if source is None else frozenset())
+    for key in passed_over - own:
+        options.pop(key, None)
     for key in PATHS & set(options):
         options[key] = located(options[key], folder, key in SETS)
     if "resume" in options and Path(options["resume"]).is_dir():
@@ -298,4 +299,5 @@ def located(value: str, folder: Path, is_set: bool) -> str:
     if is_url(value) or value in TAKEN_NAMES:
         return value
     parts = [value] if not is_set or os.path.lexists(folder / value) else split_list(value)
-    return ",".join(part if is_url(part) or part == "noise" else os.path.join(folder, part) for part in parts)
+    here = (part if is_url(part) or part == "noise" else os.path.normpath(folder / part) for part in parts)
+    return ",".join(here)
