@@ -135,10 +135,13 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
     asked: set[int] = set()
     # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. One that was sent to this
     # process alone is passed on as another signal, which does not count as the second Ctrl-C.
-    signal.signal(signal.SIGINT, lambda number, _: _pass_on(signal.SIGTERM, processes, asked))
+    pass_on_quietly = lambda number, _: _pass_on(signal.SIGTERM, processes, asked)  # noqa: E731
+    before: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, pass_on_quietly)}
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
+        before[number] = signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
     killed = _wait_for(processes)
+    for number, handler in before.items():  # other processes may be launched after these
+        signal.signal(number, handler)
     codes = [INTERRUPTED if -process.exitcode in asked else process.exitcode for process in processes]
     failures = {rank: failure for rank, report in enumerate(reports) if (failure := _read(report)) is not None}
     for rank, code in enumerate(codes):

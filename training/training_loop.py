@@ -169,4 +169,4 @@ def set_up_backends(config: TrainingConfig) -> None:
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
