@@ -87,6 +87,7 @@ class TrainingOptions:
     source_noise: float = 0.0
     coreset: tuple[str, ...] = ()
     coreset_factor: int | None = None
+    stage_cache: int | None = None
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -152,7 +153,7 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
             self._require(name, lambda value: value > 0, "must be positive")
-        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience"):
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache"):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
@@ -281,6 +282,8 @@ class TrainingConfig:
     """File or address of its weights."""
     coreset: dict[str, Any] | None = None
     """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""
+    stage_cache: int | None = None
+    """Outputs of a network source that steps draw from; None: each step makes its own."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

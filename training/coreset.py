@@ -21,6 +21,7 @@ from training.dataset import sample_order
 from training.encoders import resize
 from training.metric_inputs import ImageSet, MirroredImages
 from training.source import Draw, ImageSource, LatentFeed, NetworkSource
+from training.stage_cache import StageCache
 
 PROJECTED_DIMS = 64  # of the detector's features
 PROJECTION_ROWS = 1 << 16  # that are projected at a time
@@ -87,7 +88,7 @@ def choose_rows(points: torch.Tensor, k: int) -> tuple[torch.Tensor, list[Covera
 class PriorCoreset:
     """Chooses among what the generator is fed."""
 
-    def __init__(self, feed: LatentFeed, factor: int):
+    def __init__(self, feed: LatentFeed | StageCache, factor: int):
         self.feed = feed
         self.factor = factor
         self.thumbnails = functools.cache(thumbnails)
@@ -102,13 +103,16 @@ class PriorCoreset:
         return chosen, coverage
 
     @torch.no_grad()
-    def keys(self, feed: LatentFeed, draw: Draw) -> torch.Tensor:
+    def keys(self, feed: LatentFeed | StageCache, draw: Draw) -> torch.Tensor:
         """What distances are measured between, `[N, d]` on the device: z as the generator gets it, with two exceptions.
 
         Of a trained network as source it is the z of that network: images of all candidates would cost `factor` times
         what the stage costs. Under a trained encoder it is the source images, 8x8: z moves while a step goes on, and
         what is chosen must not depend on which of its phases a run was stopped after.
         """
+        if isinstance(feed, StageCache):
+            values = feed.values(draw)  # z, or under a trained encoder images
+            return feed.latents(draw) if values.ndim == 2 else small(values)
         if isinstance(feed.source, NetworkSource):
             return self.keys(feed.source.feed, feed.source.own_draw(draw))
         if isinstance(feed.source, ImageSource) and feed.encoder.is_trainable:
@@ -118,7 +122,12 @@ class PriorCoreset:
 
 def thumbnails(source: ImageSource) -> torch.Tensor:
     """All images of a source, small: `[N, C * 8 * 8]` on its device."""
-    return torch.cat([resize(images, (KEY_SIDE, KEY_SIDE)).flatten(1) for images in source.all_batches()])
+    return torch.cat([small(images) for images in source.all_batches()])
+
+
+def small(images: torch.Tensor) -> torch.Tensor:
+    """`[n, C, h, w]` -> `[n, C * 8 * 8]`."""
+    return resize(images, (KEY_SIDE, KEY_SIDE)).flatten(1)
 
 
 class TargetChoice(NamedTuple):

@@ -29,6 +29,7 @@ from training.shards import set_name
 from training.snapshot import is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
+from training.stage_cache import block_size
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
 
@@ -60,6 +61,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     source, encoder_kwargs, source_line = describe_source(options)
     chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
     source |= {} if why_source is None else {"why": why_source}
+    stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     coreset, coreset_lines = choose_coreset(options, len(dataset), source, batch_size)
@@ -113,6 +115,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         detector=options.detector,
         detector_weights=options.detector_weights,
         coreset=coreset,
+        stage_cache=stage_cache,
     )
     if point is not None:
         point.check(config)
@@ -121,6 +124,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         ("Data", data_line),
         *chosen,
         ("Source", source_line),
+        *cache_lines,
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
         *coreset_lines,
@@ -287,6 +291,28 @@ def probe_source(path: str) -> tuple[str, int, str]:
     finally:
         files.close()
     return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
+
+
+def choose_stage_cache(
+    options: TrainingOptions, kind: str, batch_size: int
+) -> tuple[int | None, list[tuple[str, str]]]:
+    """`(outputs in the pool, lines)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
+    if not options.stage_cache:
+        hint = "off: every step runs the stages before; --stage-cache=4096 draws from a pool of their outputs instead"
+        return None, [("Cache", hint)] if kind == "network" else []
+    if kind != "network":
+        raise UserError(
+            f"--stage-cache={options.stage_cache} needs --source=SNAPSHOT.pkl: it keeps images of a network"
+        )
+    if options.stage_cache < batch_size:
+        raise UserError(f"--stage-cache={options.stage_cache} is less than the batch of {batch_size}; use 4096 or so")
+    new = block_size(batch_size)
+    return options.stage_cache, [
+        (
+            "Cache",
+            f"steps draw from {options.stage_cache:,} outputs of the stages before, {new} of them new at each step",
+        )
+    ]
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:

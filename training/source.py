@@ -236,9 +236,13 @@ class LatentFeed:
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         """The random choices for n samples: the source's, and the noise on z."""
         draw = self.source.draw(n, generator)
-        if self.encoder.noise_std > 0:
-            draw["noise"] = torch.randn([n, self.encoder.z_dim], generator=generator)
-        return draw
+        return draw | self.draw_noise(n, generator)
+
+    def draw_noise(self, n: int, generator: torch.Generator | None) -> Draw:
+        """That on z, if there is any."""
+        if self.encoder.noise_std == 0:
+            return {}
+        return {"noise": torch.randn([n, self.encoder.z_dim], generator=generator)}
 
     def latents(self, draw: Draw, encoder: Encoder | None = None) -> torch.Tensor:
         """z `[n, z_dim]`; through `encoder` where it is trained and has copies (G's and G_ema's)."""
@@ -247,9 +251,10 @@ class LatentFeed:
             z = self.table[draw["index"].to(self.source.device)]
         else:
             z = encoder(self.source.realize(draw))
-        if "noise" in draw:
-            z = z + encoder.noise_std * draw["noise"].to(z.device)
-        return z
+        return self.add_noise(z, draw)
+
+    def add_noise(self, z: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return z + self.encoder.noise_std * draw["noise"].to(z.device) if "noise" in draw else z
 
     def images(self, draw: Draw) -> torch.Tensor | None:
         """The source images behind a draw, `[n, C, h, w]` in [-1, 1]; None for noise."""
