@@ -145,7 +145,7 @@ def main(
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
     look = Look(class_idx, trunc, noise_mode)
     images = generate(sampler, seeds, look, Path(outdir), batch, is_kept=grid is not None or pairs)
-    names = save_pictures(sampler, seeds, images, Path(outdir), batch, grid, pairs)
+    names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs)
     saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler)}", *names])
     print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
 
@@ -185,6 +185,7 @@ def generate(
 def save_pictures(
     sampler: Sampler,
     seeds: list[int],
+    look: Look,
     images: torch.Tensor | None,
     folder: Path,
     batch: int,
@@ -199,15 +200,15 @@ def save_pictures(
             save_grid(folder / names[-1], to_float(images), columns=grid[0])
     if images is not None and pairs:
         names.append("pairs.png")
-        stages = [*pictures_before(sampler, seeds, batch), to_float(images)]
+        stages = [*pictures_before(sampler, seeds, look, batch), to_float(images)]
         with writing("--outdir"):
             save_stacks(folder / names[-1], stages, columns=grid[0] if grid else min(len(seeds), COLUMNS))
     return names
 
 
-def pictures_before(sampler: Sampler, seeds: list[int], batch: int) -> list[torch.Tensor]:
+def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) -> list[torch.Tensor]:
     """Source images and the images of earlier stages, each `[N, C, h, w]` in [-1, 1] on the CPU."""
-    parts = [sampler.pictures_before(seeds[first : first + batch]) for first in range(0, len(seeds), batch)]
+    parts = [sampler.pictures_before(seeds[first : first + batch], look) for first in range(0, len(seeds), batch)]
     return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
 
 

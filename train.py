@@ -41,7 +41,7 @@ from dnnlib.errors import UserError
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch
-from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.config import PRESETS, SOURCE_MATCHES, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.progress import make_run_dir, remove_unstarted
 from training.resolve import resolve
@@ -92,6 +92,12 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
 @click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
+@click.option(
+    "--source-match",
+    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
+    type=click.Choice(SOURCE_MATCHES),
+    default="random",
+)
 @click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )

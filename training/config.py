@@ -70,6 +70,9 @@ PRESETS = {
 }
 
 
+SOURCE_MATCHES = ("random", "label", "csid")
+
+
 @dataclass
 class TrainingOptions:
     """What the user asks for, named as the flags of train.py. None means: decide for me."""
@@ -81,6 +84,7 @@ class TrainingOptions:
     source_encoder: str | None = None
     source_norm: str = "standardize"
     source_noise: float = 0.0
+    source_match: str = "random"
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -128,6 +132,8 @@ class TrainingOptions:
             raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
         if self.resume is None and (self.resume_augment or self.resume_optimizer):
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
+        if self.source_match not in SOURCE_MATCHES:
+            raise UserError(f"--source-match={self.source_match}: choose from {', '.join(SOURCE_MATCHES)}")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -181,7 +187,8 @@ class TrainingConfig:
     training_set_kwargs: dict[str, Any]
     """Constructor arguments of the dataset."""
     source: dict[str, Any]
-    """`kind` (gaussian, images, network), `path` or `z_dim`, and after `--source=auto` `why` it was chosen."""
+    """`kind` (gaussian, images, network), `path` or `z_dim`; after `--source=auto` `why` it was chosen; with
+    `--source-match` the pairs of classes as `match`."""
     G_kwargs: dict[str, Any]
     """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
     D_kwargs: dict[str, Any]

@@ -128,9 +128,10 @@ class GeneratedImages:
             if self.labels is not None:
                 chosen.append(int(torch.randint(len(self.labels), [1], generator=gen)))
         draw: Draw = {name: torch.cat([one[name] for one in draws]) for name in draws[0]}
+        c = None if self.labels is None else self.labels[chosen].to(self.device)
         with torch.no_grad():
-            z = self.feed.latents(draw, self.G.mapping.encoder)
-        return z, None if self.labels is None else self.labels[chosen].to(self.device)
+            z = self.feed.latents(self.feed.match(draw, c), self.G.mapping.encoder)
+        return z, c
 
 
 class MirroredImages:

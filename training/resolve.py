@@ -24,9 +24,10 @@ from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
 from training.resume import ResumePoint
 from training.shards import set_name
-from training.snapshot import is_snapshot, load_snapshot
+from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
+from training.source_match import match_classes, match_line
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
 
@@ -58,6 +59,8 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     source, encoder_kwargs, source_line = describe_source(options)
     chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
     source |= {} if why_source is None else {"why": why_source}
+    match = match_classes(options, device) if point is None else point.config["source"].get("match")
+    source |= {} if match is None else {"match": match}
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     resume_line = describe_resume(options) if point is None else describe_continuation(point)
@@ -117,6 +120,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         ("Data", data_line),
         *chosen,
         ("Source", source_line),
+        *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
         ("Gamma", gamma_line),
@@ -270,7 +274,9 @@ def describe_source(options: TrainingOptions) -> tuple[dict[str, Any], dict[str,
 def probe_source(path: str) -> tuple[str, int, str]:
     """`(kind, channels, line)` of a source."""
     if is_snapshot(path):
-        network = load_snapshot(path, verbose=True)["G_ema"]
+        contents = load_snapshot(path, verbose=True)
+        check_stage(contents, path)
+        network = contents["G_ema"]
         height, width = image_size(network.img_resolution)
         colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
         return "network", network.img_channels, f"generator of {colors} images {width}x{height}"

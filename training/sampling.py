@@ -105,14 +105,22 @@ class Sampler:
             draw["last_noise"] = encoder.noise_std * torch.randn([1, encoder.z_dim], generator=gen)
         return draw
 
-    def draws(self, seeds: Sequence[int]) -> Draw:
-        """The random choices of several seeds, each `[n, ...]`."""
+    def draws(self, seeds: Sequence[int], look: Look | None = None) -> Draw:
+        """The random choices of several seeds, each `[n, ...]`; of images that the look's class is paired with."""
         draws = [self.draw(seed) for seed in seeds]
-        return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+        draw = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+        is_paired = isinstance(self.feed.source, ImageSource) and self.feed.source.pairs is not None
+        return self.feed.match(draw, self.labels(len(seeds), look or Look())) if is_paired else draw
+
+    def labels(self, n: int, look: Look) -> torch.Tensor | None:
+        """c `[n, c_dim]`, on the device; None for an unconditional network."""
+        c = label(self.network.c_dim, look.class_idx)
+        return None if c is None else c.to(self.device).expand(n, -1)
 
     @torch.no_grad()
-    def latents(self, seeds: Sequence[int]) -> Latents:
-        draw = self.draws(seeds)
+    def latents(self, seeds: Sequence[int], look: Look | None = None) -> Latents:
+        """look: decides the class, where source images depend on it."""
+        draw = self.draws(seeds, look)
         noise = draw.get("last_noise")
         return Latents(self.feed.latents(draw), None if noise is None else noise.to(self.device))
 
@@ -123,8 +131,7 @@ class Sampler:
         if isinstance(self.network, Cascade):
             z = self.generator.mapping.encoder(stage_images(self.network.first, z))
             z = z if latents.noise is None else z + latents.noise
-        c = label(self.network.c_dim, look.class_idx)
-        c = None if c is None else c.to(self.device).expand(len(z), -1)
+        c = self.labels(len(z), look)
         return self.generator.mapping(z, c, truncation_psi=look.truncation_psi)
 
     @torch.no_grad()
@@ -139,12 +146,12 @@ class Sampler:
 
     def images(self, seeds: Sequence[int], look: Look) -> torch.Tensor:
         """Images `[n, C, h, w]` in [-1, 1]."""
-        return self.synthesize(self.ws(self.latents(seeds), look), look.noise_mode, seeds)
+        return self.synthesize(self.ws(self.latents(seeds, look), look), look.noise_mode, seeds)
 
     @torch.no_grad()
-    def pictures_before(self, seeds: Sequence[int]) -> list[torch.Tensor]:
+    def pictures_before(self, seeds: Sequence[int], look: Look | None = None) -> list[torch.Tensor]:
         """What the last generator's images were made from: source images if any, then the images of earlier stages."""
-        draw = self.draws(seeds)
+        draw = self.draws(seeds, look)
         sources = self.feed.images(draw)
         earlier = self.network.stages(self.feed.latents(draw)) if isinstance(self.network, Cascade) else []
         return [*([] if sources is None else [sources]), *earlier]
@@ -332,7 +339,7 @@ class Walk:
         self.look = look
         self.batch = batch
         self.num_cells, self.num_keys = seeds.shape
-        keys = self.keys(sampler.latents(seeds.flatten().tolist()))
+        keys = self.keys(sampler.latents(seeds.flatten().tolist(), look))
         self.loops = [Loop(key.reshape(*seeds.shape, -1).cpu().numpy()) for key in keys]
 
     def keys(self, latents: Latents) -> list[torch.Tensor]:

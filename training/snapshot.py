@@ -76,6 +76,11 @@ def check_contents(contents: dict[str, Any]) -> None:
     source, z_dim = contents["source"], contents["G_ema"].z_dim
     if isinstance(source, GaussianSource) and source.z_dim != z_dim:
         raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
+    pairs = source.pairs if isinstance(source, ImageSource) else None
+    if pairs is not None and len(pairs) != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"the source pairs {len(pairs)} classes, and G_ema has {contents['G_ema'].c_dim}"
+        )
     for key in ("training_set_kwargs", "meta"):
         persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
 
@@ -120,10 +125,21 @@ def fingerprint_file(path_or_url: str) -> str:
 def open_network_source(path_or_url: str) -> NetworkSource:
     """The snapshot's `G_ema`, fed by the source that it was trained with, as a source for another generator."""
     contents = load_snapshot(path_or_url)
+    check_stage(contents, path_or_url)
     root = contents["source"]
     if isinstance(root, ImageSource):
         root = root.reopened()
     return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url))
+
+
+def check_stage(contents: dict[str, Any], shown: str) -> None:
+    """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
+    source = contents["source"]
+    if isinstance(source, ImageSource) and source.pairs is not None:
+        raise UserError(
+            f"{shown}: takes source images of the class that it shall make (--source-match), and an earlier stage is told "
+            "none; give a snapshot that was trained with --source-match=random"
+        )
 
 
 def feed_of(contents: dict[str, Any], device: torch.device | str = "cpu") -> LatentFeed:

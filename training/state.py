@@ -155,7 +155,8 @@ def open_source(config: TrainingConfig, verbose: bool) -> Source:
         return GaussianSource(config.source["z_dim"])
     with naming("--source"):
         if kind == "images":
-            return ImageSource.open(config.source["path"], seed=config.seed, verbose=verbose)
+            pairs = config.source.get("match", {}).get("pairs")
+            return ImageSource.open(config.source["path"], seed=config.seed, verbose=verbose, pairs=pairs)
         return open_network_source(config.source["path"])
 
 

@@ -19,6 +19,7 @@ from training.pictures import Pictures
 from training.progress import Progress, StopSignal
 from training.resume import rewind_files
 from training.saving import Saver, micro_batch_of
+from training.source_match import pair_lines
 from training.state import TrainingState, build_state
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)
@@ -53,6 +54,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
     if is_writer and saved is None:
+        for line in pair_lines(config.source.get("match")):
+            say(line)
         with naming("--data"):
             pictures.save_start()
     loader = BatchLoader(
