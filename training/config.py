@@ -90,6 +90,11 @@ class TrainingOptions:
     batch: int | None = None
     gamma: float | None = None
     cond: bool = False
+    prior: str | None = None
+    prior_detector: str = "auto"
+    prior_dim: int | None = None
+    prior_norm: str = "unit"
+    prior_sampling: str = "memory"
     mirror: bool = False
     aug: str = "ada"
     augpipe: str = "bgc"
@@ -134,6 +139,13 @@ class TrainingOptions:
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
         if self.source_match not in SOURCE_MATCHES:
             raise UserError(f"--source-match={self.source_match}: choose from {', '.join(SOURCE_MATCHES)}")
+        if self.prior not in (None, "features"):
+            raise UserError(f"--prior={self.prior}: choose features, or leave it out")
+        if self.prior is not None and self.cond:
+            raise UserError("--prior=features: conditions on features, and --cond=1 on labels; leave one of them out")
+        defaults = {"prior_detector": "auto", "prior_dim": None, "prior_norm": "unit", "prior_sampling": "memory"}
+        for name, usual in defaults.items() if self.prior is None else []:
+            self._require(name, lambda value, usual=usual: value == usual, "needs --prior=features")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -148,6 +160,7 @@ class TrainingOptions:
             "keep",
             "mbstd_group",
             "map_depth",
+            "prior_dim",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
@@ -252,6 +265,8 @@ class TrainingConfig:
     """Whether the augmentation probability came from the snapshot of `resume`."""
     resume_optimizer: bool = False
     """Whether the optimizers' moments came from the training state beside it."""
+    prior: dict[str, Any] | None = None
+    """Constructor arguments of the data instance prior; None for none."""
     keep: int | None = None
     """Snapshots and training states kept, beside the best; None: all snapshots, two states."""
     nan_patience: int = 10

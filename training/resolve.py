@@ -22,6 +22,8 @@ from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
+from training.prior import describe as describe_prior
+from training.prior_features import plan_prior
 from training.resume import ResumePoint
 from training.shards import set_name
 from training.snapshot import check_stage, is_snapshot, load_snapshot
@@ -64,7 +66,8 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     resume_line = describe_resume(options) if point is None else describe_continuation(point)
-    shape = network_shape(dataset)
+    prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
+    shape = network_shape(dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
     is_fresh = options.resume is None
     config = TrainingConfig(
         cfg=options.cfg,
@@ -104,6 +107,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         deterministic=options.deterministic,
         num_workers=options.workers,
         data_fingerprint=data_info["fingerprint"],
+        prior=prior,
         resume_augment=options.resume_augment,
         resume_optimizer=options.resume_optimizer,
         keep=options.keep,
@@ -121,6 +125,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         *chosen,
         ("Source", source_line),
         *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
+        *([] if prior is None else [("Prior", describe_prior(prior))]),
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
         ("Gamma", gamma_line),

@@ -17,9 +17,10 @@ from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.mapping import SourceGenerator
 from training.networks_stylegan2 import Discriminator
+from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
-KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
+KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior")
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
@@ -29,22 +30,28 @@ KINDS: dict[str, tuple[type, ...]] = {
     "augment_pipe": (AugmentPipe, type(None)),
     "training_set_kwargs": (dict,),
     "meta": (dict,),
+    "prior": (InstancePrior, type(None)),
 }
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
     """Write the pickle, and a hash of it behind its end. A reader never sees half a file."""
-    assert set(contents) == set(KEYS)
     with atomic_write(path, sealed=True) as file:
-        pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump(complete(contents), file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
     """The same as a safetensors file, for programs that read no pickles; `read_snapshot` reads it back."""
-    assert set(contents) == set(KEYS)
-    data = tensor_files.pack(contents)
+    data = tensor_files.pack(complete(contents))
     with atomic_write(path) as file:
         file.write(data)
+
+
+def complete(contents: dict[str, Any]) -> dict[str, Any]:
+    """What is written: all parts; the prior only where there is one, as the only part that may be left out."""
+    kept = {key: value for key, value in contents.items() if key != "prior" or value is not None}
+    assert set(kept) | {"prior"} == set(KEYS)
+    return kept
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
@@ -80,6 +87,11 @@ def check_contents(contents: dict[str, Any]) -> None:
     if pairs is not None and len(pairs) != contents["G_ema"].c_dim:
         raise persistence.SnapshotError(
             f"the source pairs {len(pairs)} classes, and G_ema has {contents['G_ema'].c_dim}"
+        )
+    prior = contents["prior"]
+    if prior is not None and prior.dim != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"the prior makes conditions of {prior.dim} numbers, and G_ema takes {contents['G_ema'].c_dim}"
         )
     for key in ("training_set_kwargs", "meta"):
         persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
@@ -135,6 +147,11 @@ def open_network_source(path_or_url: str) -> NetworkSource:
 def check_stage(contents: dict[str, Any], shown: str) -> None:
     """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
     source = contents["source"]
+    if contents["prior"] is not None:
+        raise UserError(
+            f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
+            "was trained without"
+        )
     if isinstance(source, ImageSource) and source.pairs is not None:
         raise UserError(
             f"{shown}: takes source images of the class that it shall make (--source-match), and an earlier stage is told "

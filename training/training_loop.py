@@ -41,6 +41,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
     state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
+    if state.conditions is not None:
+        dataset.condition_on(state.conditions, state.conditions.prior.dim)
     if is_writer:
         evaluation_due = saved is not None and saved["evaluation_due"]
         rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
