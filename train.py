@@ -48,8 +48,10 @@ from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch, leaving_when_asked
 from training.cascade_run import CascadeRun
-from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.config import PRESETS, SOURCE_MATCHES, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
+from training.prior import NORMS as PRIOR_NORMS
+from training.prior import SAMPLINGS
 from training.progress import make_run_dir, remove_unstarted
 from training.recipe import read_recipe
 from training.resolve import resolve
@@ -120,12 +122,37 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     type=int,
 )
 @click.option(
+    "--source-match",
+    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
+    type=click.Choice(SOURCE_MATCHES),
+    default="random",
+)
+@click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )
 @click.option("--batch", help="Total batch size  [default: 32]", type=int)
 @click.option("--gamma", help="R1 regularization weight  [default: by resolution and batch]", type=float)
 # Optional features.
 @click.option("--cond", help="Train a conditional model", metavar="BOOL", type=bool, default=False)
+@click.option(
+    "--prior",
+    help="Condition on features of the training images (data instance prior)",
+    type=click.Choice(["features"]),
+)
+@click.option(
+    "--prior-detector",
+    help="Frozen network that they come from, or a file of weights; auto: inception if at hand, else tiny",
+    metavar="[auto|inception|vgg16|tiny|PATH]",
+    default="auto",
+)
+@click.option("--prior-dim", help="Reduce them to so many principal axes  [default: keep all]", metavar="INT", type=int)
+@click.option("--prior-norm", help="Their length", type=click.Choice(PRIOR_NORMS), default="unit")
+@click.option(
+    "--prior-sampling",
+    help="Where later images take theirs from: some of the data's, k-means centres with noise, a Gaussian mixture",
+    type=click.Choice(SAMPLINGS),
+    default="memory",
+)
 @click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
 @click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
 @click.option(

@@ -33,6 +33,7 @@ CLASS_MODULES = (
     "training.augment",
     "training.cascade",
     "training.source",
+    "training.prior",
 )
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels

@@ -74,6 +74,9 @@ PRESETS = {
 }
 
 
+SOURCE_MATCHES = ("random", "label", "csid")
+
+
 @dataclass
 class TrainingOptions:
     """What the user asks for, named as the flags of train.py. None means: decide for me."""
@@ -88,11 +91,17 @@ class TrainingOptions:
     coreset: tuple[str, ...] = ()
     coreset_factor: int | None = None
     stage_cache: int | None = None
+    source_match: str = "random"
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
     gamma: float | None = None
     cond: bool = False
+    prior: str | None = None
+    prior_detector: str = "auto"
+    prior_dim: int | None = None
+    prior_norm: str = "unit"
+    prior_sampling: str = "memory"
     mirror: bool = False
     aug: str = "ada"
     augpipe: str = "bgc"
@@ -135,6 +144,15 @@ class TrainingOptions:
             raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
         if self.resume is None and (self.resume_augment or self.resume_optimizer):
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
+        if self.source_match not in SOURCE_MATCHES:
+            raise UserError(f"--source-match={self.source_match}: choose from {', '.join(SOURCE_MATCHES)}")
+        if self.prior not in (None, "features"):
+            raise UserError(f"--prior={self.prior}: choose features, or leave it out")
+        if self.prior is not None and self.cond:
+            raise UserError("--prior=features: conditions on features, and --cond=1 on labels; leave one of them out")
+        defaults = {"prior_detector": "auto", "prior_dim": None, "prior_norm": "unit", "prior_sampling": "memory"}
+        for name, usual in defaults.items() if self.prior is None else []:
+            self._require(name, lambda value, usual=usual: value == usual, "needs --prior=features")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -149,6 +167,7 @@ class TrainingOptions:
             "keep",
             "mbstd_group",
             "map_depth",
+            "prior_dim",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
@@ -204,7 +223,8 @@ class TrainingConfig:
     training_set_kwargs: dict[str, Any]
     """Constructor arguments of the dataset."""
     source: dict[str, Any]
-    """`kind` (gaussian, images, network), `path` or `z_dim`, and after `--source=auto` `why` it was chosen."""
+    """`kind` (gaussian, images, network), `path` or `z_dim`; after `--source=auto` `why` it was chosen; with
+    `--source-match` the pairs of classes as `match`."""
     G_kwargs: dict[str, Any]
     """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
     D_kwargs: dict[str, Any]
@@ -268,6 +288,8 @@ class TrainingConfig:
     """Whether the augmentation probability came from the snapshot of `resume`."""
     resume_optimizer: bool = False
     """Whether the optimizers' moments came from the training state beside it."""
+    prior: dict[str, Any] | None = None
+    """Constructor arguments of the data instance prior; None for none."""
     keep: int | None = None
     """Snapshots and training states kept, beside the best; None: all snapshots, two states."""
     nan_patience: int = 10

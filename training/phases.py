@@ -173,6 +173,9 @@ class TrainingStep:
             labels_of[phase.name] = self.labels[
                 torch.randint(len(self.labels), [self.config.batch_size], generator=gen)
             ]
+            for of_phase in (draws, mixing_draws):
+                if phase.name in of_phase:  # source images of the classes that the labels are paired with
+                    of_phase[phase.name] = self.state.feed.match(of_phase[phase.name], labels_of[phase.name])
         if self.prior_coreset is not None:
             both, coverage = self.prior_coreset.choose(
                 [*draws.values(), *mixing_draws.values()], self.config.batch_size

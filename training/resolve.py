@@ -24,11 +24,14 @@ from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.networks_stylegan3 import check_resolution
 from training.precision import plan_precision
+from training.prior import describe as describe_prior
+from training.prior_features import plan_prior
 from training.resume import ResumePoint
 from training.shards import set_name
-from training.snapshot import is_snapshot, load_snapshot
+from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
+from training.source_match import match_classes, match_line
 from training.stage_cache import block_size
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
@@ -62,11 +65,14 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
     source |= {} if why_source is None else {"why": why_source}
     stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
+    match = match_classes(options, device) if point is None else point.config["source"].get("match")
+    source |= {} if match is None else {"match": match}
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     coreset, coreset_lines = choose_coreset(options, len(dataset), source, batch_size)
     resume_line = describe_resume(options) if point is None else describe_continuation(point)
-    shape = network_shape(dataset)
+    prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
+    shape = network_shape(dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
     is_fresh = options.resume is None
     config = TrainingConfig(
         cfg=options.cfg,
@@ -106,6 +112,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         deterministic=options.deterministic,
         num_workers=options.workers,
         data_fingerprint=data_info["fingerprint"],
+        prior=prior,
         resume_augment=options.resume_augment,
         resume_optimizer=options.resume_optimizer,
         keep=options.keep,
@@ -125,6 +132,8 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         *chosen,
         ("Source", source_line),
         *cache_lines,
+        *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
+        *([] if prior is None else [("Prior", describe_prior(prior))]),
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
         *coreset_lines,
@@ -279,7 +288,9 @@ def describe_source(options: TrainingOptions) -> tuple[dict[str, Any], dict[str,
 def probe_source(path: str) -> tuple[str, int, str]:
     """`(kind, channels, line)` of a source."""
     if is_snapshot(path):
-        network = load_snapshot(path, verbose=True)["G_ema"]
+        contents = load_snapshot(path, verbose=True)
+        check_stage(contents, path)
+        network = contents["G_ema"]
         height, width = image_size(network.img_resolution)
         colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
         return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
@@ -353,6 +364,11 @@ def choose_coreset(
     coreset: dict[str, Any] = {"of": list(options.coreset), "factor": factor}
     where = []
     if "prior" in options.coreset:
+        if "match" in source:
+            raise UserError(
+                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
+                "--source-match=random"
+            )
         if source["kind"] == "images":
             check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
         where.append(f"latents by {key_of_prior(options, source)}")

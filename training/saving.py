@@ -124,6 +124,7 @@ class Saver:
         networks = {"G": self.state.G, "D": self.state.D, "G_ema": generator, "augment_pipe": self.state.augment_pipe}
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
             "source": self.state.feed.source.root,
+            "prior": None if self.state.conditions is None else self.state.conditions.prior,
             "training_set_kwargs": {
                 "class_name": "training.dataset.ImageFolderDataset",
                 **self.config.training_set_kwargs,
