@@ -3,26 +3,80 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
 from metrics import metric_main
 from training.augment import AUGPIPES
+from training.layers import resolution_pyramid
+from training.losses import LOSSES
+from training.networks_stylegan3 import check_resolution
+
+W_DIM = 512
+MBSTD_GROUP = 4
+
+
+def check_pyramid(height: int, width: int) -> None:
+    """What StyleGAN2 makes."""
+    resolution_pyramid([height, width])
+
+
+def check_stylegan3(height: int, width: int) -> None:
+    """What StyleGAN3 makes, and StyleGAN2's discriminator sees."""
+    check_pyramid(height, width)
+    check_resolution(height if height == width else [height, width])
+
+
+def powers_of_two(smallest: int, largest: int) -> Callable[[int, int], None]:
+    """A check that images are squares with such a side."""
+    sides = [1 << e for e in range(smallest.bit_length() - 1, largest.bit_length())]
+
+    def check(height: int, width: int) -> None:
+        if height != width or height not in sides:
+            choices = ", ".join(f"{side}x{side}" for side in sides)
+            raise UserError(
+                f"images of {width}x{height} do not suit this --cfg, which makes {choices}: resize with "
+                "dataset_tool.py --resolution=WxH, or use --cfg=stylegan2"
+            )
+
+    return check
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A row of the configuration table."""
+    """A row of the configuration table. What has a flag is the default of that flag."""
 
-    network: str
-    """Module of the generator."""
-    map_depth: int
-    """Layers of the mapping network."""
+    generator: str
+    """Class of G."""
+    discriminator: str
+    """Class of D."""
+    check_size: Callable[[int, int], None]
+    """Raises `UserError` for a (height, width) that the networks cannot do."""
     glr: float
     """Learning rate of G."""
-    gamma_at_256: float | None
-    """R1 weight at 256x256, scaling with the number of pixels; None: StyleGAN2's rule, 0.0002 pixels / batch."""
+    dlr: float = 0.002
+    """Learning rate of D."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Of Adam, for both."""
+    loss: str = "logistic"
+    """Row of `training.losses.LOSSES`."""
+    gamma_at_256: float | None = None
+    """Weight of the penalty at 256x256, scaling with the number of pixels; None: StyleGAN2's rule, 0.0002 pixels / batch."""
+    D_reg_interval: int | None = None
+    """Steps from one penalty to the next, if the loss allows that; None: part of every step."""
+    D_steps: int = 1
+    """Steps of D for each of G."""
+    is_style_based: bool = False
+    """Whether G has a mapping network to w and style-modulated layers in mixed precision."""
+    has_minibatch_std: bool = False
+    """Whether D looks at groups of images."""
+    cbase: int = 32768
+    cmax: int = 512
+    z_dim: int = 512
+    map_depth: int | None = None
+    """Layers of the mapping network."""
     width_multiplier: int = 1
     """Factor on `--cbase` and `--cmax`, for generators whose convolutions are 1x1."""
     pl_weight: float = 0.0
@@ -37,28 +91,46 @@ class Preset:
     """Whether G tracks the magnitude of its activations (half-life 20 kimg)."""
     synthesis: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of G."""
+    judging: dict[str, Any] = field(default_factory=dict)
+    """Further constructor arguments of D."""
 
 
-# Beside each row the FID that the papers report on FFHQ; published figures, not measured with this code.
+STYLEGAN = {
+    "discriminator": "training.networks_stylegan2.Discriminator",
+    "D_reg_interval": 16,
+    "is_style_based": True,
+    "has_minibatch_std": True,
+}
+
+# Beside each row what its paper reports; published figures, not measured with this code.
 PRESETS = {
-    # Karras 2020: 2.84 at 1024x1024
+    # Karras 2020: FID 2.84 on FFHQ at 1024x1024
     "stylegan2": Preset(
-        network="training.networks_stylegan2",
+        **STYLEGAN,
+        generator="training.networks_stylegan2.Generator",
+        check_size=check_pyramid,
         map_depth=8,
         glr=0.002,
-        gamma_at_256=None,
         pl_weight=2.0,
         G_reg_interval=4,
         style_mixing_prob=0.9,
         synthesis={"fused_modconv_default": "inference_only"},
     ),
-    # Karras 2021, translation equivariant: 2.79 at 1024x1024
+    # Karras 2021, translation equivariant: FID 2.79 on FFHQ at 1024x1024
     "stylegan3-t": Preset(
-        network="training.networks_stylegan3", map_depth=2, glr=0.0025, gamma_at_256=2.0, magnitude_ema=True
+        **STYLEGAN,
+        generator="training.networks_stylegan3.Generator",
+        check_size=check_stylegan3,
+        map_depth=2,
+        glr=0.0025,
+        gamma_at_256=2.0,
+        magnitude_ema=True,
     ),
-    # Karras 2021, translation and rotation equivariant: 3.07 at 1024x1024
+    # Karras 2021, translation and rotation equivariant: FID 3.07 on FFHQ at 1024x1024
     "stylegan3-r": Preset(
-        network="training.networks_stylegan3",
+        **STYLEGAN,
+        generator="training.networks_stylegan3.Generator",
+        check_size=check_stylegan3,
         map_depth=2,
         glr=0.0025,
         gamma_at_256=2.0,
@@ -66,6 +138,57 @@ PRESETS = {
         blur_init_sigma=10.0,
         magnitude_ema=True,
         synthesis={"conv_kernel": 1, "use_radial_filters": True},
+    ),
+    # Radford 2016: features of D classify CIFAR-10 with 82.8 %; the paper gives no FID
+    "dcgan": Preset(
+        generator="training.networks_dcgan.Generator",
+        discriminator="training.networks_dcgan.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.0002,
+        dlr=0.0002,
+        betas=(0.5, 0.999),
+        gamma_at_256=0.0,
+        cbase=4096,
+        cmax=1024,
+        z_dim=100,
+    ),
+    # Miyato 2018: FID 21.7 on CIFAR-10, inception score 8.22; --cmax=1024 is the table for ImageNet
+    "sngan": Preset(
+        generator="training.networks_resnet.Generator",
+        discriminator="training.networks_resnet.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.0002,
+        dlr=0.0002,
+        betas=(0.0, 0.9),
+        loss="hinge",
+        gamma_at_256=0.0,
+        D_steps=5,
+        cbase=8192,
+        cmax=256,
+        z_dim=128,
+    ),
+    # Brock 2019, class-conditional: FID 8.7 on ImageNet at 128x128, inception score 98.8, with a batch of 2048
+    "biggan": Preset(
+        generator="training.networks_resnet.Generator",
+        discriminator="training.networks_resnet.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.00005,
+        dlr=0.0002,
+        betas=(0.0, 0.999),
+        loss="hinge",
+        gamma_at_256=0.0,
+        D_steps=2,
+        cbase=12288,
+        cmax=1536,
+        z_dim=120,
+        synthesis={
+            "is_spectral": True,
+            "is_hierarchical": True,
+            "has_attention": True,
+            "init": "orthogonal",
+            "embed_dim": 128,
+        },
+        judging={"is_wide": True, "has_attention": True, "init": "orthogonal"},
     ),
 }
 
@@ -96,14 +219,15 @@ class TrainingOptions:
     p: float = 0.2
     target: float = 0.6
     batch_gpu: int | None = None
-    cbase: int = 32768
-    cmax: int = 512
-    z_dim: int = 512
-    w_dim: int = 512
+    cbase: int | None = None
+    cmax: int | None = None
+    z_dim: int | None = None
+    w_dim: int | None = None
     glr: float | None = None
-    dlr: float = 0.002
+    dlr: float | None = None
+    loss: str | None = None
     map_depth: int | None = None
-    mbstd_group: int = 4
+    mbstd_group: int | None = None
     desc: str | None = None
     metrics: tuple[str, ...] = ()
     detector: str = "auto"
@@ -128,6 +252,8 @@ class TrainingOptions:
             raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
         if self.resume is None and (self.resume_augment or self.resume_optimizer):
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
+        if self.loss is not None and self.loss not in LOSSES:
+            raise UserError(f"--loss={self.loss}: choose from {', '.join(LOSSES)}")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -157,8 +283,19 @@ class TrainingOptions:
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
         )
+        self._check_fit()
         for name in self.metrics:
             metric_main.find_metric(name)
+
+    def _check_fit(self) -> None:
+        """Flags that the configuration has nothing for."""
+        missing = {"w_dim": None, "map_depth": None, "freezed": 0} if not self.preset.is_style_based else {}
+        missing |= {"mbstd_group": None} if not self.preset.has_minibatch_std else {}
+        for name, unset in missing.items():
+            if getattr(self, name) != unset:
+                raise UserError(
+                    f"--{name.replace('_', '-')}={getattr(self, name)}: --cfg={self.cfg} has no such thing; leave it out"
+                )
 
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
@@ -168,6 +305,22 @@ class TrainingOptions:
     @property
     def preset(self) -> Preset:
         return PRESETS[self.cfg]
+
+    def settled(self) -> "TrainingOptions":
+        """With the configuration's values for what was left open."""
+        preset = self.preset
+        defaults = {
+            "cbase": preset.cbase,
+            "cmax": preset.cmax,
+            "z_dim": preset.z_dim,
+            "w_dim": W_DIM if preset.is_style_based else None,
+            "glr": preset.glr,
+            "dlr": preset.dlr,
+            "loss": preset.loss,
+            "map_depth": preset.map_depth,
+            "mbstd_group": MBSTD_GROUP if preset.has_minibatch_std else None,
+        }
+        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
 
 @dataclass
@@ -199,9 +352,9 @@ class TrainingConfig:
     batch_gpu: int | None
     """Images that one process works on at a time; None: the most that fits."""
     mbstd_group: int
-    """Samples per group of the minibatch standard deviation."""
+    """Samples per group of the minibatch standard deviation; 1 where D has none."""
     r1_gamma: float
-    """Weight of the R1 regulariser."""
+    """Weight of the gradient penalty of the loss, R1 for most."""
     pl_weight: float
     """Weight of the path-length regulariser."""
     G_reg_interval: int | None
@@ -257,8 +410,12 @@ class TrainingConfig:
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = None
     """File or address of its weights."""
-    D_reg_interval: int = 16
-    """Steps from one R1 regularisation to the next."""
+    D_reg_interval: int | None = 16
+    """Steps from one gradient penalty to the next; None: part of every step."""
+    loss: str = "logistic"
+    """Row of `training.losses.LOSSES`."""
+    D_steps: int = 1
+    """Steps of D for each of G."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_gpus != 0:

@@ -15,15 +15,15 @@ from dnnlib.files import atomic_write, check_seal
 from torch_utils import persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
+from training.discriminator import ImageDiscriminator
 from training.mapping import SourceGenerator
-from training.networks_stylegan2 import Discriminator
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
-    "D": (Discriminator, type(None)),
+    "D": (ImageDiscriminator, type(None)),
     "G_ema": (SourceGenerator, Cascade),
     "source": (Source,),
     "augment_pipe": (AugmentPipe, type(None)),
