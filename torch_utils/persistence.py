@@ -32,6 +32,7 @@ CLASS_MODULES = (
     "training.networks_stylegan3",
     "training.networks_dcgan",
     "training.networks_resnet",
+    "training.networks_r3gan",
     "training.augment",
     "training.cascade",
     "training.source",

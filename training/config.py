@@ -190,6 +190,20 @@ PRESETS = {
         },
         judging={"is_wide": True, "has_attention": True, "init": "orthogonal"},
     ),
+    # Huang 2024: FID 2.75 on FFHQ at 256x256, 1.96 on CIFAR-10; its schedules (gamma, learning rate) are not built
+    "r3gan": Preset(
+        generator="training.networks_r3gan.Generator",
+        discriminator="training.networks_r3gan.Discriminator",
+        check_size=powers_of_two(16, 256),
+        glr=0.0002,
+        dlr=0.0002,
+        loss="relativistic",
+        gamma_at_256=15.0,
+        cbase=24576,
+        cmax=768,
+        z_dim=64,
+        synthesis={"embed_dim": 128},
+    ),
 }
 
 

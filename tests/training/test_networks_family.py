@@ -1,11 +1,12 @@
 """The convolutional networks: sizes as the papers' tables say, norms that move only when told, spectral norm."""
 
+import importlib
 import itertools
 
 import pytest
 import torch
 
-from training import conv_layers, networks_dcgan, networks_resnet, spectral
+from training import conv_layers, networks_resnet, spectral
 from training.config import PRESETS
 
 
@@ -17,7 +18,7 @@ def networks(cfg, c_dim, side, cmax=None):
     """G and D as the configuration builds them, without memory."""
     preset = PRESETS[cfg]
     widths = {"channel_base": preset.cbase, "channel_max": cmax or preset.cmax}
-    module = networks_dcgan if cfg == "dcgan" else networks_resnet
+    module = importlib.import_module(preset.generator.rpartition(".")[0])
     with torch.device("meta"):
         G = module.Generator(preset.z_dim, c_dim, side, 3, **widths, **preset.synthesis)
         return G, module.Discriminator(c_dim, side, 3, **widths, **preset.judging)
@@ -60,9 +61,23 @@ def test_biggan_is_tables_1_and_4_of_brock_2019():
     assert (num_parameters(G) + num_parameters(D)) / 1e6 == pytest.approx(158.3, abs=0.2)
 
 
+def test_r3gan_is_configuration_e_of_huang_2024():
+    """FFHQ at 256x256: 768 maps up to 32x32, then 384, 192, 96; 23.058 million parameters in G and 23.010 in D."""
+    G, D = networks("r3gan", 0, 256)
+    assert [stage.blocks[0].reduce.weight.shape[0] for stage in G.synthesis.stages] == [768] * 4 + [384, 192, 96]
+    assert G.synthesis.stages[0].blocks[0].mix.weight.shape == (1536, 16, 3, 3)
+    assert round(num_parameters(G) / 1e6, 3) == 23.058 and round(num_parameters(D) / 1e6, 3) == 23.010
+
+
+def test_r3gan_starts_without_its_residual_branches():
+    G, _ = small_networks("r3gan")
+    x = torch.randn(2, 16, 4, 4)
+    assert torch.equal(G.synthesis.stages[0](x), x)
+
+
 def small_networks(cfg):
     preset = PRESETS[cfg]
-    module = networks_dcgan if cfg == "dcgan" else networks_resnet
+    module = importlib.import_module(preset.generator.rpartition(".")[0])
     widths = {"channel_base": 128, "channel_max": 16}
     torch.manual_seed(0)
     G = module.Generator(16, 2, 16, 3, **widths, **preset.synthesis)
