@@ -148,6 +148,12 @@ def defaults(name: str) -> str:
 @click.option("--dlr", help=f"D learning rate  [default: {defaults('dlr')}]", type=float)
 @click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(list(LOSSES)))
 @click.option("--map-depth", help=f"Mapping network depth  [default: {defaults('map_depth')}]", type=int)
+@click.option(
+    "--grow-kimg",
+    help=f"Train each resolution for so long, then fade in the next for so long  [default: {defaults('grow_kimg')}]",
+    metavar="KIMG",
+    type=float,
+)
 @click.option("--mbstd-group", help=f"Minibatch std group size  [default: {MBSTD_GROUP}]", type=int)
 # Misc settings.
 @click.option("--desc", help="String to include in result dir name", metavar="STR")

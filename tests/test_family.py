@@ -19,6 +19,7 @@ from training.losses import LOSSES
 from training.snapshot import load_snapshot
 
 SMALL = "--device=cpu --batch=8 --cbase=128 --cmax=8 --z-dim=16 --tick=0.016 --snap=1 --workers=0".split()
+GROWING = ["--grow-kimg=0.01"]  # within the runs below: 4x4, 8x8 faded in, 8x8, 16x16 faded in
 STYLE_BASED = ["--w-dim=16", "--map-depth=2"]
 CONFIGURATIONS = [cfg for cfg in PRESETS if not PRESETS[cfg].is_style_based]
 
@@ -33,6 +34,7 @@ def folders(tmp_path_factory):
 
 
 def train(outdir, cfg, folders, *args):
+    args = [*(GROWING if PRESETS[cfg].grow_kimg else []), *args]
     small = [*SMALL, *(STYLE_BASED if PRESETS[cfg].is_style_based else []), f"--data={folders['target']}"]
     status, out, err = run_inside(f"--cfg={cfg}", f"--outdir={outdir}", *small, *args)
     assert status == 0, out + err
@@ -104,6 +106,7 @@ def test_every_loss_trains(tmp_path, folders, loss):
         (["--map-depth=2"], "--map-depth=2: --cfg=dcgan has no such thing"),
         (["--freezed=2"], "--freezed=2: --cfg=dcgan has no such thing"),
         (["--mbstd-group=2"], "--mbstd-group=2: --cfg=dcgan has no such thing"),
+        (["--grow-kimg=2"], "--grow-kimg=2.0: --cfg=dcgan has no such thing"),
         (["--data=WIDE"], "images of 24x16 do not suit this --cfg, which makes 16x16, 32x32, 64x64, 128x128"),
     ],
 )

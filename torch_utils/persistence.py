@@ -33,6 +33,7 @@ CLASS_MODULES = (
     "training.networks_dcgan",
     "training.networks_resnet",
     "training.networks_r3gan",
+    "training.networks_pggan",
     "training.augment",
     "training.cascade",
     "training.source",

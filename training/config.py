@@ -77,6 +77,8 @@ class Preset:
     z_dim: int = 512
     map_depth: int | None = None
     """Layers of the mapping network."""
+    grow_kimg: float | None = None
+    """Images, in thousands, for which a resolution is trained, and for which the next is faded in; None: does not grow."""
     width_multiplier: int = 1
     """Factor on `--cbase` and `--cmax`, for generators whose convolutions are 1x1."""
     pl_weight: float = 0.0
@@ -204,6 +206,20 @@ PRESETS = {
         z_dim=64,
         synthesis={"embed_dim": 128},
     ),
+    # Karras 2018: sliced Wasserstein distance; Karras 2019, table 1, gives its FID on CelebA-HQ at 1024x1024, 7.79
+    "pggan": Preset(
+        generator="training.networks_pggan.Generator",
+        discriminator="training.networks_pggan.Discriminator",
+        check_size=powers_of_two(16, 1024),
+        glr=0.001,
+        dlr=0.001,
+        loss="wgan-gp",
+        has_minibatch_std=True,
+        cbase=16384,
+        cmax=512,
+        z_dim=512,
+        grow_kimg=800.0,
+    ),
 }
 
 
@@ -242,6 +258,7 @@ class TrainingOptions:
     loss: str | None = None
     map_depth: int | None = None
     mbstd_group: int | None = None
+    grow_kimg: float | None = None
     desc: str | None = None
     metrics: tuple[str, ...] = ()
     detector: str = "auto"
@@ -284,7 +301,7 @@ class TrainingOptions:
             "map_depth",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
-        for name in ("kimg", "tick", "glr", "dlr"):
+        for name in ("kimg", "tick", "glr", "dlr", "grow_kimg"):
             self._require(name, lambda value: value > 0, "must be positive")
         for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience"):
             self._require(name, lambda value: value >= 0, "must not be negative")
@@ -292,7 +309,7 @@ class TrainingOptions:
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         for name in ("data", "source", "outdir", "resume"):
             self._require(name, lambda value: value != "", "is empty; give a path")
-        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr"):
+        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg"):
             self._require(name, math.isfinite, "must be a finite number")
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
@@ -305,6 +322,7 @@ class TrainingOptions:
         """Flags that the configuration has nothing for."""
         missing = {"w_dim": None, "map_depth": None, "freezed": 0} if not self.preset.is_style_based else {}
         missing |= {"mbstd_group": None} if not self.preset.has_minibatch_std else {}
+        missing |= {"grow_kimg": None} if self.preset.grow_kimg is None else {}
         for name, unset in missing.items():
             if getattr(self, name) != unset:
                 raise UserError(
@@ -332,6 +350,7 @@ class TrainingOptions:
             "dlr": preset.dlr,
             "loss": preset.loss,
             "map_depth": preset.map_depth,
+            "grow_kimg": preset.grow_kimg,
             "mbstd_group": MBSTD_GROUP if preset.has_minibatch_std else None,
         }
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})

@@ -334,6 +334,7 @@ def generator_kwargs(
         "channel_base": options.cbase * preset.width_multiplier,
         "channel_max": options.cmax * preset.width_multiplier,
         **preset.synthesis,
+        **growth_kwargs(options),
     }
     if preset.magnitude_ema:
         kwargs["magnitude_ema_beta"] = 0.5 ** (batch_size / MAGNITUDE_HALF_LIFE)
@@ -349,6 +350,7 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
         "channel_base": options.cbase,
         "channel_max": options.cmax,
         **preset.judging,
+        **growth_kwargs(options),
     }
     if preset.is_style_based:
         kwargs |= {"block_kwargs": {"freeze_layers": options.freezed}, "mapping_kwargs": {}}
@@ -356,6 +358,10 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
     if preset.has_minibatch_std:
         kwargs["epilogue_kwargs"] = {"mbstd_group_size": options.mbstd_group}
     return kwargs
+
+
+def growth_kwargs(options: TrainingOptions) -> dict[str, Any]:
+    return {} if options.grow_kimg is None else {"grow_kimg": options.grow_kimg}
 
 
 def precision_kwargs(options: TrainingOptions) -> dict[str, Any]:
@@ -428,7 +434,8 @@ def network_line(options: TrainingOptions) -> str:
     )
     frozen = f", {options.freezed} layers of D frozen" if options.freezed else ""
     latent = f"w_dim {options.w_dim}" if preset.is_style_based else f"z_dim {options.z_dim}"
-    return f"{options.cfg}, {width}, {latent}{frozen}"
+    growth = "" if options.grow_kimg is None else f", grows every {options.grow_kimg:g} kimg (--grow-kimg)"
+    return f"{options.cfg}, {width}, {latent}{frozen}{growth}"
 
 
 def batch_line(config: TrainingConfig) -> str:

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from training import conv_layers, networks_resnet, spectral
+from training import conv_layers, networks_pggan, networks_resnet, spectral
 from training.config import PRESETS
 
 
@@ -67,6 +67,55 @@ def test_r3gan_is_configuration_e_of_huang_2024():
     assert [stage.blocks[0].reduce.weight.shape[0] for stage in G.synthesis.stages] == [768] * 4 + [384, 192, 96]
     assert G.synthesis.stages[0].blocks[0].mix.weight.shape == (1536, 16, 3, 3)
     assert round(num_parameters(G) / 1e6, 3) == 23.058 and round(num_parameters(D) / 1e6, 3) == 23.010
+
+
+def test_pggan_is_table_2_of_karras_2018():
+    """1024x1024: 512 maps up to 32x32, then 256 to 16; 23.1 million parameters in each network."""
+    G, D = networks("pggan", 0, 1024)
+    assert [block[1].weight.shape[0] for block in G.synthesis.blocks] == [512, 512, 512, 256, 128, 64, 32, 16]
+    assert [block[0].weight.shape[1] for block in D.blocks] == [512, 512, 512, 256, 128, 64, 32, 16]
+    assert D.epilogue.conv.weight.shape == (512, 513, 3, 3)
+    assert num_parameters(G) / 1e6 == pytest.approx(23.1, abs=0.06)
+    assert num_parameters(D) / 1e6 == pytest.approx(23.1, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("nimg", "position"), [(0, 0), (10, 0), (15, 0.5), (20, 1), (30, 1), (32.5, 1.25), (40, 2), (60, 2), (1e15, 2)]
+)
+def test_pggan_grows_with_the_images_seen(nimg, position):
+    torch.manual_seed(0)
+    G = networks_pggan.Generator(16, 0, 16, 3, channel_base=128, channel_max=16, grow_kimg=0.01)
+    D = networks_pggan.Discriminator(0, 16, 3, channel_base=128, channel_max=16, grow_kimg=0.01)
+    for network in (G, D):
+        network.set_progress(nimg)
+        assert network.state_dict()[next(n for n in network.state_dict() if n.endswith("position"))] == position
+    images = G(torch.randn(2, 16), None)
+    assert images.shape == (2, 3, 16, 16)
+    side = 4 << (0 if position == 0 else 1 if position <= 1 else 2)
+    assert torch.allclose(D.growth.enlarge(D.growth.reduce(images, D.growth.stage()[0]), D.growth.stage()[0]), images)
+    assert torch.equal(
+        images[:, :, :: 16 // side, :: 16 // side], images[:, :, 16 // side - 1 :: 16 // side, :: 16 // side]
+    )
+    assert torch.allclose(
+        D(images, None), D(D.growth.enlarge(D.growth.reduce(images, D.growth.stage()[0]), D.growth.stage()[0]), None)
+    )
+
+
+def test_pggan_changes_continuously():
+    """Fading begins with the images and logits of the stage before, and ends with those of the next."""
+    torch.manual_seed(0)
+    G = networks_pggan.Generator(16, 0, 16, 3, channel_base=128, channel_max=16, grow_kimg=0.01)
+    D = networks_pggan.Discriminator(0, 16, 3, channel_base=128, channel_max=16, grow_kimg=0.01)
+    z, reals = torch.randn(2, 16), torch.randn(2, 3, 16, 16)
+
+    def outputs(nimg):
+        for network in (G, D):
+            network.set_progress(nimg)
+        seen = D.as_trained_on(reals)
+        return [G(z, None).detach(), seen, D(seen, None).detach()]
+
+    for before, after in ((10, 10.0001), (20, 20.0001), (30, 30.0001)):
+        assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(outputs(before), outputs(after), strict=True))
 
 
 def test_r3gan_starts_without_its_residual_branches():
