@@ -19,8 +19,8 @@ from torch_utils import persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
+from training.discriminator import ImageDiscriminator
 from training.mapping import SourceGenerator
-from training.networks_stylegan2 import Discriminator
 from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
@@ -28,7 +28,7 @@ KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "met
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
-    "D": (Discriminator, type(None)),
+    "D": (ImageDiscriminator, type(None)),
     "G_ema": (SourceGenerator, Cascade),
     "source": (Source,),
     "augment_pipe": (AugmentPipe, type(None)),
