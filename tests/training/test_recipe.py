@@ -5,6 +5,7 @@ import time
 import pytest
 
 from dnnlib.errors import UserError
+from tests.conftest import ROOT
 from training.recipe import read_recipe
 
 
@@ -153,3 +154,9 @@ def test_files_are_found_from_the_folder_of_the_recipe(tmp_path, monkeypatch):
     (stage,) = read_recipe("recipe.yaml").stages
     assert stage.settings["data"] == "x-{0..2}.zip"
     assert stage.settings["source"] == "http://x/y.zip"
+
+
+def test_the_example_is_a_recipe():
+    recipe = read_recipe(ROOT / "examples" / "cascade.yaml")
+    assert [stage.name for stage in recipe.lineage()] == ["objects", "photos", "emoji"]
+    assert recipe.stages[0].settings.get("stage_cache") is None and recipe.stages[2].settings["stage_cache"] == "4096"
