@@ -13,6 +13,11 @@ python gen_images.py --network=network-snapshot-000200.pkl --source-images=photo
 # Truncation, a class, a moved and turned image (StyleGAN3)
 python gen_images.py --network=network-snapshot-000200.pkl --seeds=0,3,5-10 --trunc=0.7 --class=2
 python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --translate=0.25,0 --rotate=30
+
+\b
+# Trained with --prior=features: images for the features of given ones, and from one to the next in eight steps
+python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --seeds=0-3
+python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --prior-interpolate=8
 """
 
 import re
@@ -31,6 +36,7 @@ from training.dataset import to_float, to_uint8
 from training.grids import save_grid, save_stacks
 from training.image_files import CHANNEL_NAMES, encode_png
 from training.layers import image_size
+from training.prior_pictures import check_flags, open_given, save_for_images
 from training.sampling import (
     MAX_SEED,
     Look,
@@ -46,6 +52,7 @@ from training.sampling import (
 
 COLUMNS = 8  # of the picture of pairs without --grid
 MAX_SEEDS = 1_000_000
+PRIOR_SEEDS = range(4)  # for each of --prior-images without --seeds
 
 
 def parse_range(text: str | list[int]) -> list[int]:
@@ -114,6 +121,14 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 @click.option(
     "--source-images", help="What goes in, instead of the source that the snapshot carries", metavar="[DIR|ZIP]"
 )
+@click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
+@click.option(
+    "--prior-interpolate",
+    help="Steps from the features of each of these images to the next one's",
+    metavar="INT",
+    type=click.IntRange(2, 100),
+)
+@click.option("--prior-detector", help="The weights that saw them in training, if moved", metavar="PATH")
 @click.option("--grid", help="Save grid.png as well, columns x rows", metavar="WxH", type=parse_size)
 @click.option("--pairs", help="Save pairs.png as well: what went in above what came out", is_flag=True)
 @click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
@@ -128,30 +143,47 @@ def main(
     rotate: float,
     outdir: str,
     source_images: str | None,
+    prior_images: str | None,
+    prior_interpolate: int | None,
+    prior_detector: str | None,
     grid: tuple[int, int] | None,
     pairs: bool,
     device: str,
     batch: int | None,
 ) -> None:
     start_time = time.time()
+    check_flags(prior_images, prior_interpolate, prior_detector, has_pictures=grid is not None or pairs)
     sampler = open_sampler(network, source_images, device, verbose=True)
+    if prior_images is not None and seeds is None and not sampler.picks_images:
+        seeds = list(PRIOR_SEEDS)
     seeds = choose_seeds(sampler, seeds)
     check_class(sampler, class_idx)
     check_pictures(sampler, len(seeds), grid, pairs)
     if translate != (0, 0) or rotate != 0:
         move_image(sampler, translate, rotate)
-    prepare_folder(Path(outdir), "--outdir")
-
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
     look = Look(class_idx, trunc, noise_mode)
+    if prior_images is not None:
+        given = open_given(sampler, prior_images, prior_detector, prior_interpolate)
+        prepare_folder(Path(outdir), "--outdir")
+        with writing("--outdir"):
+            saved = save_for_images(sampler, seeds, given, prior_interpolate, look, batch, Path(outdir))
+        print(f"Saved {saved} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
+        return
+
+    prepare_folder(Path(outdir), "--outdir")
     images = generate(sampler, seeds, look, Path(outdir), batch, is_kept=grid is not None or pairs)
-    names = save_pictures(sampler, seeds, images, Path(outdir), batch, grid, pairs)
+    names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs)
     saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler)}", *names])
     print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
 
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:
     """Raises `UserError` for a class that the network does not have; says so where it has none."""
+    if sampler.prior is not None:
+        if class_idx is not None:
+            print(f"Warning: --class={class_idx} is ignored: the network knows features, no classes", file=sys.stderr)
+        return
     if label(sampler.network.c_dim, class_idx) is None and class_idx is not None:
         print(f"Warning: --class={class_idx} is ignored, since the network is not conditional", file=sys.stderr)
 
@@ -185,6 +217,7 @@ def generate(
 def save_pictures(
     sampler: Sampler,
     seeds: list[int],
+    look: Look,
     images: torch.Tensor | None,
     folder: Path,
     batch: int,
@@ -199,15 +232,15 @@ def save_pictures(
             save_grid(folder / names[-1], to_float(images), columns=grid[0])
     if images is not None and pairs:
         names.append("pairs.png")
-        stages = [*pictures_before(sampler, seeds, batch), to_float(images)]
+        stages = [*pictures_before(sampler, seeds, look, batch), to_float(images)]
         with writing("--outdir"):
             save_stacks(folder / names[-1], stages, columns=grid[0] if grid else min(len(seeds), COLUMNS))
     return names
 
 
-def pictures_before(sampler: Sampler, seeds: list[int], batch: int) -> list[torch.Tensor]:
+def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) -> list[torch.Tensor]:
     """Source images and the images of earlier stages, each `[N, C, h, w]` in [-1, 1] on the CPU."""
-    parts = [sampler.pictures_before(seeds[first : first + batch]) for first in range(0, len(seeds), batch)]
+    parts = [sampler.pictures_before(seeds[first : first + batch], look) for first in range(0, len(seeds), batch)]
     return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
 
 

@@ -48,8 +48,11 @@ from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch, leaving_when_asked
 from training.cascade_run import CascadeRun
-from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.config import MBSTD_GROUP, PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
+from training.losses import LOSSES
+from training.prior import NORMS as PRIOR_NORMS
+from training.prior import SAMPLINGS
 from training.progress import make_run_dir, remove_unstarted
 from training.recipe import read_recipe
 from training.resolve import resolve
@@ -79,6 +82,14 @@ def coreset_names(context: click.Context, param: click.Parameter, value: str) ->
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     names = comma_separated(context, param, value)
     return () if names == ("none",) else names
+
+
+def defaults(name: str) -> str:
+    """A field of the table of configurations, for the help text: `0.002 (stylegan2), 0.0025 (stylegan3-t, …)`."""
+    by_value: dict[Any, list[str]] = {}
+    for cfg, preset in PRESETS.items():
+        by_value.setdefault(getattr(preset, name), []).append(cfg)
+    return "; ".join(f"{value} ({', '.join(cfgs)})" for value, cfgs in by_value.items() if value is not None)
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
@@ -120,12 +131,37 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     type=int,
 )
 @click.option(
+    "--source-match",
+    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
+    type=click.Choice(SOURCE_MATCHES),
+    default="random",
+)
+@click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )
 @click.option("--batch", help="Total batch size  [default: 32]", type=int)
 @click.option("--gamma", help="R1 regularization weight  [default: by resolution and batch]", type=float)
 # Optional features.
 @click.option("--cond", help="Train a conditional model", metavar="BOOL", type=bool, default=False)
+@click.option(
+    "--prior",
+    help="Condition on features of the training images (data instance prior)",
+    type=click.Choice(["features"]),
+)
+@click.option(
+    "--prior-detector",
+    help="Frozen network that they come from, or a file of weights; auto: inception if at hand, else tiny",
+    metavar="[auto|inception|vgg16|tiny|PATH]",
+    default="auto",
+)
+@click.option("--prior-dim", help="Reduce them to so many principal axes  [default: keep all]", metavar="INT", type=int)
+@click.option("--prior-norm", help="Their length", type=click.Choice(PRIOR_NORMS), default="unit")
+@click.option(
+    "--prior-sampling",
+    help="Where later images take theirs from: some of the data's, k-means centres with noise, a Gaussian mixture",
+    type=click.Choice(SAMPLINGS),
+    default="memory",
+)
 @click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
 @click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
 @click.option(
@@ -158,14 +194,21 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--batch-gpu", help="Limit batch size per GPU; auto: the most that fits", callback=auto_int, default="auto"
 )
-@click.option("--cbase", help="Capacity multiplier", metavar="INT", type=int, default=32768)
-@click.option("--cmax", help="Max. feature maps", metavar="INT", type=int, default=512)
-@click.option("--z-dim", help="Dimensions of z", metavar="INT", type=int, default=512)
-@click.option("--w-dim", help="Dimensions of w", metavar="INT", type=int, default=512)
-@click.option("--glr", help="G learning rate  [default: 0.002 for stylegan2, 0.0025 for stylegan3]", type=float)
-@click.option("--dlr", help="D learning rate", type=float, default=0.002)
-@click.option("--map-depth", help="Mapping network depth  [default: 8 for stylegan2, 2 for stylegan3]", type=int)
-@click.option("--mbstd-group", help="Minibatch std group size", type=int, default=4)
+@click.option("--cbase", help=f"Capacity multiplier  [default: {defaults('cbase')}]", metavar="INT", type=int)
+@click.option("--cmax", help=f"Max. feature maps  [default: {defaults('cmax')}]", metavar="INT", type=int)
+@click.option("--z-dim", help=f"Dimensions of z  [default: {defaults('z_dim')}]", metavar="INT", type=int)
+@click.option("--w-dim", help=f"Dimensions of w  [default: {W_DIM}]", metavar="INT", type=int)
+@click.option("--glr", help=f"G learning rate  [default: {defaults('glr')}]", type=float)
+@click.option("--dlr", help=f"D learning rate  [default: {defaults('dlr')}]", type=float)
+@click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(list(LOSSES)))
+@click.option("--map-depth", help=f"Mapping network depth  [default: {defaults('map_depth')}]", type=int)
+@click.option(
+    "--grow-kimg",
+    help=f"Train each resolution for so long, then fade in the next for so long  [default: {defaults('grow_kimg')}]",
+    metavar="KIMG",
+    type=float,
+)
+@click.option("--mbstd-group", help=f"Minibatch std group size  [default: {MBSTD_GROUP}]", type=int)
 # Misc settings.
 @click.option("--desc", help="String to include in result dir name", metavar="STR")
 @click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")

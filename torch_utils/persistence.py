@@ -30,9 +30,14 @@ FORMAT_VERSION = 7  # 6 is the last format that carried source text
 CLASS_MODULES = (
     "training.networks_stylegan2",
     "training.networks_stylegan3",
+    "training.networks_dcgan",
+    "training.networks_resnet",
+    "training.networks_r3gan",
+    "training.networks_pggan",
     "training.augment",
     "training.cascade",
     "training.source",
+    "training.prior",
 )
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels

@@ -65,6 +65,7 @@ class Dataset(torch.utils.data.Dataset):
         self._cache_limit = default_cache_bytes() if cache_bytes is None else cache_bytes
         self._memory: _Memory | None = None
         self._memory_lock = threading.Lock()
+        self._conditions: Any = None
 
     def _load_raw_image(self, raw_idx: int) -> np.ndarray:
         """`[C, H, W]`. To be overridden."""
@@ -151,12 +152,20 @@ class Dataset(torch.utils.data.Dataset):
 
     def get_labels(self, indices: np.ndarray) -> np.ndarray:
         """Labels of several indices, float32 `[n, label_dim]`."""
+        if self._conditions is not None:
+            return self._conditions[indices].numpy()
         raw = self._get_raw_labels()[self._raw_idx[indices % len(self._raw_idx)]]
         if not self.has_onehot_labels:
             return raw.astype(np.float32)
         onehot = np.zeros([len(raw), self.label_dim], dtype=np.float32)
         onehot[np.arange(len(raw)), raw] = 1
         return onehot
+
+    def condition_on(self, conditions: Any, dim: int) -> None:
+        """Use the rows of `conditions`, float32 `[n, dim]` for several indices, in place of labels."""
+        assert not self._use_labels
+        self._conditions = conditions
+        self.label_dim = dim
 
     def get_classes(self) -> np.ndarray:
         """The class of every image, int64 `[N]`; only where labels are classes."""

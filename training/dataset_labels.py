@@ -38,6 +38,18 @@ def find_labels(files: ImageFiles, dtype: type = np.float32) -> tuple[str | None
     return (None, None) if labels is None else ("subfolders", labels)
 
 
+def find_classes(files: ImageFiles) -> np.ndarray:
+    """The class number of every image, int64 `[N]`. Raises `UserError` where there are no labels, or no classes."""
+    _, labels = find_labels(files)
+    if labels is None:
+        raise UserError(
+            f"{files.path} has no labels: put a dataset.json into it, or its images into one subfolder per class"
+        )
+    if labels.ndim > 1:
+        raise UserError(f"{files.path} has {_kind_of(labels)} for each image, and class numbers are needed")
+    return labels.astype(np.int64)
+
+
 def _label_file(files: StoredFiles) -> str | None:
     """The folder, as a prefix, that `dataset.json` lies in: the topmost, or the one that all images lie in."""
     for folder in dict.fromkeys(["", common_folder([files])]):

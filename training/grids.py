@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from training.dataset import to_uint8
 from training.encoders import resize
 
 BACKGROUND = 255  # behind transparent pixels
 GAP = 2  # pixels between the pairs
+LABEL_HEIGHT, LABEL_WIDTH = 14, 40  # pixels above columns and before rows
+SMALLEST_CELL = 64  # pixels, so that a label has room above it
 
 
 def grid_size(height: int, width: int, device: str) -> tuple[int, int]:
@@ -60,3 +62,22 @@ def save_stacks(path: Path, images: list[torch.Tensor], columns: int) -> None:
     rows = [to_rgb(resize(part, (height, width))) for part in images]
     gap = np.full([len(rows[-1]), GAP, width, 3], BACKGROUND, dtype=np.uint8)
     Image.fromarray(tile(np.concatenate([*rows, gap], axis=1), columns)).save(path)
+
+
+def save_labelled(path: Path, cells: np.ndarray, columns: list[str], rows: list[str]) -> None:
+    """Cells uint8 `[R, C, h, w, 3]` as one PNG with a line of text above each column and before each row.
+
+    Small cells are enlarged by a whole factor.
+    """
+    factor = max(-(-SMALLEST_CELL // min(cells.shape[2:4])), 1)
+    cells = cells.repeat(factor, axis=2).repeat(factor, axis=3)
+    num_columns, height, width = cells.shape[1:4]
+    picture = tile(cells.reshape(-1, height, width, 3), num_columns)
+    sheet = Image.new("RGB", (LABEL_WIDTH + picture.shape[1], LABEL_HEIGHT + picture.shape[0]), (BACKGROUND,) * 3)
+    sheet.paste(Image.fromarray(picture), (LABEL_WIDTH, LABEL_HEIGHT))
+    draw = ImageDraw.Draw(sheet)
+    for index, text in enumerate(columns):
+        draw.text((LABEL_WIDTH + index * width + 2, 1), text, fill=(0, 0, 0))
+    for index, text in enumerate(rows):
+        draw.text((2, LABEL_HEIGHT + index * height + 2), text, fill=(0, 0, 0))
+    sheet.save(path)

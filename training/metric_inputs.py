@@ -22,6 +22,7 @@ from training.source import Draw, ImageSource, LatentFeed, Source, content_finge
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
 NOISE_IMAGES, NOISE_SIDE = 10_000, 32
 THREADS = 4
+PRIOR_ROWS = 10_000  # conditions that generated images are drawn with
 
 
 class ImageSet:
@@ -128,9 +129,10 @@ class GeneratedImages:
             if self.labels is not None:
                 chosen.append(int(torch.randint(len(self.labels), [1], generator=gen)))
         draw: Draw = {name: torch.cat([one[name] for one in draws]) for name in draws[0]}
+        c = None if self.labels is None else self.labels[chosen].to(self.device)
         with torch.no_grad():
-            z = self.feed.latents(draw, self.G.mapping.encoder)
-        return z, None if self.labels is None else self.labels[chosen].to(self.device)
+            z = self.feed.latents(self.feed.match(draw, c), self.G.mapping.encoder)
+        return z, c
 
 
 class MirroredImages:
@@ -180,14 +182,17 @@ def open_generated(
 ) -> GeneratedImages:
     """Images of a snapshot's `G_ema`, fed by all of its own source where that can still be read.
 
-    labels: float32 `[N, c_dim]` that a conditional network draws from; without them classes are drawn evenly. Raises
-    `UserError`.
+    labels: float32 `[N, c_dim]` that a conditional network draws from; without them classes are drawn evenly. A prior of
+    the snapshot draws its conditions itself. Raises `UserError`.
     """
     source, note = whole_source(contents["source"])
     feed = feed_of({**contents, "source": source}, device)
     if isinstance(source, ImageSource) and len(source.images) == 0:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
     G = contents["G_ema"].to(device).eval().requires_grad_(False)
+    prior = contents.get("prior")
+    if prior is not None:
+        labels = prior.draw(PRIOR_ROWS, seeding.generator("metric-prior", seed))
     if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
         labels = torch.eye(G.c_dim)
     return GeneratedImages(G, feed, count, seed, labels if G.c_dim > 0 else None, Path(path).stem, note)
@@ -220,7 +225,7 @@ def training_data(contents: dict[str, Any]) -> str | None:
 
 def training_labels(contents: dict[str, Any]) -> Labels | None:
     """float32 `[N, c_dim]` of a conditional snapshot's training data, where these are still there."""
-    if contents["G_ema"].c_dim == 0 or training_data(contents) is None:
+    if contents["G_ema"].c_dim == 0 or contents["prior"] is not None or training_data(contents) is None:
         return None
     kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
     dataset = ImageFolderDataset(**kwargs)

@@ -32,9 +32,10 @@ class Pictures:
         self.columns, rows = grid_size(height, width, config.device)
         num = self.columns * rows
         gen = seeding.generator(config.seed, "pictures")
-        self.draw = state.feed.draw(num, gen)
+        draw = state.feed.draw(num, gen)
         self.indices = reals_by_row(dataset, self.columns, rows, gen)
         self.labels = labels[torch.from_numpy(self.indices)].to(state.pl_mean.device)
+        self.draw = state.feed.match(draw, self.labels)
 
     def save_start(self) -> None:
         reals = torch.from_numpy(self.dataset.read_images(self.indices))

@@ -23,6 +23,7 @@ from training.cascade import Cascade, last_generator, stage_images
 from training.encoders import IdentityEncoder, resize
 from training.grids import BACKGROUND, to_rgb
 from training.layers import image_size
+from training.prior import InstancePrior
 from training.snapshot import load_snapshot
 from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source
 
@@ -54,18 +55,25 @@ class Latents:
     """`[n, z_dim]` of the first stage."""
     noise: torch.Tensor | None = None
     """`[n, z_dim of the last stage]`, what `--source-noise` adds to z of a cascade's last stage; None without it."""
+    c: torch.Tensor | None = None
+    """`[n, c_dim]` where a prior draws conditions for each image; None for classes, which a look decides."""
 
     def split(self, size: int) -> Iterator["Latents"]:
         for first in range(0, len(self.z), size):
-            rows = slice(first, first + size)
-            yield Latents(self.z[rows], None if self.noise is None else self.noise[rows])
+            yield Latents(**{name: part[first : first + size] for name, part in self.parts().items()})
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """What there is, by name."""
+        named = {"z": self.z, "noise": self.noise, "c": self.c}
+        return {name: part for name, part in named.items() if part is not None}
 
 
 class Sampler:
     """A generator with what feeds it.
 
     network: `G_ema` of a snapshot (a `Cascade` counts as one network); source: what its first stage takes;
-    picks_images: seed s takes image s of an `ImageSource`, instead of one drawn by the seed.
+    picks_images: seed s takes image s of an `ImageSource`, instead of one drawn by the seed; prior: what conditions
+    of the last stage are drawn from, if it was trained with one.
     """
 
     def __init__(
@@ -74,12 +82,14 @@ class Sampler:
         source: Source,
         device: torch.device | str = "cpu",
         picks_images: bool = False,
+        prior: InstancePrior | None = None,
     ):
         self.network = network.to(device).eval().requires_grad_(False)
         self.generator: Network = last_generator(network)
         self.device = torch.device(device)
         self.feed = LatentFeed(source, network.mapping.encoder).to(device)
         self.picks_images = picks_images
+        self.prior = prior
 
     @property
     def stages(self) -> list[Network]:
@@ -105,16 +115,26 @@ class Sampler:
             draw["last_noise"] = encoder.noise_std * torch.randn([1, encoder.z_dim], generator=gen)
         return draw
 
-    def draws(self, seeds: Sequence[int]) -> Draw:
-        """The random choices of several seeds, each `[n, ...]`."""
+    def draws(self, seeds: Sequence[int], look: Look | None = None) -> Draw:
+        """The random choices of several seeds, each `[n, ...]`; of images that the look's class is paired with."""
         draws = [self.draw(seed) for seed in seeds]
-        return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+        draw = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+        is_paired = isinstance(self.feed.source, ImageSource) and self.feed.source.pairs is not None
+        return self.feed.match(draw, self.labels(len(seeds), look or Look())) if is_paired else draw
+
+    def labels(self, n: int, look: Look) -> torch.Tensor | None:
+        """c `[n, c_dim]`, on the device; None for an unconditional network."""
+        c = label(self.network.c_dim, look.class_idx)
+        return None if c is None else c.to(self.device).expand(n, -1)
 
     @torch.no_grad()
-    def latents(self, seeds: Sequence[int]) -> Latents:
-        draw = self.draws(seeds)
+    def latents(self, seeds: Sequence[int], look: Look | None = None) -> Latents:
+        """look: decides the class, where source images depend on it."""
+        draw = self.draws(seeds, look)
         noise = draw.get("last_noise")
-        return Latents(self.feed.latents(draw), None if noise is None else noise.to(self.device))
+        noise = None if noise is None else noise.to(self.device)
+        c = None if self.prior is None else torch.cat([self.prior.of_seed(seed) for seed in seeds]).to(self.device)
+        return Latents(self.feed.latents(draw), noise, c)
 
     @torch.no_grad()
     def ws(self, latents: Latents, look: Look) -> torch.Tensor:
@@ -123,8 +143,7 @@ class Sampler:
         if isinstance(self.network, Cascade):
             z = self.generator.mapping.encoder(stage_images(self.network.first, z))
             z = z if latents.noise is None else z + latents.noise
-        c = label(self.network.c_dim, look.class_idx)
-        c = None if c is None else c.to(self.device).expand(len(z), -1)
+        c = self.labels(len(z), look) if latents.c is None else latents.c
         return self.generator.mapping(z, c, truncation_psi=look.truncation_psi)
 
     @torch.no_grad()
@@ -139,12 +158,12 @@ class Sampler:
 
     def images(self, seeds: Sequence[int], look: Look) -> torch.Tensor:
         """Images `[n, C, h, w]` in [-1, 1]."""
-        return self.synthesize(self.ws(self.latents(seeds), look), look.noise_mode, seeds)
+        return self.synthesize(self.ws(self.latents(seeds, look), look), look.noise_mode, seeds)
 
     @torch.no_grad()
-    def pictures_before(self, seeds: Sequence[int]) -> list[torch.Tensor]:
+    def pictures_before(self, seeds: Sequence[int], look: Look | None = None) -> list[torch.Tensor]:
         """What the last generator's images were made from: source images if any, then the images of earlier stages."""
-        draw = self.draws(seeds)
+        draw = self.draws(seeds, look)
         sources = self.feed.images(draw)
         earlier = self.network.stages(self.feed.latents(draw)) if isinstance(self.network, Cascade) else []
         return [*([] if sources is None else [sources]), *earlier]
@@ -166,7 +185,7 @@ def open_sampler(
             G_ema, source = replace_source(G_ema, source, source_images, verbose)
     elif isinstance(source, ImageSource) and len(source.images) == 0:
         raise UserError(f"--network: {network} carries no source images; choose some with --source-images=DIR|ZIP")
-    return Sampler(G_ema, source, chosen_device, picks_images=source_images is not None)
+    return Sampler(G_ema, source, chosen_device, picks_images=source_images is not None, prior=contents.get("prior"))
 
 
 def choose_device(device: str) -> torch.device:
@@ -268,7 +287,7 @@ def move_image(sampler: Sampler, translate: tuple[float, float], angle: float) -
     """Have a StyleGAN3 network draw its images moved and turned. Raises `UserError` for other networks."""
     synthesis_input = getattr(sampler.generator.synthesis, "input", None)
     if synthesis_input is None:
-        raise UserError("--translate and --rotate need a StyleGAN3 network; this one is StyleGAN2: leave them out")
+        raise UserError("--translate and --rotate need a StyleGAN3 network, which this one is not: leave them out")
     if not all(math.isfinite(value) for value in (*translate, angle)):
         raise UserError("--translate and --rotate take finite numbers")
     # The input asks where a point of the picture comes from, which is the way back.
@@ -332,7 +351,7 @@ class Walk:
         self.look = look
         self.batch = batch
         self.num_cells, self.num_keys = seeds.shape
-        keys = self.keys(sampler.latents(seeds.flatten().tolist()))
+        keys = self.keys(sampler.latents(seeds.flatten().tolist(), look))
         self.loops = [Loop(key.reshape(*seeds.shape, -1).cpu().numpy()) for key in keys]
 
     def keys(self, latents: Latents) -> list[torch.Tensor]:
@@ -368,16 +387,17 @@ class StageWalk(Walk):
     """Loops in z of a cascade's first stage, shown in every stage: only there one point stands for all their images."""
 
     def keys(self, latents: Latents) -> list[torch.Tensor]:
-        return [latents.z] if latents.noise is None else [latents.z, latents.noise]
+        self.sizes = {name: part.shape[1] for name, part in latents.parts().items()}
+        return list(latents.parts().values())
 
     def points(self, times: np.ndarray) -> torch.Tensor:
         return torch.cat([self.as_rows(loop.rescaled_at(times)) for loop in self.loops], dim=1)
 
     @torch.no_grad()
     def render(self, points: torch.Tensor) -> list[torch.Tensor]:
-        z, noise = points.split([self.sampler.network.z_dim, points.shape[1] - self.sampler.network.z_dim], dim=1)
-        ws = self.sampler.ws(Latents(z, noise if noise.shape[1] > 0 else None), self.look)
-        return [*self.sampler.network.stages(z), self.sampler.synthesize(ws, self.look.noise_mode)]
+        latents = Latents(**dict(zip(self.sizes, points.split(list(self.sizes.values()), dim=1), strict=True)))
+        ws = self.sampler.ws(latents, self.look)
+        return [*self.sampler.network.stages(latents.z), self.sampler.synthesize(ws, self.look.noise_mode)]
 
 
 def same_size(stages: list[torch.Tensor]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, tolerated
 from torch_utils import distributed
 from training.checkpoint import (
     BEST,
@@ -124,6 +124,7 @@ class Saver:
         networks = {"G": self.state.G, "D": self.state.D, "G_ema": generator, "augment_pipe": self.state.augment_pipe}
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
             "source": self.state.feed.source.root,
+            "prior": None if self.state.conditions is None else self.state.conditions.prior,
             "training_set_kwargs": {
                 "class_name": "training.dataset.ImageFolderDataset",
                 **self.config.training_set_kwargs,
@@ -171,7 +172,8 @@ class Saver:
                 self.failures[kind] = str(error)
                 raise
             self.failures.pop(kind, None)
-            rotate(self.run_dir, self.config.keep)
+            with tolerated("the removal of older files"):
+                rotate(self.run_dir, self.config.keep)
 
         self.writer.submit(write_and_rotate)
 

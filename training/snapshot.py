@@ -18,20 +18,23 @@ from dnnlib.files import atomic_write, check_seal
 from torch_utils import persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
+from training.checkpoint import STATE_PATTERN
+from training.discriminator import ImageDiscriminator
 from training.mapping import SourceGenerator
-from training.networks_stylegan2 import Discriminator
+from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
-KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta")
+KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior")
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
-    "D": (Discriminator, type(None)),
+    "D": (ImageDiscriminator, type(None)),
     "G_ema": (SourceGenerator, Cascade),
     "source": (Source,),
     "augment_pipe": (AugmentPipe, type(None)),
     "training_set_kwargs": (dict,),
     "meta": (dict,),
+    "prior": (InstancePrior, type(None)),
 }
 # Path -> contents of snapshots that are yet to be made (networks on the meta device), for checks before they are.
 _expected: ContextVar[Mapping[str, dict[str, Any]] | None] = ContextVar("expected_snapshots", default=None)
@@ -49,17 +52,22 @@ def expecting(snapshots: Mapping[str, dict[str, Any]]) -> Iterator[None]:
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
     """Write the pickle, and a hash of it behind its end. A reader never sees half a file."""
-    assert set(contents) == set(KEYS)
     with atomic_write(path, sealed=True) as file:
-        pickle.dump(contents, file, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump(complete(contents), file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
     """The same as a safetensors file, for programs that read no pickles; `read_snapshot` reads it back."""
-    assert set(contents) == set(KEYS)
-    data = tensor_files.pack(contents)
+    data = tensor_files.pack(complete(contents))
     with atomic_write(path) as file:
         file.write(data)
+
+
+def complete(contents: dict[str, Any]) -> dict[str, Any]:
+    """What is written: all parts; the prior only where there is one, as the only part that may be left out."""
+    kept = {key: value for key, value in contents.items() if key != "prior" or value is not None}
+    assert set(kept) | {"prior"} == set(KEYS)
+    return kept
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
@@ -91,6 +99,16 @@ def check_contents(contents: dict[str, Any]) -> None:
     source, z_dim = contents["source"], contents["G_ema"].z_dim
     if isinstance(source, GaussianSource) and source.z_dim != z_dim:
         raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
+    pairs = source.pairs if isinstance(source, ImageSource) else None
+    if pairs is not None and len(pairs) != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"the source pairs {len(pairs)} classes, and G_ema has {contents['G_ema'].c_dim}"
+        )
+    prior = contents["prior"]
+    if prior is not None and prior.dim != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"the prior makes conditions of {prior.dim} numbers, and G_ema takes {contents['G_ema'].c_dim}"
+        )
     for key in ("training_set_kwargs", "meta"):
         persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
 
@@ -115,6 +133,11 @@ def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
             raise UserError(f"{path_or_url}: is a folder; give the network-snapshot-*.pkl in it")
         if not Path(path_or_url).is_file():
             raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
+        if STATE_PATTERN.fullmatch(Path(path_or_url).name):
+            raise UserError(
+                f"{path_or_url}: is a training state; to continue its run, name its folder with --resume, or take the "
+                "network-snapshot-*.pkl beside it"
+            )
     return dnnlib.util.open_url(path_or_url, verbose=verbose)
 
 
@@ -138,10 +161,26 @@ def fingerprint_file(path_or_url: str) -> str:
 def open_network_source(path_or_url: str) -> NetworkSource:
     """The snapshot's `G_ema`, fed by the source that it was trained with, as a source for another generator."""
     contents = load_snapshot(path_or_url)
+    check_stage(contents, path_or_url)
     root = contents["source"]
     if isinstance(root, ImageSource):
         root = root.reopened()
     return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url))
+
+
+def check_stage(contents: dict[str, Any], shown: str) -> None:
+    """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
+    source = contents["source"]
+    if contents["prior"] is not None:
+        raise UserError(
+            f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
+            "was trained without"
+        )
+    if isinstance(source, ImageSource) and source.pairs is not None:
+        raise UserError(
+            f"{shown}: takes source images of the class that it shall make (--source-match), and an earlier stage is told "
+            "none; give a snapshot that was trained with --source-match=random"
+        )
 
 
 def feed_of(contents: dict[str, Any], device: torch.device | str = "cpu") -> LatentFeed:

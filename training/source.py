@@ -6,7 +6,7 @@ its own rows. `LatentFeed` sees a source through an encoder and is what training
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tqdm import tqdm
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from training.cascade import stage_images
+from training.class_pairs import ClassPairs
+from training.dataset_labels import MAX_CLASSES, find_classes
 from training.encoders import Encoder
 from training.image_files import ImageFiles, add_identities, open_files, widen
 from training.shards import set_exists
@@ -40,12 +42,16 @@ class Source:
         """The random choices for n samples, on the CPU."""
         raise NotImplementedError
 
+    def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
+        """The choices for samples with labels c `[n, c_dim]`: others where the source has classes paired with those."""
+        return draw
+
     def realize(self, draw: Draw) -> torch.Tensor:
         """The samples that the choices stand for, on the source's device."""
         raise NotImplementedError
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        return self.realize(self.draw(n, generator))
+    def sample(self, n: int, generator: torch.Generator | None = None, c: torch.Tensor | None = None) -> torch.Tensor:
+        return self.realize(self.match(self.draw(n, generator), c))
 
     def to(self, device: torch.device | str) -> "Source":
         self.device = torch.device(device)
@@ -94,39 +100,77 @@ class ImageSource(Source):
 
     `ImageSource.open(path)` reads a zip or folder. The object that a snapshot brings back holds a keepsake of up to
     1,000 of the images, so that a generator works without the files that it was trained from.
+
+    With `pairs` the source image of a sample is one of the class that the sample's label is paired with: `match` turns
+    what was drawn into such images. Images of other classes are left out.
     """
 
-    def __init__(self, path: str, num_images: int, image_shape: list[int], fingerprint: str):
+    def __init__(
+        self,
+        path: str,
+        num_images: int,
+        image_shape: list[int],
+        fingerprint: str,
+        label_fingerprint: str | None = None,
+    ):
         self.path = str(path)
         self.num_images = int(num_images)
         self.image_shape = list(image_shape)  # [C, h, w]
         self.fingerprint = fingerprint
+        self.label_fingerprint = label_fingerprint  # of the classes of all images, where they are paired
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
+        self.pairs: ClassPairs | None = None
 
     @classmethod
-    def open(cls, path: str | Path, max_side: int = MAX_SIDE, seed: int = 0, verbose: bool = False) -> "ImageSource":
-        """Read a zip or folder, or several; `UserError` names a missing path, an archive without images or a broken image."""
+    def open(
+        cls,
+        path: str | Path,
+        max_side: int = MAX_SIDE,
+        seed: int = 0,
+        verbose: bool = False,
+        pairs: Sequence[int] | None = None,
+    ) -> "ImageSource":
+        """Read a zip or folder, or several; `UserError` names a missing path, an archive without images or a broken image.
+
+        pairs: for every class of the target the class of the source that feeds it.
+        """
         files = open_files(path)
         try:
             shape = common_shape(files, max_side)
             indices = choose_images(len(files), int(np.prod(shape)), seed)
+            classes = None if pairs is None else find_classes(files)
+            if classes is not None:
+                indices = indices[np.isin(classes[indices], pairs)]
             images = read_images(files, indices, shape, verbose)
             fingerprint = content_fingerprint(files)
         finally:
             files.close()
-        source = cls(str(path), len(files), list(shape), fingerprint)
+        arguments = {} if classes is None else {"label_fingerprint": hashlib.sha256(classes.tobytes()).hexdigest()}
+        source = cls(str(path), len(files), list(shape), fingerprint, **arguments)
         source.images = torch.from_numpy(images)
+        if classes is not None:
+            source.pairs = ClassPairs(pairs, torch.from_numpy(classes[indices]))
         return source
 
     def reopened(self) -> "ImageSource":
         """With all images again where the files still lie at the path and hold the same; else the keepsake."""
         if len(self.images) == self.num_images or not set_exists(self.path):
             return self
-        full = ImageSource.open(self.path)
-        return full if full.fingerprint == self.fingerprint else self
+        full = ImageSource.open(self.path, pairs=None if self.pairs is None else self.pairs.sources.tolist())
+        is_same = (full.fingerprint, full.label_fingerprint) == (self.fingerprint, self.label_fingerprint)
+        return full if is_same else self
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        if self.pairs is not None:
+            return {"place": torch.rand([n], dtype=torch.float64, generator=generator)}  # in a class, see `match`
         return {"index": torch.randint(len(self.images), [n], generator=generator)}
+
+    def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
+        if self.pairs is None:
+            return draw
+        assert c is not None, "the classes of this source are paired with labels, and there are none"
+        others = {name: value for name, value in draw.items() if name != "place"}
+        return {**others, "index": self.pairs.choose(draw["place"], c)}
 
     def realize(self, draw: Draw) -> torch.Tensor:
         return self.images[draw["index"]].to(self.device, torch.float32) / 127.5 - 1
@@ -143,11 +187,15 @@ class ImageSource(Source):
             "images_used": len(self.images),
             "image_shape": self.image_shape,
             "fingerprint": self.fingerprint,
-        }
+        } | ({} if self.pairs is None else {"labels": self.label_fingerprint, "pairs": self.pairs.sources.tolist()})
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The keepsake: evenly spaced images."""
+        """The keepsake: evenly spaced images; of every class where classes are paired."""
         limit = min(KEEPSAKE_IMAGES, max(KEEPSAKE_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
+        if self.pairs is not None:
+            index = self.pairs.spread(limit)
+            classes = self.pairs.classes[index]
+            return {"images": self.images[index], "classes": classes, "class_pairs": self.pairs.sources}
         index = torch.arange(limit) * len(self.images) // max(limit, 1)
         return {"images": self.images[index]}
 
@@ -158,6 +206,9 @@ class ImageSource(Source):
                 f"the images of a source are {list(images.shape)} {images.dtype}, not uint8 {self.image_shape}"
             )
         self.images = images
+        if "classes" in state:
+            check_classes(state["classes"], state["class_pairs"], len(images))
+            self.pairs = ClassPairs(state["class_pairs"], state["classes"])
 
 
 class NetworkSource(Source):
@@ -244,6 +295,10 @@ class LatentFeed:
             return {}
         return {"noise": torch.randn([n, self.encoder.z_dim], generator=generator)}
 
+    def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
+        """The choices for samples with labels c `[n, c_dim]`; nothing changes unless the source's classes are paired."""
+        return self.source.match(draw, c)
+
     def latents(self, draw: Draw, encoder: Encoder | None = None) -> torch.Tensor:
         """z `[n, z_dim]`; through `encoder` where it is trained and has copies (G's and G_ema's)."""
         encoder = self.encoder if encoder is None else encoder
@@ -266,6 +321,17 @@ class LatentFeed:
         if self._table is None:
             self._table = torch.cat([self.encoder(images) for images in self.source.all_batches()])  # [N, z_dim]
         return self._table
+
+
+def check_classes(classes: torch.Tensor, pairs: torch.Tensor, num_images: int) -> None:
+    """Raise `UserError` for numbers in a snapshot that are no classes."""
+    for name, numbers in (("classes", classes), ("class pairs", pairs)):
+        if numbers.dtype != torch.int64 or numbers.ndim != 1 or len(numbers) == 0:
+            raise UserError(f"the {name} of a source are {list(numbers.shape)} {numbers.dtype}, not int64 numbers")
+        if not 0 <= int(numbers.min()) <= int(numbers.max()) < MAX_CLASSES:
+            raise UserError(f"the {name} of a source are no numbers of classes")
+    if len(classes) != num_images:
+        raise UserError(f"a source has {len(classes)} classes for {num_images} images")
 
 
 def common_shape(files: ImageFiles, max_side: int) -> tuple[int, int, int]:

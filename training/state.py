@@ -14,6 +14,7 @@ from training.cascade import Cascade, last_generator
 from training.checkpoint import fitting, read_state, state_beside
 from training.config import TrainingConfig
 from training.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
+from training.prior_features import FeatureConditions, build_conditions
 from training.snapshot import load_snapshot, open_network_source
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
@@ -33,6 +34,8 @@ class TrainingState:
     """Running mean of the path lengths."""
     precision: PrecisionPlan
     """What the networks compute in."""
+    conditions: FeatureConditions | None = None
+    """What stands in for labels with `--prior`, and the prior."""
     cur_nimg: int = 0
     """Images that D has seen."""
     batch_idx: int = 0
@@ -61,7 +64,7 @@ class TrainingState:
             "precision": {**self.precision.as_data(), "device": self.pl_mean.device.type},
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "source": self.feed.source.describe(),
-        }
+        } | ({} if self.conditions is None else {"prior": self.conditions.prior.state_dict()})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from a `state_dict` of the same configuration, on any device. Raises `UserError` for another source."""
@@ -104,6 +107,7 @@ def build_state(
         feed=LatentFeed(source, G.mapping.encoder).to(device),
         pl_mean=torch.zeros([], device=device),
         precision=plan_precision(device, config.fp32),
+        conditions=build_conditions(config, device, verbose, None if saved is None else saved.get("prior")),
     )
     if saved is not None:
         with fitting():
@@ -157,7 +161,8 @@ def open_source(config: TrainingConfig, verbose: bool) -> Source:
         return GaussianSource(config.source["z_dim"])
     with naming("--source"):
         if kind == "images":
-            return ImageSource.open(config.source["path"], seed=config.seed, verbose=verbose)
+            pairs = config.source.get("match", {}).get("pairs")
+            return ImageSource.open(config.source["path"], seed=config.seed, verbose=verbose, pairs=pairs)
         return open_network_source(config.source["path"])
 
 

@@ -20,6 +20,7 @@ from training.pictures import Pictures
 from training.progress import Progress, StopSignal
 from training.resume import rewind_files, set_aside_damaged
 from training.saving import Saver, micro_batch_of
+from training.source_match import pair_lines
 from training.state import TrainingState, build_state
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)
@@ -41,6 +42,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
     state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
+    if state.conditions is not None:
+        dataset.condition_on(state.conditions, state.conditions.prior.dim)
     if is_writer:
         evaluation_due = saved is not None and saved["evaluation_due"]
         if state_file is not None:
@@ -57,6 +60,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
     if is_writer and saved is None:
+        for line in pair_lines(config.source.get("match")):
+            say(line)
         with naming("--data"):
             pictures.save_start()
     loader = BatchLoader(

@@ -291,16 +291,27 @@ def contents() -> Iterator[tuple[str, bytes]]:
         if label != "a pipe":
             yield f"augment_pipe is {label}", beside(thing, "augment_pipe")
         yield f"meta is {label}", beside(thing, "meta")
+        yield f"prior is {label}", beside(thing, "prior")
         if label not in ("text", "a list", "a number"):
             yield f"meta holds {label}", beside({"x": thing}, "meta")
     yield "noise of another size", beside(saved(GaussianSource(5)), "source")
     yield "noise of a billion numbers", beside(saved(noise, z_dim=10**9), "source")
     yield "noise with a state", beside(saved(noise, {"x": tensor(torch.ones(1))}), "source")
     images = {"path": "x", "num_images": 3, "image_shape": [3, 4, 4], "fingerprint": "x"}
+    good = {
+        "images": tensor(torch.zeros(3, 3, 4, 4, dtype=torch.uint8)),
+        "classes": tensor(torch.zeros(3, dtype=torch.int64)),
+    }
+    good["class_pairs"] = tensor(torch.zeros(2, dtype=torch.int64))
     for label, state, changed in [
         ("no images", {}, {}), ("float images", {"images": tensor(torch.ones(3, 3, 4, 4))}, {}),
         ("images of another size", {"images": tensor(torch.ones(3, 1, 4, 4, dtype=torch.uint8))}, {}),
         ("more images than it says", {"images": tensor(torch.ones(4, 3, 4, 4, dtype=torch.uint8))}, {}),
+        ("classes below zero", {**good, "classes": tensor(torch.tensor([-1, 0, 0]))}, {}),
+        ("more classes than images", {**good, "classes": tensor(torch.zeros(4, dtype=torch.int64))}, {}),
+        ("a class of 2**62", {**good, "classes": tensor(torch.tensor([0, 0, 2**62]))}, {}),
+        ("pairs with empty classes", {**good, "class_pairs": tensor(torch.tensor([0, 7]))}, {}),
+        ("classes without pairs", {name: part for name, part in good.items() if name != "class_pairs"}, {}),
         ("images that are text", {"images": "x"}, {}), ("a shape below zero", {}, {"image_shape": [-1, 4, 4]}),
         ("a shape of text", {}, {"image_shape": "abc"}), ("a number that is text", {}, {"num_images": "many"}),
     ]:  # fmt: skip
@@ -312,6 +323,23 @@ def contents() -> Iterator[tuple[str, bytes]]:
             "state": state,
         }
         yield f"a source of {label}", beside(meta(attack), "source")
+    prior = {"detector": "tiny", "weights": None, "weights_hash": "x", "num_features": 4, "dim": 2}
+    prior |= {"norm": "unit", "sampling": "memory", "num_images": 3}
+    known = {"mean": torch.zeros(4), "axes": torch.ones(4, 2), "shares": torch.ones(3) / 3, "centres": torch.ones(3, 2)}
+    for label, state, changed in [
+        ("conditions of another size", {}, {}), ("a billion features", {}, {"num_features": 10**9}),
+        ("numbers that are no numbers", {"mean": torch.full([4], float("nan"))}, {}), ("no shares", {"shares": torch.zeros(3)}, {}),
+        ("an unknown sampling", {}, {"sampling": "os.system"}), ("a size of text", {}, {"dim": "many"}),
+        ("a negative size", {}, {"dim": -1}), ("spreads too many", {"spreads": torch.ones(3, 2)}, {}),
+    ]:  # fmt: skip
+        attack = {
+            "type": "class",
+            "version": 7,
+            "class_name": "training.prior.InstancePrior",
+            "init_kwargs": {**prior, **changed},
+            "state": {name: tensor(part) for name, part in {**known, **state}.items()},
+        }
+        yield f"a prior of {label}", beside(meta(attack), "prior")
 
 
 def our_tensors() -> Iterator[tuple[str, bytes]]:
