@@ -107,8 +107,8 @@ class PriorCoreset:
         """What distances are measured between, `[N, d]` on the device: z as the generator gets it, with two exceptions.
 
         Of a trained network as source it is the z of that network: images of all candidates would cost `factor` times
-        what the stage costs. Under a trained encoder it is the source images, 8x8: z moves while a step goes on, and
-        what is chosen must not depend on which of its phases a run was stopped after.
+        what the stage costs, unless a pool holds them. Under a trained encoder it is the source images, 8x8: z moves while
+        a step goes on, and what is chosen must not depend on which of its phases a run was stopped after.
         """
         if isinstance(feed, StageCache):
             values = feed.values(draw)  # z, or under a trained encoder images

@@ -34,7 +34,7 @@ TAKEN_NAMES = frozenset({"auto", "noise", "latest", "none"})  # they mean someth
 NOT_OF_A_STAGE = frozenset({"outdir", "desc"})  # the cascade decides
 PATHS = frozenset({"data", "source", "source_pool", "resume", "detector_weights"})
 SETS = frozenset({"data", "source", "source_pool"})  # paths that may be several, with commas between them
-LISTS = SETS | {"metrics"}
+LISTS = SETS | {"metrics", "coreset"}
 NEEDS_SOURCE = frozenset({"source_encoder", "source_noise"})  # as defaults they pass over stages that start from noise
 NEEDS_NETWORK = frozenset({"stage_cache"})  # and these over stages that are fed by no other
 

@@ -379,6 +379,8 @@ def choose_coreset(
             )
         if source["kind"] == "images":
             check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
+        if options.stage_cache:
+            check_candidates("prior", factor, batch_size, options.stage_cache, f"--stage-cache={options.stage_cache}")
         where.append(f"latents by {key_of_prior(options, source)}")
     if "target" in options.coreset:
         check_candidates("target", factor, batch_size, num_images, f"--data={options.data}")
@@ -391,9 +393,9 @@ def choose_coreset(
 
 def key_of_prior(options: TrainingOptions, source: dict[str, Any]) -> str:
     """What distances between latents are measured in."""
-    if source["kind"] == "network":
-        return "the z of stage one (images of all candidates would cost too much)"
-    is_trained = source["kind"] == "images" and ENCODERS[options.source_encoder or "flatten"].is_trainable
+    if source["kind"] == "network" and not options.stage_cache:
+        return "the z of stage one (images of all candidates would cost too much; --stage-cache has them)"
+    is_trained = source["kind"] != "gaussian" and ENCODERS[options.source_encoder or "flatten"].is_trainable
     return "their source images (the encoder is trained)" if is_trained else "z"
 
 

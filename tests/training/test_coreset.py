@@ -28,6 +28,7 @@ from training.encoders import build_encoder
 from training.resolve import resolve
 from training.snapshot import load_snapshot, open_network_source
 from training.source import GaussianSource, ImageSource, LatentFeed
+from training.stage_cache import StageCache
 
 CORESET = ["--coreset=prior,target", "--coreset-factor=2"]
 
@@ -148,11 +149,15 @@ def feeds(tmp_path):
         "noise": LatentFeed(images, noisy),
         "conv": LatentFeed(images, build_encoder("conv", 16)),
         "network": LatentFeed(open_network_source(str(path)), encoder),
+        "pool": StageCache(LatentFeed(open_network_source(str(path)), noisy), 64, 8, 0, lambda: 0),
+        "pool for conv": StageCache(
+            LatentFeed(open_network_source(str(path)), build_encoder("conv", 16)), 64, 8, 0, lambda: 0
+        ),
         "chain": LatentFeed(open_network_source(str(chain)), noisy),
     }
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "images", "noise", "conv", "network", "chain"])
+@pytest.mark.parametrize("kind", ["gaussian", "images", "noise", "conv", "network", "chain", "pool", "pool for conv"])
 def test_latents_of_every_source(tmp_path, kind):
     """Rows of the candidates, in their order; the radius is smaller than that of plain batches."""
     feed = feeds(tmp_path)[kind]
@@ -340,6 +345,19 @@ def test_two_processes_equal_one(tmp_path, folders):
     assert [line["Coreset/target_radius"] for line in stats_of(one)] == [
         line["Coreset/target_radius"] for line in stats_of(two)
     ]
+
+
+def test_a_second_stage_with_a_pool_goes_on_to_the_bit(tmp_path, folders):
+    first, _ = train(tmp_path / "1", f"--data={folders['source']}", "--kimg=0.008")
+    args = [f"--source={snapshot_of(first)}", f"--data={folders['target']}", "--source-encoder=conv"]
+    args += ["--coreset=prior", "--coreset-factor=2", "--source-noise=0.1"]
+    whole, _ = train(tmp_path / "whole", *args, "--stage-cache=24", "--kimg=0.032")
+    parts, _ = train(tmp_path / "parts", *args, "--stage-cache=24", "--kimg=0.024")
+    resume(parts, "--kimg=0.032")
+    assert_same_run(whole, parts)
+    status, _, err = run_inside("--cfg=stylegan2", *TINY, f"--outdir={tmp_path}", *args, "--stage-cache=12")
+    assert status == 2
+    assert "2 x 8 = 16 candidates" in err and "--stage-cache=12 holds 12 images" in err
 
 
 @pytest.mark.parametrize(
