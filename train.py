@@ -14,6 +14,10 @@ python train.py --source=tinyimagenet.zip --cfg=stylegan3-t
 python train.py --source=training-runs/00000-.../network-snapshot-000200.pkl --data=emoji32.zip --cfg=stylegan3-t
 
 \b
+# All stages of a cascade from one file; the same command goes on where it stopped
+python train.py --cascade=examples/cascade.yaml
+
+\b
 # The friendly neighbour chosen by the signed inception distance, and judged by FID and SID at every snapshot
 python train.py --source=auto --source-pool=tinyimagenet.zip,cifar10.zip --data=emoji32.zip --cfg=stylegan2 \\
     --metrics=fid5k_full,csid5k_full
@@ -29,6 +33,7 @@ python train.py --resume=latest
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +43,17 @@ import torch
 import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
+from dnnlib.files import only_one
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
-from torch_utils.launcher import STOPPED, launch
+from torch_utils.launcher import STOPPED, launch, leaving_when_asked
+from training.cascade_run import CascadeRun
 from training.config import PRESETS, SOURCE_MATCHES, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.prior import NORMS as PRIOR_NORMS
 from training.prior import SAMPLINGS
 from training.progress import make_run_dir, remove_unstarted
+from training.recipe import read_recipe
 from training.resolve import resolve
 from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
 from training.shards import split_list
@@ -66,6 +74,10 @@ def comma_separated(context: click.Context, param: click.Parameter, value: str) 
     return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
 
 
+def coreset_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(sorted(metric_names(context, param, value)))  # so that prior,target is target,prior to a resumed run
+
+
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     names = comma_separated(context, param, value)
     return () if names == ("none",) else names
@@ -74,6 +86,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
 # Required and main features.
 @click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
+@click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
 @click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)))
 @click.option(
     "--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR|A,B|'{0..9}.zip']"
@@ -99,6 +112,20 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
     type=click.Choice(SOURCE_MATCHES),
     default="random",
+)
+@click.option(
+    "--coreset",
+    help="Batches that cover more (Small-GAN): chosen from many candidates, the latents (prior), the real images (target)",
+    metavar="[prior|target|prior,target|none]",
+    callback=coreset_names,
+    default="none",
+)
+@click.option("--coreset-factor", help="Candidates for each sample of a batch  [default: 4]", metavar="INT", type=int)
+@click.option(
+    "--stage-cache",
+    help="With a snapshot as source: draw from a pool of N of its outputs that is refreshed gradually; 0 is off",
+    metavar="N",
+    type=int,
 )
 @click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
@@ -205,8 +232,10 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--device", help="Where to train", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
 @click.pass_context
-def main(context: click.Context, dry_run: bool, **options: Any) -> int:
+def main(context: click.Context, cascade: str | None, dry_run: bool, **options: Any) -> int:
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    if cascade is not None:
+        return train_cascade(cascade, {name: options[name] for name in given}, options["outdir"], dry_run)
     point = find_resume_point(options, given)
     if point is not None and is_finished(point):
         distributed.print0(
@@ -222,8 +251,31 @@ def main(context: click.Context, dry_run: bool, **options: Any) -> int:
     if dry_run:
         distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
-    config = resolved.config
+    return start(resolved.config, point)
+
+
+def start(config: TrainingConfig, point: ResumePoint | None) -> int:
+    """Train; the exit code."""
     return launch(train_process, config.num_gpus, config.device, config, *where(point))
+
+
+def train_cascade(path: str, given: dict[str, Any], outdir: str, dry_run: bool) -> int:
+    """The stages of a recipe in turn; the exit code. given: options that were typed."""
+    cascade = CascadeRun(read_recipe(path), outdir, given, parse, start)
+    cascade.plan_all()
+    if dry_run:
+        cascade.print_plans()
+        return 0
+    return cascade.run()
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """The options that `main` would be called with, by name. Raises `UserError`."""
+    try:
+        params = main.make_context("train.py", arguments).params
+    except click.UsageError as error:
+        raise UserError(error.format_message()) from error
+    return {name: value for name, value in params.items() if name not in ("cascade", "dry_run")}
 
 
 def where(point: ResumePoint | None) -> tuple[Path | None, Path | None]:
@@ -236,17 +288,22 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     if device.type == "cpu":
         misc.keep_freed_memory()
     is_writer = distributed.get_rank() == 0
+    is_new = run_dir is None
     if run_dir is None and is_writer:
         run_dir = make_run_dir(config.outdir, config.desc)
     run_dir, state_file = distributed.broadcast_object((run_dir, state_file))
     mode = "w" if state_file is None else "a"
     try:
-        with dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext():
+        with (
+            leaving_when_asked(),
+            nobody_else_in(run_dir),
+            dnnlib.util.Logger(run_dir / "log.txt", mode) if is_writer else contextlib.nullcontext(),
+        ):
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
                 is_stopped = training_loop(config, run_dir, device, state_file)
-    except (UserError, KeyboardInterrupt):
-        if is_writer:
+    except (UserError, KeyboardInterrupt, SystemExit):
+        if is_writer and is_new:
             remove_unstarted(run_dir)
         raise
     distributed.barrier()
@@ -254,5 +311,17 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
     return STOPPED if is_stopped else 0
 
 
+@contextlib.contextmanager
+def nobody_else_in(run_dir: Path) -> Iterator[None]:
+    """Two runs in one folder would write over each other. On all ranks; rank 0 looks."""
+    with only_one(run_dir) if distributed.get_rank() == 0 else contextlib.nullcontext(True) as is_alone:
+        if distributed.is_true_anywhere(not is_alone):
+            raise UserError(
+                f"--resume: another run goes on in {run_dir}; end it first, or leave out --resume for a new one"
+            )
+        yield
+
+
 if __name__ == "__main__":
-    dnnlib.cli.run(main, say=distributed.say_once)
+    with leaving_when_asked():
+        dnnlib.cli.run(main, say=distributed.say_once)

@@ -1,4 +1,5 @@
-"""What a source costs: a training step from images and from a network against one from Gaussian noise, in turns.
+"""What a source costs: a training step from images and from a network, without and with --stage-cache, against one from
+Gaussian noise, in turns.
 
 python bench/sources.py
 """
@@ -44,8 +45,9 @@ def save_stage_one(folder: Path, state: TrainingState) -> Path:
 @click.option("--cbase", default=2048, show_default=True)
 @click.option("--cmax", default=64, show_default=True)
 @click.option("--steps", default=16, help="Steps of each kind", show_default=True)
+@click.option("--stage-cache", default=4096, help="Outputs in the pool", show_default=True)
 @click.option("--device", default="auto", show_default=True)
-def main(cfg: str, res: int, batch: int, cbase: int, cmax: int, steps: int, device: str) -> None:
+def main(cfg: str, res: int, batch: int, cbase: int, cmax: int, steps: int, stage_cache: int, device: str) -> None:
     """Median seconds of a training step for each source, ADA off."""
     misc.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder_name:
@@ -54,7 +56,9 @@ def main(cfg: str, res: int, batch: int, cbase: int, cmax: int, steps: int, devi
         shared = dict(cfg=cfg, data=data, batch=batch, cbase=cbase, cmax=cmax, device=device, aug="noaug")
         kinds = {"gaussian": make_step(shared)}
         kinds["images"] = make_step(shared | {"source": data})
-        kinds["network"] = make_step(shared | {"source": str(save_stage_one(folder, kinds["gaussian"][1]))})
+        network = shared | {"source": str(save_stage_one(folder, kinds["gaussian"][1]))}
+        kinds["network"] = make_step(network)
+        kinds["network, cached"] = make_step(network | {"stage_cache": stage_cache})
     images = torch.randint(256, [batch, 3, res, res], dtype=torch.uint8)
     labels = torch.zeros(batch, 0)
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -63,15 +67,18 @@ def main(cfg: str, res: int, batch: int, cbase: int, cmax: int, steps: int, devi
             state.batch_idx = 1  # the main phases only: regularisation steps are rarer than one in `steps`
             start = time.perf_counter()
             step.run(images, labels)
-            if torch.cuda.is_available():
+            if state.pl_mean.is_cuda:
                 torch.cuda.synchronize()
             if index > 0:
                 times[kind].append(time.perf_counter() - start)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     for kind, seconds in medians.items():
-        print(f"{kind:<10} {seconds:8.4f} s/step   {seconds / medians['gaussian']:.3f} of Gaussian")
+        print(f"{kind:<16} {seconds:8.4f} s/step   {seconds / medians['gaussian']:.3f} of Gaussian")
     setting = {"cfg": cfg, "res": res, "batch": batch, "cbase": cbase, "cmax": cmax, "steps": steps}
-    save_result("sources", {"setting": setting, "median_sec": medians, "machine": describe_machine()})
+    setting["stage_cache"] = stage_cache
+    ratios = {kind: seconds / medians["gaussian"] for kind, seconds in medians.items()}
+    result = {"setting": setting, "median_sec": medians, "of_gaussian": ratios, "machine": describe_machine()}
+    save_result("sources" if cfg == "stylegan2" else f"sources_{cfg}", result)
 
 
 if __name__ == "__main__":

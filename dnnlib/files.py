@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dnnlib.errors import UserError
 
@@ -79,6 +80,37 @@ def check_seal(file: BinaryIO, name: str, required: bool = False) -> None:
     file.seek(0)
     if digest.hexdigest().encode() != seal[len(SEAL_MARK) : -1]:
         raise UserError(f"{name}: is damaged: its contents do not match the hash at its end")
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, patience_sec: float = 5.0) -> Iterator[bool]:
+    """Whether no other process is in this block for the folder. The lock ends with the process, also with one that was
+    killed; the system gets patience_sec to bury it. True where the system or the file system knows no locks.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield True
+        return
+    try:
+        deadline = time.monotonic() + patience_sec
+        while (is_alone := _try_to_lock(fcntl, descriptor)) is False and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield is_alone
+    finally:
+        os.close(descriptor)
+
+
+def _try_to_lock(fcntl: Any, descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system without locks
+        return True
+    return True
 
 
 def remove_parts(folder: Path) -> None:

@@ -161,7 +161,9 @@ def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
     more = f"; and {len(result.skipped) - MAX_NAMED} more" if len(result.skipped) > MAX_NAMED else ""
     message = f"{images.name}: {len(result.skipped)} of {result.num_requested} images cannot be read ({named}{more})"
     if not images.may_skip:
-        raise UserError(f"{message}; the network that made them has diverged, use an earlier snapshot")
+        is_generated = images.key is None
+        way_out = "the network that made them has diverged, use an earlier snapshot"
+        raise UserError(f"{message}; {way_out if is_generated else 'mend or remove them'}")
     if is_strict or len(result) == 0:
         raise UserError(f"{message}; mend or remove them{', or leave --strict out' if len(result) > 0 else ''}")
     distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)

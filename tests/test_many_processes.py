@@ -1,11 +1,9 @@
 """Runs of several processes: the same data in the same order, torchrun's agents, a worker that is lost."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -85,43 +83,3 @@ def test_two_machines(tmp_path):
     assert sum("Run folder" in output for output in outputs) == 1
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert list(run_dir.glob("network-snapshot-*.pkl"))
-
-
-def workers_of(agent):
-    """Process ids by rank."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-            if parent == agent.pid:
-                with open(f"/proc/{pid}/environ") as file:
-                    variables = dict(item.split("=", 1) for item in file.read().split("\0") if "=" in item)
-                found[int(variables["RANK"])] = int(pid)
-        except (OSError, KeyError):
-            continue
-    return found
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
-def test_a_lost_worker_restarts_from_the_last_state(tmp_path):
-    data = write_images(tmp_path / "data", size=(16, 16), count=20)
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", "--max-restarts=1", "train.py", *TINY]
-    command += ["--cfg=stylegan2", "--kimg=0.8", "--snap=1", "--resume=latest"]
-    command += [f"--data={data}", f"--outdir={tmp_path / 'runs'}"]
-    log = tmp_path / "output.txt"
-    with open(log, "w") as file:
-        agent = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
-    deadline = time.time() + 100
-    while not list(tmp_path.glob("runs/*/training-state-*")):
-        assert agent.poll() is None and time.time() < deadline, log.read_text()
-        time.sleep(0.1)
-    os.kill(workers_of(agent)[1], signal.SIGKILL)
-    assert agent.wait(timeout=150) == 0, log.read_text()
-    (run_dir,) = (tmp_path / "runs").iterdir()
-    assert "Done." in (run_dir / "log.txt").read_text()
-    kimg = [
-        float(line.split("kimg")[1].split()[0]) for line in log.read_text().splitlines() if line.startswith("tick ")
-    ]
-    assert kimg == sorted(kimg) and kimg[-1] == pytest.approx(0.8)
-    assert log.read_text().count("Run folder: ") == 2  # once before and once after

@@ -1,5 +1,6 @@
 """train.py --resume=latest: to the bit, with what may differ and what may not, from damaged states, over processes."""
 
+import errno
 import json
 import os
 import signal
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.errors import UserError
+from dnnlib.files import only_one
 from tests.conftest import ROOT
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
-from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state
+from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
+from training.resume import rewind_files
+from training.snapshot import load_snapshot
 
 TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
 
@@ -182,6 +187,23 @@ def test_metrics_and_the_best_snapshot_go_on(tmp_path, folders):
     assert [kimg for kimg, _ in values(whole)] == [0.016, 0.032, 0.048]
     assert values(whole) == values(parts)
     assert_same_run(whole, parts)
+
+
+def test_a_signal_does_not_replace_the_best_snapshot(tmp_path, folders, monkeypatch):
+    from training.progress import Progress
+
+    def signalled(progress):
+        if progress.state.cur_nimg == 24:  # after the tick whose snapshot, of the same thousand images, is the best
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "step", signalled)
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.1"]
+    status, out, err = run_inside(f"--outdir={tmp_path}", "--cfg=stylegan2", *TINY, *args)
+    assert status == STOPPED, err
+    assert "is the best snapshot so far and stays" in out
+    (run_dir,) = tmp_path.iterdir()
+    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == 16
+    assert read_state(newest_intact_state(run_dir)[0])["training"]["counters"]["cur_nimg"] == 24
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +399,116 @@ def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, fo
     (line,) = (parts / "metric-fid1k.jsonl").read_text().splitlines()
     assert json.loads(line)["kimg"] == 0.016
     assert len(stats_of(parts)) == 1
+
+
+def test_a_damaged_newer_state_does_not_outlive_good_ones(tmp_path, folders):
+    args = [*spider(folders), "--tick=1", "--batch=500", "--mbstd-group=1", "--snap=1"]
+    run_dir, _ = train(tmp_path, *args, "--kimg=3")
+    newest, _ = numbered(run_dir, STATE_PATTERN)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    options = run_dir / "training_options.json"
+    options.write_text(
+        options.read_text().replace('"finished_kimg": 3.0', '"finished_kimg": 0')
+    )  # as if it had been killed
+    resume(run_dir, "--kimg=2.5", "--keep=1")
+    assert [path.name for path in numbered(run_dir, STATE_PATTERN)] == ["training-state-000002.pt"]
+    assert (run_dir / f"{newest.name}.damaged").stat().st_size == 1000
+    assert "Resume: 2.5 kimg" in resume(run_dir, "--kimg=3")
+
+
+def test_a_run_that_cannot_go_on_keeps_its_folder(tmp_path, stopped_run, monkeypatch):
+    import train as train_script
+
+    twin = copy_of(stopped_run, tmp_path)
+    (twin / "stats.jsonl").unlink()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_script, "training_loop", interrupted)
+    status, _, _ = run_inside(f"--resume={twin}", "--kimg=0.04")
+    assert status == 130
+    assert snapshot_of(twin).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", "x"), ("metrics", 5), ("metrics", ["fid1k", 3]), ("data", 7), ("workers", "3"), ("mirror", "yes"),
+        ("seed", True), ("kimg", None), ("unknown", 1), ("cfg", ["stylegan2"]),
+    ],
+)  # fmt: skip
+def test_options_of_other_types_are_refused(tmp_path, stopped_run, name, value):
+    path = copy_of(stopped_run, tmp_path) / "training_options.json"
+    saved = json.loads(path.read_text())
+    saved["options"][name] = value
+    path.write_text(json.dumps(saved))
+    assert_not_ours(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("desc", 3), ("source", {"kind": "images"}), ("finished_kimg", "a")])
+def test_a_configuration_of_other_types_is_refused(tmp_path, stopped_run, name, value):
+    path = copy_of(stopped_run, tmp_path) / "training_options.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert_not_ours(path)
+
+
+def assert_not_ours(path):
+    status, _, err = run_inside(f"--resume={path.parent}", "--kimg=0.04")
+    assert status == 2
+    assert err.startswith(f"Error: --resume: {path}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("training"),
+        lambda state: state["training"].pop("networks"),
+        lambda state: state["training"]["networks"]["G"].popitem(),
+        lambda state: state["training"].update(counters={"cur_nimg": 0}),
+        lambda state: state["training"].update(precision=3),
+        lambda state: state.update(progress=None),
+        lambda state: state.update(random=[]),
+        lambda state: state["step"].clear(),
+    ],
+)
+def test_a_state_that_somebody_changed_is_one_line(tmp_path, stopped_run, change):
+    twin = copy_of(stopped_run, tmp_path)
+    (path,) = numbered(twin, STATE_PATTERN)
+    state = read_state(path)
+    change(state)
+    write_state(path, state)
+    status, _, err = run_inside(f"--resume={twin}", "--kimg=0.04")
+    assert status == 2
+    assert err.startswith("Error: ") and "training state" in err and len(err.splitlines()) == 1
+    assert snapshot_of(twin).is_file()
+
+
+def test_taking_lines_back_needs_no_room_where_none_is_to_be_taken(tmp_path, monkeypatch):
+    path = tmp_path / "stats.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with pytest.raises(UserError, match="No space left"):
+            rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a"'
+    rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+    monkeypatch.setattr("os.fsync", full_disk)
+    rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+    assert path.read_text() == '{"a": 1}\n'
+
+
+def full_disk(*args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, stopped_run):
+    twin = copy_of(stopped_run, tmp_path)
+    before = {path.name: path.read_bytes() for path in twin.iterdir()}
+    with only_one(twin) as is_alone:
+        assert is_alone
+        status, _, err = run_inside(f"--resume={twin}", "--kimg=0.04")
+    assert status == 2
+    assert f"another run goes on in {twin}" in err and len(err.splitlines()) == 1
+    assert before == {path.name: path.read_bytes() for path in twin.iterdir()}
+    assert "Done." in resume(twin, "--kimg=0.04")

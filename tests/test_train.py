@@ -227,6 +227,23 @@ def test_a_signal_saves_and_leaves(tmp_path, folders, num_processes, sent):
     assert read_state(next(run_dir.glob("training-state-*.pt")))["training"]["counters"]["cur_nimg"] == nimg > 0
 
 
+@pytest.mark.parametrize(("num_processes", "sent"), [(1, "SIGTERM"), (1, "SIGUSR1"), (2, "SIGUSR1")])
+def test_a_signal_during_the_start_leaves_nothing(tmp_path, folders, num_processes, sent):
+    command = [sys.executable, "-u", "train.py", *TINY, "--cfg=stylegan2", f"--data={folders['target']}"]
+    command += [f"--outdir={tmp_path / 'runs'}", f"--gpus={num_processes}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("Loading data"):
+            process.send_signal(getattr(signal, sent))
+            break
+    output = "".join(lines) + process.communicate(timeout=60)[0]
+    assert process.returncode == STOPPED, output
+    assert "Traceback" not in output
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, folders):
     outdir = tmp_path / "runs"
     status, out, _ = run_inside(f"--outdir={outdir}", "--cfg=stylegan3-t", f"--data={folders['target']}", "--dry-run")
@@ -255,6 +272,8 @@ def test_help_lists_every_official_flag():
         "deterministic",
         "keep",
         "nan-patience",
+        "coreset",
+        "coreset-factor",
         "resume-augment",
         "resume-optimizer",
     ]

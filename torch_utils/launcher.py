@@ -4,6 +4,7 @@ Several processes speak with one voice: an error that all of them meet is printe
 that a process lost another one is said only where nothing tells why.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -13,9 +14,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -56,13 +57,32 @@ class Failure:
         return "\n".join(f"[rank {rank}] {line}" for line in self.text.splitlines()) if self.is_traceback else self.text
 
 
+@contextlib.contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 mean: leave with STOPPED. For the time in which there is nothing to save yet: whoever queues a
+    stopped run again need not know how far it had come."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(STOPPED)
+
+    before = {number: signal.signal(number, leave) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
     """`work(*args, device)` in this process (alone, or as one of torchrun's), or in processes of its own; the exit code.
 
     Each process gets its own device of the kind. `work` must be importable by name.
     """
     if distributed.is_launched() and distributed.get_world_size() > 1:
-        return _launched(work, device, args)
+        _launched(work, device, args)
     if distributed.is_launched() or num_processes == 1:
         return work(*args, distributed.init(device=device))
     with tempfile.TemporaryDirectory() as folder:
@@ -72,15 +92,19 @@ def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:
 # One of torchrun's processes
 
 
-def _launched(work: Work, device: str, args: tuple) -> int:
+def _launched(work: Work, device: str, args: tuple) -> NoReturn:
     distributed.share_threads()
     status, failure = _attempt(lambda: work(*args, distributed.init(device=device)))
     if failure is not None:
         distributed.say_once(failure.by(distributed.get_rank()), key=failure.text)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # backends may wait for the others while Python takes them down
-    return status
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process here. While Python takes them down, backends may wait for the others, and threads of theirs abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _attempt(work: Callable[[], int]) -> tuple[int, Failure | None]:
@@ -108,12 +132,16 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
         processes[-1].start()
         reporter.close()  # the process has its own end; when that one closes, too, there is nothing more to read
         reports.append(report)
-    # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked: set[int] = set()
+    # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. One that was sent to this
+    # process alone is passed on as another signal, which does not count as the second Ctrl-C.
+    pass_on_quietly = lambda number, _: _pass_on(signal.SIGTERM, processes, asked)  # noqa: E731
+    before: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, pass_on_quietly)}
     for number in PASSED_ON:
-        signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
+        before[number] = signal.signal(number, lambda number, _: _pass_on(number, processes, asked))
     killed = _wait_for(processes)
+    for number, handler in before.items():  # other processes may be launched after these
+        signal.signal(number, handler)
     codes = [INTERRUPTED if -process.exitcode in asked else process.exitcode for process in processes]
     failures = {rank: failure for rank, report in enumerate(reports) if (failure := _read(report)) is not None}
     for rank, code in enumerate(codes):
@@ -134,7 +162,7 @@ def _spawned(
     status, failure = _attempt(lambda: work(*args, distributed.init(rank, num_processes, meeting_point, device=device)))
     if failure is not None:
         reporter.send(failure)
-    sys.exit(status)
+    _leave(status)
 
 
 def _leave_with_parent() -> None:
@@ -158,7 +186,8 @@ def _pass_on(number: int, processes: Iterable[Any], asked: set[int]) -> None:
 
 def _wait_for(processes: list[Any]) -> set[int]:
     """Wait until all processes have ended. When one fails, the others get a moment; the ranks that had to be killed."""
-    deadline, killed = None, set()
+    deadline: float | None = None
+    killed: set[int] = set()
     while running := [rank for rank, process in enumerate(processes) if process.exitcode is None]:
         patience = None if deadline is None else max(deadline - time.monotonic(), 0)
         multiprocessing.connection.wait([processes[rank].sentinel for rank in running], patience)

@@ -4,10 +4,11 @@ A state is written by `torch.save`, ends with a hash of itself, appears under it
 as data (`weights_only`). Writing happens on a thread of its own.
 """
 
+import contextlib
 import os
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dnnlib.files import atomic_write, check_seal
 from torch_utils import seeding
 
 FORMAT_VERSION = 1
+CONTENTS = {"training", "random", "num_processes", "batch_gpu", "evaluation_due"}  # and parts that loops add
 STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
 SNAPSHOT_PATTERN = re.compile(r"network-snapshot-(\d{6,})\.pkl")
 OPTIONS_FILE = "training_options.json"
@@ -87,7 +89,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # whole, but written by somebody else: nearly anything can go wrong inside
         raise UserError(f"{path}: is no training state of this project ({type(error).__name__})") from error
-    if not isinstance(contents, dict) or contents.get("version") != FORMAT_VERSION:
+    if not isinstance(contents, dict) or contents.get("version") != FORMAT_VERSION or not contents.keys() >= CONTENTS:
         raise UserError(
             f"{path}: is no training state that this version reads; start anew from a snapshot (--resume=PKL)"
         )
@@ -103,6 +105,20 @@ def write_state(path: Path, contents: Mapping[str, Any]) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """Raise `UserError` where a training state is whole, but does not hold what the run in the block takes from it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--resume: the training state does not belong to this run ({type(error).__name__}): somebody changed it; start "
+            "a new run with --resume=network-snapshot-….pkl"
+        ) from error
 
 
 def to_cpu(tree: Any) -> Any:

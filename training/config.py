@@ -10,6 +10,10 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from training.augment import AUGPIPES
 
+CORESETS = ("prior", "target")
+CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
+MAX_CORESET_FACTOR = 64
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -85,6 +89,9 @@ class TrainingOptions:
     source_norm: str = "standardize"
     source_noise: float = 0.0
     source_match: str = "random"
+    coreset: tuple[str, ...] = ()
+    coreset_factor: int | None = None
+    stage_cache: int | None = None
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -165,7 +172,7 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr"):
             self._require(name, lambda value: value > 0, "must be positive")
-        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience"):
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache"):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
@@ -178,6 +185,22 @@ class TrainingOptions:
         )
         for name in self.metrics:
             metric_main.find_metric(name)
+        self._check_coreset()
+
+    def _check_coreset(self) -> None:
+        for name in self.coreset:
+            if name not in CORESETS:
+                raise UserError(f"--coreset={name}: choose from {', '.join(CORESETS)}, or both with a comma")
+        factor = self.coreset_factor
+        if factor == 1:
+            raise UserError("--coreset-factor=1: chooses all candidates, which does nothing; use 4 to 8")
+        self._require(
+            "coreset_factor",
+            lambda value: 1 < value <= MAX_CORESET_FACTOR,
+            f"must be from 2 to {MAX_CORESET_FACTOR}; 4 to 8 are usual",
+        )
+        if factor is not None and not self.coreset:
+            raise UserError(f"--coreset-factor={factor}: needs --coreset=prior,target, or one of the two")
 
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
@@ -279,6 +302,10 @@ class TrainingConfig:
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = None
     """File or address of its weights."""
+    coreset: dict[str, Any] | None = None
+    """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""
+    stage_cache: int | None = None
+    """Outputs of a network source that steps draw from; None: each step makes its own."""
     D_reg_interval: int = 16
     """Steps from one R1 regularisation to the next."""
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -482,7 +482,8 @@ class BatchLoader:
     images: uint8 or uint16 tensor `[n, C, H, W]`; labels: float32 `[n, label_dim]`; n = batch_size / rows_step.
     Batch k takes the positions from `start + k * batch_size` of `sample_order`, and this loader every `rows_step`-th
     of them from `rows_start`: what a batch holds depends on the position only. `num_workers` threads decode (0: the
-    caller's own), `prefetch` batches ahead. A corrupt image raises `UserError` from `next`.
+    caller's own), `prefetch` batches ahead. `order(start, count)` says which indices a batch holds instead of
+    `sample_order`. A corrupt image raises `UserError` from `next`.
     """
 
     def __init__(
@@ -495,13 +496,14 @@ class BatchLoader:
         start: int = 0,
         num_workers: int = 3,
         prefetch: int = 2,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ):
         assert 0 <= rows_start < rows_step
         assert batch_size > 0
         assert batch_size % rows_step == 0
         self.dataset = dataset
         self._batch_size, self._rows = batch_size, slice(rows_start, None, rows_step)
-        self._seed = seed
+        self._order = functools.partial(sample_order, len(dataset), seed) if order is None else order
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers > 0 else None
         self._positions = itertools.count(start, batch_size)
@@ -517,7 +519,7 @@ class BatchLoader:
         return self._pending.popleft().wait()
 
     def _request(self, position: int) -> "_PendingBatch":
-        indices = sample_order(len(self.dataset), self._seed, position, self._batch_size)[self._rows]
+        indices = self._order(position, self._batch_size)[self._rows]
         return _PendingBatch(self.dataset, indices, self._pool, self._num_workers)
 
     def close(self) -> None:

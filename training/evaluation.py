@@ -63,7 +63,8 @@ class Evaluation:
         self.is_writer = distributed.get_rank() == 0
         self.history: dict[str, list[tuple[float, float, float]]] = defaultdict(list)  # kimg, value, standard error
         self.best_score = math.inf
-        self.read_history()
+        if self.is_writer:  # which alone may take lines back meanwhile
+            self.read_history()
         self.opts = metric_main.MetricOptions(
             detector=Detectors(
                 config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer

@@ -19,8 +19,10 @@ from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config import TrainingConfig
+from training.coreset import Coverage, PriorCoreset, TargetCoreset
 from training.dataset import Labels, to_float
-from training.source import Draw
+from training.source import Draw, LatentFeed
+from training.stage_cache import StageCache
 from training.state import TrainingState
 
 ADA_INTERVAL = 4  # steps
@@ -74,11 +76,15 @@ class TrainingStep:
         self.state = state
         self.config = config
         self.labels = labels
+        self.feed = feed_of_steps(state, config)
         self.num_rounds = config.per_process // batch_gpu
         self.phases = list(self._phases())
         # Networks as the main phases see them. Second derivatives go through the plain ones.
         self.synthesis = graphed(state.G.synthesis) if config.cuda_graphs else state.G.synthesis
         self.D = graphed(state.D) if config.cuda_graphs else state.D
+        self.prior_coreset = self._prior_coreset()
+        self.target_coreset: TargetCoreset | None = None  # by which the loader chooses real images
+        self.prior_coverage: dict[str, Coverage] = {}  # phase -> how well its latents cover their candidates
         self.ada_stats = training_stats.Collector(regex=SIGN_OF_REALS)
         self.pl_lengths: list[torch.Tensor] = []  # mean of each micro-batch, until the running mean takes them in
         self.num_skipped = {phase.name: 0 for phase in self.phases}  # in a row
@@ -94,6 +100,11 @@ class TrainingStep:
         yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main)
         if config.r1_gamma > 0:
             yield Phase("Dreg", s.D, s.D_opt, config.D_reg_interval, self.discriminator_r1)
+
+    def _prior_coreset(self) -> PriorCoreset | None:
+        chosen = self.config.coreset
+        is_on = chosen is not None and "prior" in chosen["of"]
+        return PriorCoreset(self.feed, chosen["factor"]) if is_on else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs beside the `TrainingState`. On all ranks."""
@@ -126,17 +137,20 @@ class TrainingStep:
         phase.optimizer.zero_grad(set_to_none=True)
         phase.module.requires_grad_(True)
         with training_stats.held() as count_reports:
+            self.report_coverage(phase)
             for batch in batches:
                 self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
         phase.reducer.finish()
-        if self.is_finite(phase):
+        is_finite = self.is_finite(phase)
+        if is_finite:
             phase.optimizer.step()
             self.update_running_means(phase)
             count_reports()
-        else:  # nothing of this phase is kept
+        else:  # nothing of this phase is kept, in the state that is remembered neither
             for mean, before in zip(self.running_means(), means_before, strict=True):
                 mean.copy_(before)
+        self.count_skipped(phase, is_finite)
         self.pl_lengths.clear()
         self.losses.clear()
 
@@ -150,17 +164,25 @@ class TrainingStep:
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
         """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
         draws, mixing_draws, labels_of = {}, {}, {}
+        num = self.config.batch_size * (1 if self.prior_coreset is None else self.prior_coreset.factor)
         for phase in phases:
             gen = seeding.generator(self.config.seed, self.state.cur_nimg, phase.name, "latents")
-            draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+            draws[phase.name] = self.feed.draw(num, gen)
             if self.config.style_mixing_prob > 0:
-                mixing_draws[phase.name] = self.state.feed.draw(self.config.batch_size, gen)
+                mixing_draws[phase.name] = self.feed.draw(num, gen)
             labels_of[phase.name] = self.labels[
                 torch.randint(len(self.labels), [self.config.batch_size], generator=gen)
             ]
-            for of_phase in (draws, mixing_draws):
-                if phase.name in of_phase:  # source images of the classes that the labels are paired with
-                    of_phase[phase.name] = self.state.feed.match(of_phase[phase.name], labels_of[phase.name])
+        if self.prior_coreset is not None:
+            both, coverage = self.prior_coreset.choose(
+                [*draws.values(), *mixing_draws.values()], self.config.batch_size
+            )
+            chosen = iter(both)
+            draws, mixing_draws = ({name: next(chosen) for name in group} for group in (draws, mixing_draws))
+            self.prior_coverage = dict(zip(draws, coverage, strict=False))
+        for of_phase in (draws, mixing_draws):  # source images of the classes that the labels are paired with
+            for name in of_phase:
+                of_phase[name] = self.state.feed.match(of_phase[name], labels_of[name])
         world, rank = distributed.get_world_size(), distributed.get_rank()
         batches = []
         for index in range(self.num_rounds):
@@ -177,6 +199,16 @@ class TrainingStep:
                 )
             )
         return batches
+
+    def report_coverage(self, phase: Phase) -> None:
+        """Coverage radii of the latents of a phase, and once a step of the real images; the same on all ranks."""
+        found = {"prior": self.prior_coverage.get(phase.name)}
+        if phase.name == "Dmain" and self.target_coreset is not None:
+            found["target"] = self.target_coreset.coverage(self.state.cur_nimg, self.config.batch_size)
+        for name, coverage in found.items():
+            if coverage is not None:
+                training_stats.report0(f"Coreset/{name}_radius", coverage.radius)
+                training_stats.report0(f"Coreset/{name}_radius_random", coverage.random_radius)
 
     # Losses of one micro-batch, for the gradients of the phase's module.
 
@@ -240,11 +272,11 @@ class TrainingStep:
         """w of every layer for the (first n) latents of a phase, `[n, num_ws, w_dim]`, styles mixed."""
         G = self.state.G
         c = batch.labels[phase][:n]
-        z = self.state.feed.latents(first_rows(batch.draws[phase], n), G.mapping.encoder)
+        z = self.feed.latents(first_rows(batch.draws[phase], n), G.mapping.encoder)
         ws = G.mapping(z, c, update_emas=update_emas)
         if self.config.style_mixing_prob > 0:
             # Layers from a random one on take the w of another latent, of the same source (Karras 2019, sec. 3.1).
-            other_z = self.state.feed.latents(first_rows(batch.mixing_draws[phase], n), G.mapping.encoder)
+            other_z = self.feed.latents(first_rows(batch.mixing_draws[phase], n), G.mapping.encoder)
             first_mixed = 1 + seeding.randint(G.num_ws - 1, [len(z), 1], device=self.device)  # [n, 1]
             is_kept = seeding.rand([len(z), 1], device=self.device) >= self.config.style_mixing_prob
             layers = torch.arange(G.num_ws, device=self.device)  # [num_ws]
@@ -279,12 +311,15 @@ class TrainingStep:
         return mean
 
     def is_finite(self, phase: Phase) -> bool:
-        """Whether the step may be taken. Steps with NaN or Inf are left out; too many in a row end the run."""
+        """Whether the step may be taken: no loss and no gradient, on any rank, is NaN or infinite."""
         grads = [param.grad for param in phase.module.parameters() if param.grad is not None]
         total = torch.stack([norm.sum() for norm in torch._foreach_norm(grads)]).sum()
         # The gradients are the same on all ranks by now, the losses are not; a sum with a NaN in it is NaN.
         total = total + distributed.all_sum(torch.stack(self.losses).sum())
-        is_finite = bool(torch.isfinite(total))
+        return bool(torch.isfinite(total))
+
+    def count_skipped(self, phase: Phase, is_finite: bool) -> None:
+        """Steps with NaN or Inf have been left out; too many in a row end the run."""
         training_stats.report(f"Loss/{phase.name}/skipped", float(not is_finite))
         was_in_trouble = any(self.num_skipped.values())
         if not is_finite and not was_in_trouble:
@@ -294,7 +329,6 @@ class TrainingStep:
             self.before_trouble(False)
         if not is_finite:
             self.complain(phase)
-        return is_finite
 
     def complain(self, phase: Phase) -> None:
         num, patience, kimg = self.num_skipped[phase.name], self.config.nan_patience, self.state.cur_nimg / 1000
@@ -344,6 +378,13 @@ class TrainingStep:
         overconfidence = np.sign(self.ada_stats[SIGN_OF_REALS] - target)
         step = self.config.batch_size * ADA_INTERVAL / (self.config.ada_kimg * 1000)
         pipe.p.copy_((pipe.p + float(overconfidence) * step).clamp(0, 1))
+
+
+def feed_of_steps(state: TrainingState, config: TrainingConfig) -> LatentFeed | StageCache:
+    """What steps draw latents from: the run's feed, or with --stage-cache a pool of its outputs."""
+    if config.stage_cache is None:
+        return state.feed
+    return StageCache(state.feed, config.stage_cache, config.batch_size, config.seed, lambda: state.cur_nimg)
 
 
 def in_order_of_use(network: torch.nn.Module) -> Iterable[torch.nn.Parameter]:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError, naming
+from metrics.detectors import open_detector
 from torch_utils import distributed
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
 from training.checkpoint import state_beside
-from training.config import PRESETS, Preset, TrainingConfig, TrainingOptions
+from training.config import CORESET_FACTOR, PRESETS, Preset, TrainingConfig, TrainingOptions
+from training.coreset import coreset_detector
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
@@ -30,6 +32,7 @@ from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
 from training.source_match import match_classes, match_line
+from training.stage_cache import block_size
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
 
@@ -63,8 +66,10 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     source |= {} if why_source is None else {"why": why_source}
     match = match_classes(options, device) if point is None else point.config["source"].get("match")
     source |= {} if match is None else {"match": match}
+    stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
+    coreset, coreset_lines = choose_coreset(options, len(dataset), source, batch_size)
     resume_line = describe_resume(options) if point is None else describe_continuation(point)
     prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
     shape = network_shape(dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
@@ -116,6 +121,8 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         metrics=list(options.metrics),
         detector=options.detector,
         detector_weights=options.detector_weights,
+        coreset=coreset,
+        stage_cache=stage_cache,
     )
     if point is not None:
         point.check(config)
@@ -126,8 +133,10 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         ("Source", source_line),
         *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
         *([] if prior is None else [("Prior", describe_prior(prior))]),
+        *cache_lines,
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
+        *coreset_lines,
         ("Gamma", gamma_line),
         ("Augment", augment_line),
         ("Device", device_line),
@@ -295,6 +304,28 @@ def probe_source(path: str) -> tuple[str, int, str]:
     return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
 
 
+def choose_stage_cache(
+    options: TrainingOptions, kind: str, batch_size: int
+) -> tuple[int | None, list[tuple[str, str]]]:
+    """`(outputs in the pool, lines)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
+    if not options.stage_cache:
+        hint = "off: every step runs the stages before; --stage-cache=4096 draws from a pool of their outputs instead"
+        return None, [("Cache", hint)] if kind == "network" else []
+    if kind != "network":
+        raise UserError(
+            f"--stage-cache={options.stage_cache} needs --source=SNAPSHOT.pkl: it keeps images of a network"
+        )
+    if options.stage_cache < batch_size:
+        raise UserError(f"--stage-cache={options.stage_cache} is less than the batch of {batch_size}; use 4096 or so")
+    new = block_size(batch_size)
+    return options.stage_cache, [
+        (
+            "Cache",
+            f"steps draw from {options.stage_cache:,} outputs of the stages before, {new} of them new at each step",
+        )
+    ]
+
+
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
     """R1 weight from the number of pixels (and the batch), unless given."""
     if options.gamma is not None:
@@ -321,6 +352,57 @@ def choose_augmentation(options: TrainingOptions) -> tuple[dict[str, Any], str]:
         return fields, f"{options.augpipe} with probability {options.p:g}, fixed"
     fields = {"augpipe_kwargs": pipe, "augment_p": 0.0, "ada_target": options.target}
     return fields, f"{options.augpipe}, adaptive (ADA), target {options.target:g}"
+
+
+def choose_coreset(
+    options: TrainingOptions, num_images: int, source: dict[str, Any], batch_size: int
+) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
+    """The configuration of core-sets and its line, none without `--coreset`; checks that there are enough candidates."""
+    if not options.coreset:
+        return None, []
+    factor = options.coreset_factor or CORESET_FACTOR
+    coreset: dict[str, Any] = {"of": list(options.coreset), "factor": factor}
+    where = []
+    if "prior" in options.coreset:
+        if "match" in source:
+            raise UserError(
+                "--coreset=prior: chooses among source images of any class, and --source-match ties them to classes; use "
+                "--coreset=target, or leave one of them out"
+            )
+        if source["kind"] == "images":
+            check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
+        where.append(f"latents by {key_of_prior(options, source)}")
+    if "target" in options.coreset:
+        check_candidates("target", factor, batch_size, num_images, f"--data={options.data}")
+        name, weights = coreset_detector(options.detector, options.detector_weights)
+        coreset["detector"] = open_detector(name, weights, verbose=True).key
+        where.append(f"real images by features of {name}")
+    line = f"{batch_size} of {factor * batch_size} candidates by greedy k-center: {', '.join(where)} (--coreset)"
+    return coreset, [("Core-set", line)]
+
+
+def key_of_prior(options: TrainingOptions, source: dict[str, Any]) -> str:
+    """What distances between latents are measured in."""
+    if source["kind"] == "network":
+        return "the z of stage one (images of all candidates would cost too much)"
+    is_trained = source["kind"] == "images" and ENCODERS[options.source_encoder or "flatten"].is_trainable
+    return "their source images (the encoder is trained)" if is_trained else "z"
+
+
+def check_candidates(name: str, factor: int, batch_size: int, num_images: int, where: str) -> None:
+    if factor * batch_size > num_images:
+        raise UserError(
+            f"--coreset={name}: a batch is chosen from {factor} x {batch_size} = {factor * batch_size} candidates "
+            f"(--coreset-factor, --batch), but {where} holds {num_images:,} images; make one of them smaller"
+        )
+
+
+def count_images(path: str) -> int:
+    files = open_files(path)
+    try:
+        return len(files)
+    finally:
+        files.close()
 
 
 def generator_kwargs(

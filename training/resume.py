@@ -1,19 +1,20 @@
 """Where an exact resume continues: the run, its newest intact state, its options, and what may differ from them."""
 
-import dataclasses
 import json
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
-from dnnlib.files import remove_parts
-from training.checkpoint import OPTIONS_FILE, STATS, newest_intact_state
+from dnnlib.files import atomic_write, remove_parts
+from training.checkpoint import OPTIONS_FILE, STATE_PATTERN, STATS, newest_intact_state, numbered
 from training.config import TrainingConfig, TrainingOptions
 
 LATEST = "latest"
+DAMAGED = ".damaged"  # ending of a state that could not be continued
 
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
@@ -109,8 +110,13 @@ def read_options(run_dir: Path) -> dict[str, Any]:
     path = run_dir / OPTIONS_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name for f in dataclasses.fields(TrainingOptions)}
-        is_ours = isinstance(saved["options"], dict) and set(saved["options"]) <= known and "kind" in saved["source"]
+        source = saved["source"]
+        is_ours = (
+            are_options(saved["options"])
+            and ("z_dim" if source["kind"] == "gaussian" else "path") in source
+            and isinstance(saved["desc"], str)
+            and isinstance(saved.get("finished_kimg", 0), int | float)
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--resume: {path} cannot be read ({type(error).__name__}); start a new run from a snapshot"
@@ -120,6 +126,23 @@ def read_options(run_dir: Path) -> dict[str, Any]:
             f"--resume: {path} is not what this version writes; start a new run from a snapshot (--resume=PKL)"
         )
     return saved
+
+
+def are_options(saved: Mapping[str, Any]) -> bool:
+    """Whether these are the options of a run, each of its type, as they come from JSON."""
+    kinds = {name: typing.get_args(kind) or (kind,) for name, kind in typing.get_type_hints(TrainingOptions).items()}
+    if "cfg" not in saved or not saved.keys() <= kinds.keys():
+        return False
+    return all(is_of(value, kinds[name]) for name, value in saved.items())
+
+
+def is_of(value: Any, kinds: tuple[Any, ...]) -> bool:
+    """kinds: what an annotation allows; of tuple[str, ...] typing leaves `str, ...`, and JSON makes it a list."""
+    if kinds[-1] is Ellipsis:
+        return isinstance(value, list) and all(isinstance(part, kinds[0]) for part in value)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
 def merge(
@@ -147,7 +170,7 @@ def merge(
 
 
 def shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
 
 
 def differences(name: str, before: Any, now: Any) -> list[str]:
@@ -165,6 +188,14 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def set_aside_damaged(run_dir: Path, state: Path) -> None:
+    """States newer than the one that is continued are damaged: rotation must not keep them in place of good ones."""
+    for path in numbered(run_dir, STATE_PATTERN):
+        if path.name == state.name:
+            return
+        path.replace(path.with_name(path.name + DAMAGED))
+
+
 def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:
     """Take back what the run's logs say of the time after its state; delete half-written files."""
     remove_parts(run_dir)
@@ -177,11 +208,13 @@ def keep_lines(path: Path, is_kept: Any) -> None:
     """Lines of JSON that stay; one that was cut short goes, and all after it."""
     if not path.is_file():
         return
-    kept = []
-    for index, text in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    before, kept = path.read_text(encoding="utf-8", errors="replace"), []
+    for index, text in enumerate(before.splitlines()):
         try:
             if is_kept(index, json.loads(text)):
                 kept.append(text + "\n")
         except (ValueError, KeyError, TypeError):
             break
-    path.write_text("".join(kept), encoding="utf-8")
+    if "".join(kept) != before:  # a full disk must not cost what was there
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from torch_utils import distributed
 from training.checkpoint import (
+    BEST,
     OPTIONS_FILE,
     BackgroundWriter,
     random_state,
@@ -107,11 +109,17 @@ class Saver:
             path = state_path(self.run_dir, captured["training"]["counters"]["cur_nimg"])
             self.submit(lambda: write_state(path, captured), "state")
 
-    def save_snapshot(self) -> None:
-        """The networks as they are now, and the source that feeds them."""
+    def save_snapshot(self, may_replace_best: bool = True) -> None:
+        """The networks as they are now, and the source that feeds them.
+
+        may_replace_best: False keeps the best snapshot where this one, of the same thousand images, would take its name.
+        """
         if not self.is_writer:
             return
         path = snapshot_path(self.run_dir, self.state.cur_nimg)
+        if not may_replace_best and os.path.realpath(path) == os.path.realpath(self.run_dir / BEST):
+            print(f"{path} is the best snapshot so far and stays; the training state has what came after it")
+            return
         generator = snapshot_generator(self.state)
         networks = {"G": self.state.G, "D": self.state.D, "G_ema": generator, "augment_pipe": self.state.augment_pipe}
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
@@ -135,10 +143,13 @@ class Saver:
         self.remembered = self.capture() if is_in_trouble else None
 
     def save_remembered(self) -> Path:
-        """Write that copy, wait for it, and return its path."""
+        """Write that copy, wait for it, and return its path. On all ranks."""
         assert self.remembered is not None
         self.save_state(self.remembered)
-        self.writer.wait()
+        try:
+            self.writer.wait()
+        finally:
+            distributed.barrier()  # processes that end before the writer is done would have it ended as well
         return state_path(self.run_dir, self.remembered["training"]["counters"]["cur_nimg"])
 
     def rescue(self) -> None:

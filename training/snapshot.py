@@ -1,9 +1,12 @@
 """Snapshots: one pickle of plain data with the networks, the source that feeds them and what they were trained on."""
 
+import contextlib
 import hashlib
 import io
 import os
 import pickle
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +35,18 @@ KINDS: dict[str, tuple[type, ...]] = {
     "meta": (dict,),
     "prior": (InstancePrior, type(None)),
 }
+# Path -> contents of snapshots that are yet to be made (networks on the meta device), for checks before they are.
+_expected: ContextVar[Mapping[str, dict[str, Any]] | None] = ContextVar("expected_snapshots", default=None)
+
+
+@contextlib.contextmanager
+def expecting(snapshots: Mapping[str, dict[str, Any]]) -> Iterator[None]:
+    """In the block, snapshots that are not there yet load as what is known of them: stages of a cascade before training."""
+    token = _expected.set(snapshots)
+    try:
+        yield
+    finally:
+        _expected.reset(token)
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
@@ -100,6 +115,9 @@ def check_contents(contents: dict[str, Any]) -> None:
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
     """Read a snapshot from a path or an http(s) address. Raises `UserError` naming it."""
     shown = os.fspath(path_or_url)
+    expected = _expected.get() or {}
+    if shown in expected:
+        return expected[shown]
     with open_snapshot(shown, verbose) as file:
         try:
             check_seal(file, "the snapshot")
@@ -147,7 +165,7 @@ def open_network_source(path_or_url: str) -> NetworkSource:
 def check_stage(contents: dict[str, Any], shown: str) -> None:
     """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
     source = contents["source"]
-    if contents["prior"] is not None:
+    if contents.get("prior") is not None:
         raise UserError(
             f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
             "was trained without"

@@ -238,8 +238,11 @@ class NetworkSource(Source):
         return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        own = {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
-        return stage_images(self.network, self.feed.latents(own))
+        return stage_images(self.network, self.feed.latents(self.own_draw(draw)))
+
+    def own_draw(self, draw: Draw) -> Draw:
+        """The choices of the stage's feed, without those that the next stage added."""
+        return {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
 
     def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -284,9 +287,13 @@ class LatentFeed:
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         """The random choices for n samples: the source's, and the noise on z."""
         draw = self.source.draw(n, generator)
-        if self.encoder.noise_std > 0:
-            draw["noise"] = torch.randn([n, self.encoder.z_dim], generator=generator)
-        return draw
+        return draw | self.draw_noise(n, generator)
+
+    def draw_noise(self, n: int, generator: torch.Generator | None) -> Draw:
+        """That on z, if there is any."""
+        if self.encoder.noise_std == 0:
+            return {}
+        return {"noise": torch.randn([n, self.encoder.z_dim], generator=generator)}
 
     def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
         """The choices for samples with labels c `[n, c_dim]`; nothing changes unless the source's classes are paired."""
@@ -299,9 +306,10 @@ class LatentFeed:
             z = self.table[draw["index"].to(self.source.device)]
         else:
             z = encoder(self.source.realize(draw))
-        if "noise" in draw:
-            z = z + encoder.noise_std * draw["noise"].to(z.device)
-        return z
+        return self.add_noise(z, draw)
+
+    def add_noise(self, z: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return z + self.encoder.noise_std * draw["noise"].to(z.device) if "noise" in draw else z
 
     def images(self, draw: Draw) -> torch.Tensor | None:
         """The source images behind a draw, `[n, C, h, w]` in [-1, 1]; None for noise."""

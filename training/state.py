@@ -11,7 +11,7 @@ from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
 from training.augment import AugmentPipe
 from training.cascade import Cascade, last_generator
-from training.checkpoint import read_state, state_beside
+from training.checkpoint import fitting, read_state, state_beside
 from training.config import TrainingConfig
 from training.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.prior_features import FeatureConditions, build_conditions
@@ -110,7 +110,9 @@ def build_state(
         conditions=build_conditions(config, device, verbose, None if saved is None else saved.get("prior")),
     )
     if saved is not None:
-        state.load_state_dict(saved)
+        with fitting():
+            state.load_state_dict(saved)
+            plan_from_data(saved["precision"])
     else:
         if config.resume is not None:
             take_over(config, state, verbose)

@@ -9,15 +9,16 @@ import torch
 from dnnlib.errors import UserError, naming
 from dnnlib.files import tolerated
 from torch_utils import distributed
-from training.checkpoint import read_state, seed_random_state, snapshot_path
+from training.checkpoint import fitting, read_state, seed_random_state, snapshot_path
 from training.config import TrainingConfig
+from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.memory import choose_micro_batch
 from training.phases import NotFinite, TrainingStep
 from training.pictures import Pictures
 from training.progress import Progress, StopSignal
-from training.resume import rewind_files
+from training.resume import rewind_files, set_aside_damaged
 from training.saving import Saver, micro_batch_of
 from training.source_match import pair_lines
 from training.state import TrainingState, build_state
@@ -45,6 +46,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
         dataset.condition_on(state.conditions, state.conditions.prior.dim)
     if is_writer:
         evaluation_due = saved is not None and saved["evaluation_due"]
+        if state_file is not None:
+            set_aside_damaged(run_dir, state_file)
         rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
@@ -52,6 +55,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
     evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
+    step.target_coreset = open_target_coreset(config, device)
     watch = DiversityWatch(config, state, labels)
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
@@ -68,11 +72,13 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
         seed=config.seed,
         start=state.cur_nimg,
         num_workers=config.num_workers,
+        order=None if step.target_coreset is None else step.target_coreset.order,
     )
     progress = Progress(run_dir, state, config.total_kimg, device)
     saver = Saver(run_dir, config, state, {"step": step, "progress": progress, "watch": watch}, batch_gpu)
     if saved is not None:
-        saver.restore(saved)
+        with fitting():
+            saver.restore(saved)
     step.before_trouble = saver.remember
     poll_steps = 1 if device.type == "cpu" else GPU_POLL_STEPS
     take_step = saving_on_error(step, loader, saver, stop.is_asked_anywhere if poll_steps == 1 else never)
@@ -113,7 +119,7 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
                 progress.step()
                 if stop.is_asked_anywhere():
                     saver.save_state(saver.capture())
-                    saver.save_snapshot()
+                    saver.save_snapshot(may_replace_best=False)
                 elif saver.is_due_anywhere():
                     saver.save_state(saver.capture())
         saver.finish(is_complete=not stop.is_agreed)
@@ -168,4 +174,4 @@ def set_up_backends(config: TrainingConfig) -> None:
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)

@@ -29,6 +29,7 @@ def crash_on_rank_1(device):
 
 
 def be_killed_on_rank_1(device):
+    distributed.barrier()  # they have met
     if distributed.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.barrier()

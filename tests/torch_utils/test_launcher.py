@@ -96,7 +96,7 @@ def started(folder, process):
     return [int(name.split("-")[1]) for name in names]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_are_passed_on(tmp_path, number):
     process = subprocess.Popen(command("stop_when_asked", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     started(tmp_path, process)

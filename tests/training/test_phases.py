@@ -105,6 +105,20 @@ def test_steps_with_nan_are_left_out_and_end_the_run(tmp_path):
     assert troubles == [(True, 0)]  # once, before the first step that was left out
 
 
+def test_what_is_remembered_before_trouble_has_the_running_means_before_it(tmp_path):
+    step = make_step(tmp_path, aug="noaug")
+    run(step, 1)
+    remembered = []
+    step.before_trouble = lambda is_in_trouble: remembered.append([mean.clone() for mean in step.running_means()])
+    before = [mean.clone() for mean in step.running_means()]
+    phase = next(phase for phase in step.phases if phase.name == "Dmain")
+    with torch.no_grad():
+        step.state.G.mapping.fc0.bias.fill_(float("nan"))
+    step.run_phase(phase, step.micro_batches([phase], *images()))
+    assert len(before) > 0
+    assert all(torch.equal(*pair) for pair in zip(remembered[0], before, strict=True))
+
+
 def test_a_loss_that_is_not_finite_counts_though_its_gradients_are(tmp_path, monkeypatch):
     step = make_step(tmp_path, aug="noaug")
     before = run(step, 1)
