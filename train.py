@@ -48,8 +48,9 @@ from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch, leaving_when_asked
 from training.cascade_run import CascadeRun
-from training.config import PRESETS, SOURCE_MATCHES, TrainingConfig, TrainingOptions
+from training.config import MBSTD_GROUP, PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
+from training.losses import LOSSES
 from training.prior import NORMS as PRIOR_NORMS
 from training.prior import SAMPLINGS
 from training.progress import make_run_dir, remove_unstarted
@@ -83,6 +84,14 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     return () if names == ("none",) else names
 
 
+def defaults(name: str) -> str:
+    """A field of the table of configurations, for the help text: `0.002 (stylegan2), 0.0025 (stylegan3-t, …)`."""
+    by_value: dict[Any, list[str]] = {}
+    for cfg, preset in PRESETS.items():
+        by_value.setdefault(getattr(preset, name), []).append(cfg)
+    return "; ".join(f"{value} ({', '.join(cfgs)})" for value, cfgs in by_value.items() if value is not None)
+
+
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
 # Required and main features.
 @click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
@@ -108,12 +117,6 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
 @click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
 @click.option(
-    "--source-match",
-    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
-    type=click.Choice(SOURCE_MATCHES),
-    default="random",
-)
-@click.option(
     "--coreset",
     help="Batches that cover more (Small-GAN): chosen from many candidates, the latents (prior), the real images (target)",
     metavar="[prior|target|prior,target|none]",
@@ -126,6 +129,12 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     help="With a snapshot as source: draw from a pool of N of its outputs that is refreshed gradually; 0 is off",
     metavar="N",
     type=int,
+)
+@click.option(
+    "--source-match",
+    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
+    type=click.Choice(SOURCE_MATCHES),
+    default="random",
 )
 @click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
@@ -185,14 +194,21 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--batch-gpu", help="Limit batch size per GPU; auto: the most that fits", callback=auto_int, default="auto"
 )
-@click.option("--cbase", help="Capacity multiplier", metavar="INT", type=int, default=32768)
-@click.option("--cmax", help="Max. feature maps", metavar="INT", type=int, default=512)
-@click.option("--z-dim", help="Dimensions of z", metavar="INT", type=int, default=512)
-@click.option("--w-dim", help="Dimensions of w", metavar="INT", type=int, default=512)
-@click.option("--glr", help="G learning rate  [default: 0.002 for stylegan2, 0.0025 for stylegan3]", type=float)
-@click.option("--dlr", help="D learning rate", type=float, default=0.002)
-@click.option("--map-depth", help="Mapping network depth  [default: 8 for stylegan2, 2 for stylegan3]", type=int)
-@click.option("--mbstd-group", help="Minibatch std group size", type=int, default=4)
+@click.option("--cbase", help=f"Capacity multiplier  [default: {defaults('cbase')}]", metavar="INT", type=int)
+@click.option("--cmax", help=f"Max. feature maps  [default: {defaults('cmax')}]", metavar="INT", type=int)
+@click.option("--z-dim", help=f"Dimensions of z  [default: {defaults('z_dim')}]", metavar="INT", type=int)
+@click.option("--w-dim", help=f"Dimensions of w  [default: {W_DIM}]", metavar="INT", type=int)
+@click.option("--glr", help=f"G learning rate  [default: {defaults('glr')}]", type=float)
+@click.option("--dlr", help=f"D learning rate  [default: {defaults('dlr')}]", type=float)
+@click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(list(LOSSES)))
+@click.option("--map-depth", help=f"Mapping network depth  [default: {defaults('map_depth')}]", type=int)
+@click.option(
+    "--grow-kimg",
+    help=f"Train each resolution for so long, then fade in the next for so long  [default: {defaults('grow_kimg')}]",
+    metavar="KIMG",
+    type=float,
+)
+@click.option("--mbstd-group", help=f"Minibatch std group size  [default: {MBSTD_GROUP}]", type=int)
 # Misc settings.
 @click.option("--desc", help="String to include in result dir name", metavar="STR")
 @click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")

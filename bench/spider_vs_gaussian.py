@@ -19,6 +19,8 @@ python bench/spider_vs_gaussian.py --outdir=out/cascade --kimg=20 --snapshots=10
 
 Trainings that are finished are not run again, one that was stopped goes on where it was: the same command continues, and
 a larger --kimg makes all of them longer. After each one, results.json and curves.png in --outdir are those of all so far.
+The iterations of stage one are not counted. What starts from weights (--resume) is judged by an average of weights whose
+half-life is 0.3 kimg times the batch size and does not begin short, as that of new runs does: give it several of these.
 """
 
 import json
@@ -81,7 +83,11 @@ def parse_challengers(context: click.Context, param: click.Parameter, values: tu
             or not name[0].isalnum()
             or "/" in name
         ):
-            raise click.BadParameter(f"{value!r} is no 'NAME: FLAGS' with a name of its own", context, param)
+            raise click.BadParameter(
+                f"{value!r} is no 'NAME: FLAGS' with a name of its own ({BASELINE} and {STAGE_ONE} are taken)",
+                context,
+                param,
+            )
         challengers[name] = shlex.split(arguments)
     return challengers
 
@@ -103,7 +109,7 @@ def parse_seeds(context: click.Context, param: click.Parameter, value: str) -> l
 @click.option("--kimg", type=click.FloatRange(min=0, min_open=True), required=True)
 @click.option("--snapshots", help="At which all are measured", type=click.IntRange(min=1), default=10)
 @click.option("--seeds", callback=parse_seeds, default="0,1,2")
-@click.option("--metrics", help="The first one decides", default="fid2k_full,csid2k_full")
+@click.option("--metrics", help="Measured at every snapshot", default="fid2k_full,csid2k_full")
 @click.option("--detector", default="tiny")
 @click.option("--only", help="Run these only (NAME or NAME/SEED); the others count as far as they are", multiple=True)
 @click.option("--name", help="Of the file in bench/results; without it there is none")
@@ -122,9 +128,7 @@ def main(
     name: str | None,
     shared: tuple[str, ...],
 ) -> None:
-    for flag in shared:
-        if not flag.startswith("--") or "=" not in flag:
-            raise UserError(f"{flag}: behind -- goes what all trainings share, each as --flag=value")
+    check_shared(shared)
     measured = [
         f"--metrics={metrics}",
         f"--detector={detector}",
@@ -135,11 +139,20 @@ def main(
     contenders = {BASELINE: shlex.split(baseline), **challengers}
     setting = {"shared": list(shared), "contenders": contenders, "stage_one": stage_one, "kimg": kimg, "seeds": seeds}
     runs = list(plan(Path(outdir), contenders, stage_one, kimg, seeds, [*shared, *measured]))
+    summaries = {}
     for run in runs:
         if is_wanted(run, only):
             train(run, {"{stage1}": str(last_snapshot(runs, run.seed))} if needs_stage_one(run) else {})
-            report(runs, metrics.split(","), setting, Path(outdir), name)
+            summaries = write_results(runs, metrics.split(","), setting, Path(outdir), name)
+    for metric, summary in summaries.items():
+        print("\n".join(table(metric, summary)))
     print(f"The curves: {Path(outdir, 'curves.png')}")
+
+
+def check_shared(flags: tuple[str, ...]) -> None:
+    for flag in flags:
+        if not flag.startswith("--") or "=" not in flag:
+            raise UserError(f"{flag}: behind -- goes what all trainings share, each as --flag=value")
 
 
 # The trainings.
@@ -240,20 +253,21 @@ def is_finished(run: Run) -> bool:
 # What came of them.
 
 
-def report(runs: list[Run], metrics: list[str], setting: dict[str, Any], outdir: Path, name: str | None) -> None:
-    """Tables on the terminal, results.json, curves.png, from all that there is so far."""
+def write_results(
+    runs: list[Run], metrics: list[str], setting: dict[str, Any], outdir: Path, name: str | None
+) -> dict[str, dict[str, Any]]:
+    """results.json and curves.png, from all that there is so far; metric -> what `summarise` says."""
     curves = {metric: read_curves(runs, metric) for metric in metrics}
     if not all(curves.values()):  # only stage one has been trained
-        return
+        return {}
     summaries = {metric: summarise(of_metric) for metric, of_metric in curves.items()}
     result = {"setting": setting, "summaries": summaries, "curves": curves, "machine": describe_machine()}
     result = without_infinities(result)
     (outdir / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     if name is not None:
         save_result(f"spider_vs_gaussian_{name}", result)
-    for metric, summary in summaries.items():
-        print("\n".join(table(metric, summary)), flush=True)
     draw(curves, outdir / "curves.png")
+    return summaries
 
 
 def without_infinities(value: Any) -> Any:
@@ -313,11 +327,19 @@ def table(metric: str, summary: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield f"{metric:<24} {'seeds':>5} {'final':>18} {'best':>18}   iterations to the baseline's best (of its own)"
     for name, row in summary.items():
         shares = list(row["iterations"].values())
-        reached = [share for share in shares if math.isfinite(share)]
-        spread = f"median {statistics.median(shares):.2f}, {min(shares):.2f} to {max(shares):.2f}" if shares else "-"
-        missed = f", {len(shares) - len(reached)} of {len(shares)} never" if len(reached) < len(shares) else ""
+        missed = sum(not math.isfinite(share) for share in shares)
+        spread = (
+            f"median {shown(statistics.median(shares))}, {shown(min(shares))} to {shown(max(shares))}"
+            if shares
+            else "-"
+        )
+        note = f" ({missed} of {len(shares)})" if missed else ""
         scores = f"{mean_and_std(row['final']):>18} {mean_and_std(row['best']):>18}"
-        yield f"  {name:<22} {len(row['final']):>5} {scores}   {spread}{missed}"
+        yield f"  {name:<22} {len(row['final']):>5} {scores}   {spread}{note}"
+
+
+def shown(share: float) -> str:
+    return f"{share:.2f}" if math.isfinite(share) else "never"
 
 
 def mean_and_std(by_seed: dict[int, float]) -> str:

@@ -211,8 +211,9 @@ def twin(finished, tmp_path):
             "stage one: has --gamma=3.0 now, and was trained with None",
         ),
         (", resume: one", "", "stage two: started from"),
-        ("source: two", "source: one", "stage three: was fed by another state of one"),
-        ("source: two, ", "", "stage three: "),
+        ("source: two", "source: one", "stage three: was fed by something else than what one is now"),
+        ("source: two, ", "", "stage three: has --source-noise=0.0 now, and was trained with 0.1"),
+        ("source: two, ", "source: a, stage-cache: 12, ", "stage three: was fed by something else than what"),
         ("stage-cache: 12", "stage-cache: 16", "stage two: has --stage-cache=16 now"),
     ],
 )

@@ -95,7 +95,7 @@ def test_what_never_gets_there_is_said(tmp_path, monkeypatch, capsys, trainings)
     args = arguments(tmp_path, "--baseline=--source=a.zip", "--challenger=noise:", "--", "--cfg=stylegan2")
     status, out, _ = main(monkeypatch, capsys, *args)
     assert status == 0
-    assert "2 of 2 never" in out
+    assert "median never, never to never (2 of 2)" in out
     assert json.loads((tmp_path / "results.json").read_text())["summaries"]["fid1k_full"]["noise"]["iterations"] == {
         "0": None, "1": None
     }  # fmt: skip

@@ -30,6 +30,10 @@ FORMAT_VERSION = 7  # 6 is the last format that carried source text
 CLASS_MODULES = (
     "training.networks_stylegan2",
     "training.networks_stylegan3",
+    "training.networks_dcgan",
+    "training.networks_resnet",
+    "training.networks_r3gan",
+    "training.networks_pggan",
     "training.augment",
     "training.cascade",
     "training.source",

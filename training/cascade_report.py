@@ -29,7 +29,7 @@ SNAPSHOT, PICTURE, TABLE = "cascade.pkl", "cascade.png", "cascade"
 SEEDS = range(8)  # rows of the picture
 SMALLEST_CELL = 96  # pixels; smaller images are enlarged by whole factors
 GAP, HEADER = 6, 22  # pixels
-WHITE = (255, 255, 255)
+PAGE = (232, 232, 232)  # so that white images have an edge
 
 
 class CascadeReport:
@@ -37,15 +37,16 @@ class CascadeReport:
 
     def __init__(self, folder: Path, recipe: Recipe):
         self.folder, self.recipe = folder, recipe
-        self.known = {row["name"]: row for row in self.read()}
+        self.known = self.read()
         self.rows: list[dict[str, Any]] = []
 
-    def read(self) -> list[dict[str, Any]]:
-        """The rows that an earlier process has written; none where that is not readable."""
+    def read(self) -> dict[str, dict[str, Any]]:
+        """The rows that an earlier process has written, by stage; none where that is not readable."""
         try:
-            return json.loads((self.folder / f"{TABLE}.json").read_text(encoding="utf-8"))["stages"]
+            rows = json.loads((self.folder / f"{TABLE}.json").read_text(encoding="utf-8"))["stages"]
+            return {row["name"]: row for row in rows if isinstance(row["results"], dict)}
         except (OSError, ValueError, KeyError, TypeError):
-            return []
+            return {}
 
     def add(self, stage: Stage, config: TrainingConfig, snapshot: Path, keep_going: Callable[[], bool]) -> bool:
         """Judge a stage by its last snapshot, unless that is known, and write its row; False if a signal ended that."""
@@ -211,7 +212,7 @@ def arrange(columns: list[np.ndarray], names: list[str]) -> Image.Image:
     cell = (width * factor, height * factor)
     step_x, step_y = cell[0] + GAP, cell[1] + GAP
     size = (len(columns) * step_x + GAP, len(columns[0]) * step_y + GAP + HEADER)
-    picture = Image.new("RGB", size, WHITE)
+    picture = Image.new("RGB", size, PAGE)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default()
     for x, (name, images) in enumerate(zip(names, columns, strict=True)):
         left = GAP + x * step_x
@@ -225,7 +226,7 @@ def fitted(pixels: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     """An image in the middle of a cell, in its own proportions; pixels of small ones stay sharp."""
     is_small = pixels.shape[0] <= cell[1] and pixels.shape[1] <= cell[0]
     method = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
-    return ImageOps.pad(Image.fromarray(pixels), cell, method, color=WHITE)
+    return ImageOps.pad(Image.fromarray(pixels), cell, method, color=PAGE)
 
 
 def shortened(name: str, width: int, pen: ImageDraw.ImageDraw, font: Any) -> str:

@@ -14,9 +14,12 @@ from dnnlib.files import atomic_write
 from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
+from training.cascade import last_generator
 from training.cascade_report import CascadeReport
 from training.checkpoint import SNAPSHOT_PATTERN, numbered
 from training.config import TrainingConfig, TrainingOptions
+from training.image_files import open_files
+from training.metric_inputs import NOISE
 from training.progress import StopSignal
 from training.recipe import Recipe, Stage
 from training.resolve import Resolved, resolve
@@ -31,8 +34,8 @@ from training.resume import (
     newest_run,
     read_options,
 )
-from training.snapshot import expecting, fingerprint_file
-from training.source import GaussianSource
+from training.snapshot import expecting, fingerprint_file, is_snapshot, load_snapshot
+from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
 
 # What the command line may say to all stages: where and how they are computed, not what.
@@ -105,7 +108,8 @@ class CascadeRun:
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
             resolved = resolve(options if point is None else point.options, point)
             networks = build_on_meta(resolved.config)
-            self.check_warm_start(stage, resolved.config, networks)
+            if point is None:
+                self.check_warm_start(stage, resolved.config, networks)
         has_ended = point is not None and is_finished(point)
         snapshot = last_snapshot(point.run_dir) if has_ended else str(self.folder / stage.name / "network-snapshot.pkl")
         if not has_ended:
@@ -134,7 +138,8 @@ class CascadeRun:
         for name, value in now.items():
             was = before.get(name)
             was = tuple(was) if isinstance(was, list) else was
-            if name not in free and name != "desc" and was != value:
+            is_settled = name == "desc" or (name == "source_pool" and options.source == AUTO)
+            if name not in free and not is_settled and was != value:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"has {flag}={value} now, and was trained with {was}: {way_out}")
         self.check_built_on(stage, run_dir, saved, options)
@@ -147,18 +152,19 @@ class CascadeRun:
             raise UserError(f"started from {started_from or 'fresh weights'}, the recipe says otherwise now: {way_out}")
         if stage.resume is not None and Path(started_from).parts[-3:] != Path(options.resume).parts[-3:]:
             raise UserError(f"started from {started_from}, which is not how {stage.resume} ends now: {way_out}")
-        source = saved["run"]["source"]
-        if stage.source is not None:
-            plan = self.plans[stage.source]
-            if not plan.is_finished or fingerprint_file(plan.snapshot) != source.get("fingerprint"):
-                raise UserError(f"was fed by another state of {stage.source} than the one that ends it now: {way_out}")
+        if stage.source is not None and not self.plans[stage.source].is_finished:
+            raise UserError(f"was fed by a state of {stage.source}, which has not come to its end now: {way_out}")
+        if options.source != AUTO and fingerprint_of_source(options) != saved["run"]["source"].get("fingerprint"):
+            raise UserError(
+                f"was fed by something else than what {stage.source or options.source or 'noise'} is now: {way_out}"
+            )
 
     def check_warm_start(self, stage: Stage, config: TrainingConfig, networks: Mapping[str, torch.nn.Module]) -> None:
         """The weights that a stage starts from fit somewhere. Raises `UserError`."""
-        if stage.resume is None or config.resume not in self.expected:
+        if stage.resume is None or config.resume is None:
             return
-        G = self.expected[config.resume]["G"]
-        shapes = {(name, tensor.shape) for name, tensor in G.named_parameters()}
+        start = last_generator(load_snapshot(config.resume)["G_ema"])
+        shapes = {(name, tensor.shape) for name, tensor in start.named_parameters()}
         if not any((name, tensor.shape) in shapes for name, tensor in networks["G"].named_parameters()):
             raise UserError(f"resume: no weights of {stage.resume} fit into this generator; use the same cfg and sizes")
 
@@ -232,7 +238,8 @@ def check_given(given: Mapping[str, Any]) -> dict[str, str]:
         raise UserError(
             f"{flag}: belongs into the recipe of --cascade, under defaults or a stage; beside it go only {known}"
         )
-    return {name: str(given[name]) for name in given.keys() - {"outdir", "resume"}}
+    texts = {name: str(value) for name, value in given.items() if name not in ("outdir", "resume")}
+    return texts | ({"batch_gpu": "auto"} if "batch_gpu" in given and given["batch_gpu"] is None else {})
 
 
 def as_flags(options: TrainingOptions, run_dir: Path) -> dict[str, Any]:
@@ -244,6 +251,16 @@ def names_given(options: TrainingOptions) -> set[str]:
     """All options count as given, but that what --source=auto has chosen stays chosen."""
     chosen = {"source", "source_pool"} if options.source == AUTO else set()
     return {field.name for field in dataclasses.fields(TrainingOptions)} - {"resume", "outdir", "desc"} - chosen
+
+
+def fingerprint_of_source(options: TrainingOptions) -> str | None:
+    """Of what feeds a stage; None for noise."""
+    if options.source in (None, NOISE) or options.data is None:
+        return None
+    if is_snapshot(options.source):
+        return fingerprint_file(options.source)
+    with contextlib.closing(open_files(options.source)) as files:
+        return content_fingerprint(files)
 
 
 def last_snapshot(run_dir: Path) -> str:

@@ -3,12 +3,46 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
 from metrics import metric_main
 from training.augment import AUGPIPES
+from training.layers import resolution_pyramid
+from training.losses import LOSSES
+from training.networks_stylegan3 import check_resolution
+
+W_DIM = 512
+MBSTD_GROUP = 4
+
+
+def check_pyramid(height: int, width: int) -> None:
+    """What StyleGAN2 makes."""
+    resolution_pyramid([height, width])
+
+
+def check_stylegan3(height: int, width: int) -> None:
+    """What StyleGAN3 makes, and StyleGAN2's discriminator sees."""
+    check_pyramid(height, width)
+    check_resolution(height if height == width else [height, width])
+
+
+def powers_of_two(smallest: int, largest: int) -> Callable[[int, int], None]:
+    """A check that images are squares with such a side."""
+    sides = [1 << e for e in range(smallest.bit_length() - 1, largest.bit_length())]
+
+    def check(height: int, width: int) -> None:
+        if height != width or height not in sides:
+            choices = ", ".join(f"{side}x{side}" for side in sides)
+            raise UserError(
+                f"images of {width}x{height} do not suit this --cfg, which makes {choices}: resize with "
+                "dataset_tool.py --resolution=WxH, or use --cfg=stylegan2"
+            )
+
+    return check
+
 
 CORESETS = ("prior", "target")
 CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
@@ -17,16 +51,39 @@ MAX_CORESET_FACTOR = 64
 
 @dataclass(frozen=True)
 class Preset:
-    """A row of the configuration table."""
+    """A row of the configuration table. What has a flag is the default of that flag."""
 
-    network: str
-    """Module of the generator."""
-    map_depth: int
-    """Layers of the mapping network."""
+    generator: str
+    """Class of G."""
+    discriminator: str
+    """Class of D."""
+    check_size: Callable[[int, int], None]
+    """Raises `UserError` for a (height, width) that the networks cannot do."""
     glr: float
     """Learning rate of G."""
-    gamma_at_256: float | None
-    """R1 weight at 256x256, scaling with the number of pixels; None: StyleGAN2's rule, 0.0002 pixels / batch."""
+    dlr: float = 0.002
+    """Learning rate of D."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Of Adam, for both."""
+    loss: str = "logistic"
+    """Row of `training.losses.LOSSES`."""
+    gamma_at_256: float | None = None
+    """Weight of the penalty at 256x256, scaling with the number of pixels; None: StyleGAN2's rule, 0.0002 pixels / batch."""
+    D_reg_interval: int | None = None
+    """Steps from one penalty to the next, if the loss allows that; None: part of every step."""
+    D_steps: int = 1
+    """Steps of D for each of G."""
+    is_style_based: bool = False
+    """Whether G has a mapping network to w and style-modulated layers in mixed precision."""
+    has_minibatch_std: bool = False
+    """Whether D looks at groups of images."""
+    cbase: int = 32768
+    cmax: int = 512
+    z_dim: int = 512
+    map_depth: int | None = None
+    """Layers of the mapping network."""
+    grow_kimg: float | None = None
+    """Images, in thousands, for which a resolution is trained, and for which the next is faded in; None: does not grow."""
     width_multiplier: int = 1
     """Factor on `--cbase` and `--cmax`, for generators whose convolutions are 1x1."""
     pl_weight: float = 0.0
@@ -41,28 +98,46 @@ class Preset:
     """Whether G tracks the magnitude of its activations (half-life 20 kimg)."""
     synthesis: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of G."""
+    judging: dict[str, Any] = field(default_factory=dict)
+    """Further constructor arguments of D."""
 
 
-# Beside each row the FID that the papers report on FFHQ; published figures, not measured with this code.
+STYLEGAN = {
+    "discriminator": "training.networks_stylegan2.Discriminator",
+    "D_reg_interval": 16,
+    "is_style_based": True,
+    "has_minibatch_std": True,
+}
+
+# Beside each row what its paper reports; published figures, not measured with this code.
 PRESETS = {
-    # Karras 2020: 2.84 at 1024x1024
+    # Karras 2020: FID 2.84 on FFHQ at 1024x1024
     "stylegan2": Preset(
-        network="training.networks_stylegan2",
+        **STYLEGAN,
+        generator="training.networks_stylegan2.Generator",
+        check_size=check_pyramid,
         map_depth=8,
         glr=0.002,
-        gamma_at_256=None,
         pl_weight=2.0,
         G_reg_interval=4,
         style_mixing_prob=0.9,
         synthesis={"fused_modconv_default": "inference_only"},
     ),
-    # Karras 2021, translation equivariant: 2.79 at 1024x1024
+    # Karras 2021, translation equivariant: FID 2.79 on FFHQ at 1024x1024
     "stylegan3-t": Preset(
-        network="training.networks_stylegan3", map_depth=2, glr=0.0025, gamma_at_256=2.0, magnitude_ema=True
+        **STYLEGAN,
+        generator="training.networks_stylegan3.Generator",
+        check_size=check_stylegan3,
+        map_depth=2,
+        glr=0.0025,
+        gamma_at_256=2.0,
+        magnitude_ema=True,
     ),
-    # Karras 2021, translation and rotation equivariant: 3.07 at 1024x1024
+    # Karras 2021, translation and rotation equivariant: FID 3.07 on FFHQ at 1024x1024
     "stylegan3-r": Preset(
-        network="training.networks_stylegan3",
+        **STYLEGAN,
+        generator="training.networks_stylegan3.Generator",
+        check_size=check_stylegan3,
         map_depth=2,
         glr=0.0025,
         gamma_at_256=2.0,
@@ -70,6 +145,85 @@ PRESETS = {
         blur_init_sigma=10.0,
         magnitude_ema=True,
         synthesis={"conv_kernel": 1, "use_radial_filters": True},
+    ),
+    # Radford 2016: features of D classify CIFAR-10 with 82.8 %; the paper gives no FID
+    "dcgan": Preset(
+        generator="training.networks_dcgan.Generator",
+        discriminator="training.networks_dcgan.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.0002,
+        dlr=0.0002,
+        betas=(0.5, 0.999),
+        gamma_at_256=0.0,
+        cbase=4096,
+        cmax=1024,
+        z_dim=100,
+    ),
+    # Miyato 2018: FID 21.7 on CIFAR-10, inception score 8.22; --cmax=1024 is the table for ImageNet
+    "sngan": Preset(
+        generator="training.networks_resnet.Generator",
+        discriminator="training.networks_resnet.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.0002,
+        dlr=0.0002,
+        betas=(0.0, 0.9),
+        loss="hinge",
+        gamma_at_256=0.0,
+        D_steps=5,
+        cbase=8192,
+        cmax=256,
+        z_dim=128,
+    ),
+    # Brock 2019, class-conditional: FID 8.7 on ImageNet at 128x128, inception score 98.8, with a batch of 2048
+    "biggan": Preset(
+        generator="training.networks_resnet.Generator",
+        discriminator="training.networks_resnet.Discriminator",
+        check_size=powers_of_two(16, 128),
+        glr=0.00005,
+        dlr=0.0002,
+        betas=(0.0, 0.999),
+        loss="hinge",
+        gamma_at_256=0.0,
+        D_steps=2,
+        cbase=12288,
+        cmax=1536,
+        z_dim=120,
+        synthesis={
+            "is_spectral": True,
+            "is_hierarchical": True,
+            "has_attention": True,
+            "init": "orthogonal",
+            "embed_dim": 128,
+        },
+        judging={"is_wide": True, "has_attention": True, "init": "orthogonal"},
+    ),
+    # Huang 2024: FID 2.75 on FFHQ at 256x256, 1.96 on CIFAR-10; its schedules (gamma, learning rate) are not built
+    "r3gan": Preset(
+        generator="training.networks_r3gan.Generator",
+        discriminator="training.networks_r3gan.Discriminator",
+        check_size=powers_of_two(16, 256),
+        glr=0.0002,
+        dlr=0.0002,
+        loss="relativistic",
+        gamma_at_256=15.0,
+        cbase=24576,
+        cmax=768,
+        z_dim=64,
+        synthesis={"embed_dim": 128},
+    ),
+    # Karras 2018: sliced Wasserstein distance; Karras 2019, table 1, gives its FID on CelebA-HQ at 1024x1024, 7.79
+    "pggan": Preset(
+        generator="training.networks_pggan.Generator",
+        discriminator="training.networks_pggan.Discriminator",
+        check_size=powers_of_two(16, 1024),
+        glr=0.001,
+        dlr=0.001,
+        loss="wgan-gp",
+        has_minibatch_std=True,
+        cbase=16384,
+        cmax=512,
+        z_dim=512,
+        grow_kimg=800.0,
     ),
 }
 
@@ -88,10 +242,10 @@ class TrainingOptions:
     source_encoder: str | None = None
     source_norm: str = "standardize"
     source_noise: float = 0.0
-    source_match: str = "random"
     coreset: tuple[str, ...] = ()
     coreset_factor: int | None = None
     stage_cache: int | None = None
+    source_match: str = "random"
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -112,14 +266,16 @@ class TrainingOptions:
     p: float = 0.2
     target: float = 0.6
     batch_gpu: int | None = None
-    cbase: int = 32768
-    cmax: int = 512
-    z_dim: int = 512
-    w_dim: int = 512
+    cbase: int | None = None
+    cmax: int | None = None
+    z_dim: int | None = None
+    w_dim: int | None = None
     glr: float | None = None
-    dlr: float = 0.002
+    dlr: float | None = None
+    loss: str | None = None
     map_depth: int | None = None
-    mbstd_group: int = 4
+    mbstd_group: int | None = None
+    grow_kimg: float | None = None
     desc: str | None = None
     metrics: tuple[str, ...] = ()
     detector: str = "auto"
@@ -153,6 +309,8 @@ class TrainingOptions:
         defaults = {"prior_detector": "auto", "prior_dim": None, "prior_norm": "unit", "prior_sampling": "memory"}
         for name, usual in defaults.items() if self.prior is None else []:
             self._require(name, lambda value, usual=usual: value == usual, "needs --prior=features")
+        if self.loss is not None and self.loss not in LOSSES:
+            raise UserError(f"--loss={self.loss}: choose from {', '.join(LOSSES)}")
         if self.augpipe not in AUGPIPES:
             raise UserError(f"--augpipe={self.augpipe}: choose from {', '.join(AUGPIPES)}")
         for name in (
@@ -170,7 +328,7 @@ class TrainingOptions:
             "prior_dim",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
-        for name in ("kimg", "tick", "glr", "dlr"):
+        for name in ("kimg", "tick", "glr", "dlr", "grow_kimg"):
             self._require(name, lambda value: value > 0, "must be positive")
         for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache"):
             self._require(name, lambda value: value >= 0, "must not be negative")
@@ -178,11 +336,12 @@ class TrainingOptions:
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         for name in ("data", "source", "outdir", "resume"):
             self._require(name, lambda value: value != "", "is empty; give a path")
-        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr"):
+        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg"):
             self._require(name, math.isfinite, "must be a finite number")
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
         )
+        self._check_fit()
         for name in self.metrics:
             metric_main.find_metric(name)
         self._check_coreset()
@@ -202,6 +361,17 @@ class TrainingOptions:
         if factor is not None and not self.coreset:
             raise UserError(f"--coreset-factor={factor}: needs --coreset=prior,target, or one of the two")
 
+    def _check_fit(self) -> None:
+        """Flags that the configuration has nothing for."""
+        missing = {"w_dim": None, "map_depth": None, "freezed": 0} if not self.preset.is_style_based else {}
+        missing |= {"mbstd_group": None} if not self.preset.has_minibatch_std else {}
+        missing |= {"grow_kimg": None} if self.preset.grow_kimg is None else {}
+        for name, unset in missing.items():
+            if getattr(self, name) != unset:
+                raise UserError(
+                    f"--{name.replace('_', '-')}={getattr(self, name)}: --cfg={self.cfg} has no such thing; leave it out"
+                )
+
     def _require(self, name: str, holds: Any, rule: str) -> None:
         value = getattr(self, name)
         if value is not None and not holds(value):
@@ -210,6 +380,23 @@ class TrainingOptions:
     @property
     def preset(self) -> Preset:
         return PRESETS[self.cfg]
+
+    def settled(self) -> "TrainingOptions":
+        """With the configuration's values for what was left open."""
+        preset = self.preset
+        defaults = {
+            "cbase": preset.cbase,
+            "cmax": preset.cmax,
+            "z_dim": preset.z_dim,
+            "w_dim": W_DIM if preset.is_style_based else None,
+            "glr": preset.glr,
+            "dlr": preset.dlr,
+            "loss": preset.loss,
+            "map_depth": preset.map_depth,
+            "grow_kimg": preset.grow_kimg,
+            "mbstd_group": MBSTD_GROUP if preset.has_minibatch_std else None,
+        }
+        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
 
 @dataclass
@@ -242,9 +429,9 @@ class TrainingConfig:
     batch_gpu: int | None
     """Images that one process works on at a time; None: the most that fits."""
     mbstd_group: int
-    """Samples per group of the minibatch standard deviation."""
+    """Samples per group of the minibatch standard deviation; 1 where D has none."""
     r1_gamma: float
-    """Weight of the R1 regulariser."""
+    """Weight of the gradient penalty of the loss, R1 for most."""
     pl_weight: float
     """Weight of the path-length regulariser."""
     G_reg_interval: int | None
@@ -306,8 +493,12 @@ class TrainingConfig:
     """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""
     stage_cache: int | None = None
     """Outputs of a network source that steps draw from; None: each step makes its own."""
-    D_reg_interval: int = 16
-    """Steps from one R1 regularisation to the next."""
+    D_reg_interval: int | None = 16
+    """Steps from one gradient penalty to the next; None: part of every step."""
+    loss: str = "logistic"
+    """Row of `training.losses.LOSSES`."""
+    D_steps: int = 1
+    """Steps of D for each of G."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_gpus != 0:

@@ -133,7 +133,7 @@ class Evaluation:
     def link_best(self, result: dict[str, Any], snapshot: Path) -> None:
         """`network-best.pkl` is the snapshot with the best value of the first metric so far."""
         score = metric_main.score(result)
-        if score >= self.best_score:
+        if score >= self.best_score or not snapshot.is_file():  # a full disk may have kept it from being written
             return
         self.best_score = score
         link = self.run_dir / BEST

@@ -49,10 +49,11 @@ class EqualizedLinear(torch.nn.Module):
 
 
 class EqualizedConv2d(torch.nn.Module):
-    """Strided convolution with equalised weights, bias and leaky ReLU: `[n, in, h, w] -> [n, out, h/stride, w/stride]`."""
+    """Strided convolution with equalised weights, bias and activation: `[n, in, h, w] -> [n, out, h/stride, w/stride]`."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, activation: str = "lrelu"):
         super().__init__()
+        self.activation = activation
         self.stride = stride
         self.padding = (kernel_size - stride) // 2
         self.weight_gain = 1 / float(np.sqrt(in_channels * kernel_size**2))
@@ -61,7 +62,7 @@ class EqualizedConv2d(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.nn.functional.conv2d(x, self.weight * self.weight_gain, stride=self.stride, padding=self.padding)
-        return bias_act(x, self.bias, act="lrelu")
+        return bias_act(x, self.bias, act=self.activation)
 
 
 def image_size(img_resolution: int | Sequence[int]) -> tuple[int, int]:

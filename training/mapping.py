@@ -98,6 +98,9 @@ class SourceGenerator(torch.nn.Module):
         if encoder_kwargs is not None:
             self.mapping.encoder = build_encoder(z_dim=z_dim, **encoder_kwargs)
 
+    def set_progress(self, cur_nimg: float) -> None:
+        """Told before every step how many images training has seen; for generators that change on the way."""
+
     def forward(
         self,
         z: torch.Tensor,

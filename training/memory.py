@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from training.layers import image_size
 from training.state import TrainingState
 
 SHARE_OF_MEMORY = 0.5  # of what is free now; the rest is for the system, copies and fragments
+FOREVER = 1e15  # images
 SECOND_DERIVATIVES = 2.0  # memory of a step with second derivatives, over the activations that it saves
 
 
@@ -64,11 +66,28 @@ def costliest_step(state: TrainingState, n: int) -> None:
     z = torch.zeros([n, G.z_dim], device=device)
     c = torch.zeros([n, G.c_dim], device=device)
     images = torch.zeros([n, G.img_channels, *image_size(G.img_resolution)], device=device)
+    with grown(G), grown(D):
+        cost(G, D, z, c, images)
+
+
+def cost(G: torch.nn.Module, D: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, images: torch.Tensor) -> None:
     with gradients_for(G):
         losses.generator_loss(D(G(z, c, noise_mode="const"), c)).mean().backward()
     with gradients_for(D):
         images.requires_grad_(True)
         losses.r1_penalty(D(images, c), images).mean().backward()
+
+
+@contextlib.contextmanager
+def grown(network: Any) -> Iterator[None]:
+    """The network as it will be at the end of any training, and then as it was."""
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.set_progress(FOREVER)
+    try:
+        yield
+    finally:
+        for name, buffer in network.named_buffers():
+            buffer.copy_(before[name])
 
 
 @contextlib.contextmanager

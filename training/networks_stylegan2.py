@@ -15,6 +15,7 @@ from torch_utils import misc, persistence, seeding
 from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
+from training.discriminator import ImageDiscriminator
 from training.layers import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
 from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
 from training.precision import MixedPrecision
@@ -617,7 +618,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
 
 
 @persistence.persistent_class
-class Discriminator(torch.nn.Module):
+class Discriminator(ImageDiscriminator):
     """`D(img, c) -> logits [n, 1]`."""
 
     def __init__(

@@ -59,6 +59,7 @@ class Phase:
     interval: int
     # Runs the losses of one micro-batch, times a gain; the one returned is left to be differentiated, others have been.
     accumulate: Callable[[Batch, float], torch.Tensor]
+    gain: float = 1.0  # a phase that regularises every n-th step does the work of n
     reducer: GradientReducer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class TrainingStep:
         self.config = config
         self.labels = labels
         self.feed = feed_of_steps(state, config)
+        self.loss = losses.LOSSES[config.loss]
         self.num_rounds = config.per_process // batch_gpu
         self.phases = list(self._phases())
         # Networks as the main phases see them. Second derivatives go through the plain ones.
@@ -94,12 +96,19 @@ class TrainingStep:
 
     def _phases(self) -> Iterator[Phase]:
         s, config = self.state, self.config
-        yield Phase("Gmain", s.G, s.G_opt, 1, self.generator_main)
+        yield Phase("Gmain", s.G, s.G_opt, config.D_steps, self.generator_main)
         if config.G_reg_interval is not None and config.pl_weight > 0:
-            yield Phase("Greg", s.G, s.G_opt, config.G_reg_interval, self.generator_path_length)
+            interval = config.G_reg_interval
+            yield Phase("Greg", s.G, s.G_opt, interval, self.generator_path_length, gain=interval)
         yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main)
-        if config.r1_gamma > 0:
-            yield Phase("Dreg", s.D, s.D_opt, config.D_reg_interval, self.discriminator_r1)
+        if config.r1_gamma > 0 and config.D_reg_interval is not None:
+            interval = config.D_reg_interval
+            yield Phase("Dreg", s.D, s.D_opt, interval, self.discriminator_r1, gain=interval)
+
+    def set_progress(self) -> None:
+        """Networks that change on the way are told how far it is."""
+        for network in self.state.networks.values():
+            network.set_progress(self.state.cur_nimg)
 
     def _prior_coreset(self) -> PriorCoreset | None:
         chosen = self.config.coreset
@@ -119,6 +128,7 @@ class TrainingStep:
         must_stop is asked after every phase but the last, on all ranks: if it says yes, the step ends there, and the next
         call (with the same images) does the rest. The result is the same.
         """
+        self.set_progress()
         phases = [phase for phase in self.phases if phase.is_due(self.state.batch_idx)]
         batches = self.micro_batches(phases, images, labels)
         for phase in phases[self.state.phases_done :]:
@@ -139,7 +149,7 @@ class TrainingStep:
         with training_stats.held() as count_reports:
             self.report_coverage(phase)
             for batch in batches:
-                self.add_gradients(phase, batch, phase.interval / len(batches), is_last=batch is batches[-1])
+                self.add_gradients(phase, batch, phase.gain / len(batches), is_last=batch is batches[-1])
         phase.module.requires_grad_(False)
         phase.reducer.finish()
         is_finite = self.is_finite(phase)
@@ -173,6 +183,9 @@ class TrainingStep:
             labels_of[phase.name] = self.labels[
                 torch.randint(len(self.labels), [self.config.batch_size], generator=gen)
             ]
+            for of_phase in (draws, mixing_draws):
+                if phase.name in of_phase:  # source images of the classes that the labels are paired with
+                    of_phase[phase.name] = self.state.feed.match(of_phase[phase.name], labels_of[phase.name])
         if self.prior_coreset is not None:
             both, coverage = self.prior_coreset.choose(
                 [*draws.values(), *mixing_draws.values()], self.config.batch_size
@@ -180,9 +193,6 @@ class TrainingStep:
             chosen = iter(both)
             draws, mixing_draws = ({name: next(chosen) for name in group} for group in (draws, mixing_draws))
             self.prior_coverage = dict(zip(draws, coverage, strict=False))
-        for of_phase in (draws, mixing_draws):  # source images of the classes that the labels are paired with
-            for name in of_phase:
-                of_phase[name] = self.state.feed.match(of_phase[name], labels_of[name])
         world, rank = distributed.get_world_size(), distributed.get_rank()
         batches = []
         for index in range(self.num_rounds):
@@ -191,7 +201,7 @@ class TrainingStep:
                 Batch(
                     rows=rows,
                     is_first=index == 0,
-                    real_images=to_float(images[index :: self.num_rounds].to(self.device)),
+                    real_images=self.state.D.as_trained_on(to_float(images[index :: self.num_rounds].to(self.device))),
                     real_labels=labels[index :: self.num_rounds].to(self.device),
                     draws={name: take_rows(draw, rows) for name, draw in draws.items()},
                     mixing_draws={name: take_rows(draw, rows) for name, draw in mixing_draws.items()},
@@ -219,7 +229,12 @@ class TrainingStep:
         logits = self.D(self.augmented(images), c)
         training_stats.report("Loss/scores/fake", logits)
         training_stats.report("Loss/signs/fake", logits.sign())
-        loss = losses.generator_loss(logits)
+        if self.loss.is_paired:
+            with torch.no_grad():
+                real_logits = self.D(self.augmented(batch.real_images), batch.real_labels)
+            loss = self.loss.generator(logits, real_logits)
+        else:
+            loss = self.loss.generator(logits)
         training_stats.report("Loss/G/loss", loss)
         return self.weighted(loss, gain)
 
@@ -245,26 +260,58 @@ class TrainingStep:
         with torch.no_grad():
             ws = self.ws(batch, "Dmain", update_emas=batch.is_first)
             images = self.synthesis(ws, update_emas=batch.is_first)
-        fake_logits = self.D(self.augmented(images), batch.labels["Dmain"])
+        fakes = self.augmented(images)
+        fake_logits = self.D(fakes, batch.labels["Dmain"], update_emas=batch.is_first)
         training_stats.report("Loss/scores/fake", fake_logits)
         training_stats.report("Loss/signs/fake", fake_logits.sign())
-        fake_loss = losses.discriminator_fake_loss(fake_logits)
-        self.weighted(fake_loss, gain).backward()
+        if self.loss.fake is not None:
+            fake_loss = self.loss.fake(fake_logits)
+            self.weighted(fake_loss, gain).backward()
 
-        real_logits = self.D(self.augmented(batch.real_images), batch.real_labels)
+        reals = self.augmented(batch.real_images)
+        real_logits = self.D(reals, batch.real_labels)
         training_stats.report("Loss/scores/real", real_logits)
-        training_stats.report(SIGN_OF_REALS, real_logits.sign())
-        real_loss = losses.discriminator_real_loss(real_logits)
-        training_stats.report("Loss/D/loss", (fake_loss + real_loss).detach())
-        return self.weighted(real_loss, gain)
+        confidence = real_logits if self.loss.has_zero else (real_logits - fake_logits).detach()
+        training_stats.report(SIGN_OF_REALS, confidence.sign())
+        if self.loss.pair is not None:
+            loss = self.loss.pair(fake_logits, real_logits)
+            training_stats.report("Loss/D/loss", loss.detach())
+        else:
+            assert self.loss.real is not None
+            loss = self.loss.real(real_logits)
+            training_stats.report("Loss/D/loss", (fake_loss + loss).detach())
+        if self.config.r1_gamma == 0 or self.config.D_reg_interval is not None:
+            return self.weighted(loss, gain)
+        self.weighted(loss, gain).backward()
+        return self.discriminator_penalty(batch, reals, fakes, gain)
+
+    def discriminator_penalty(
+        self, batch: Batch, reals: torch.Tensor, fakes: torch.Tensor, gain: float
+    ) -> torch.Tensor:
+        """D is smooth where its loss asks for it, in every step; images as D has seen them."""
+        total = torch.zeros([len(batch.rows)], device=self.device)
+        for place in self.loss.penalty_at:
+            c = batch.labels["Dmain"] if place == "fake" else batch.real_labels
+            images = self.images_at(place, reals, fakes).detach().requires_grad_(True)
+            penalty = self.loss.penalty(self.state.D(images, c), images)
+            training_stats.report(f"Loss/penalty/{place}", penalty)
+            total = total + penalty * (self.config.r1_gamma * self.loss.penalty_share)
+        training_stats.report("Loss/D/reg", total)
+        return self.weighted(total, gain)
+
+    def images_at(self, place: str, reals: torch.Tensor, fakes: torch.Tensor) -> torch.Tensor:
+        """`[n, C, H, W]`; between the two: at a random point of the line from one to the other (Gulrajani 2017, alg. 1)."""
+        if place == "between":
+            return fakes.lerp(reals, seeding.rand([len(reals), 1, 1, 1], device=self.device))
+        return {"real": reals, "fake": fakes}[place]
 
     def discriminator_r1(self, batch: Batch, gain: float) -> torch.Tensor:
         """D is flat around the real images (Mescheder 2018)."""
         images = batch.real_images.detach().requires_grad_(True)
         logits = self.state.D(self.augmented(images), batch.real_labels)
-        penalty = losses.r1_penalty(logits, images)
+        penalty = self.loss.penalty(logits, images)
         training_stats.report("Loss/r1_penalty", penalty)
-        loss = penalty * (self.config.r1_gamma / 2)
+        loss = penalty * (self.config.r1_gamma * self.loss.penalty_share)
         training_stats.report("Loss/D/reg", loss)
         return self.weighted(loss, gain)
 
@@ -343,8 +390,9 @@ class TrainingStep:
         )
 
     def running_means(self) -> list[torch.Tensor]:
-        """Buffers of G that follow what passes through it: mean w, magnitudes."""
-        return [buffer for name, buffer in self.state.G.named_buffers() if name.endswith(("_avg", "_ema"))]
+        """Buffers of G and D that follow what passes through them: mean w, magnitudes, statistics of batches."""
+        named = (item for network in (self.state.G, self.state.D) for item in network.named_buffers())
+        return [buffer for name, buffer in named if name.endswith(("_avg", "_ema"))]
 
     @torch.no_grad()
     def update_running_means(self, phase: Phase) -> None:

@@ -22,7 +22,7 @@ from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
-from training.networks_stylegan3 import check_resolution
+from training.losses import LOSSES
 from training.precision import plan_precision
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
@@ -55,7 +55,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     """Decide what is open and check everything against the files, and against the run that is continued, if any."""
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
     device, device_line = choose_device(options)
-    options, why_source = choose_source(options, device)
+    options, why_source = choose_source(options.settled(), device)
     why_source = why_source if point is None else point.config["source"].get("why")
     options, stage_line = settle_stage(options)
     num_gpus = choose_processes(options, device)
@@ -64,9 +64,9 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     source, encoder_kwargs, source_line = describe_source(options)
     chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
     source |= {} if why_source is None else {"why": why_source}
+    stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
     match = match_classes(options, device) if point is None else point.config["source"].get("match")
     source |= {} if match is None else {"match": match}
-    stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
     gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
     augment, augment_line = choose_augmentation(options)
     coreset, coreset_lines = choose_coreset(options, len(dataset), source, batch_size)
@@ -83,14 +83,14 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         source=source,
         G_kwargs=generator_kwargs(options, encoder_kwargs, batch_size) | shape,
         D_kwargs=discriminator_kwargs(options) | shape,
-        G_opt_kwargs=adam(options.preset.glr if options.glr is None else options.glr),
-        D_opt_kwargs=adam(options.dlr),
+        G_opt_kwargs=adam(options.glr, options.preset),
+        D_opt_kwargs=adam(options.dlr, options.preset),
         outdir=options.outdir,
         device=device,
         num_gpus=num_gpus,
         batch_size=batch_size,
         batch_gpu=options.batch_gpu,
-        mbstd_group=options.mbstd_group,
+        mbstd_group=options.mbstd_group or 1,
         r1_gamma=gamma,
         pl_weight=options.preset.pl_weight,
         G_reg_interval=options.preset.G_reg_interval,
@@ -123,6 +123,9 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         detector_weights=options.detector_weights,
         coreset=coreset,
         stage_cache=stage_cache,
+        D_reg_interval=options.preset.D_reg_interval if LOSSES[options.loss].may_be_lazy else None,
+        loss=options.loss,
+        D_steps=options.preset.D_steps,
     )
     if point is not None:
         point.check(config)
@@ -131,16 +134,17 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         ("Data", data_line),
         *chosen,
         ("Source", source_line),
+        *cache_lines,
         *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
         *([] if prior is None else [("Prior", describe_prior(prior))]),
-        *cache_lines,
         ("Network", network_line(options)),
         ("Batch", batch_line(config)),
         *coreset_lines,
+        ("Loss", loss_line(config)),
         ("Gamma", gamma_line),
         ("Augment", augment_line),
         ("Device", device_line),
-        ("Precision", plan_precision(torch.device(device), options.fp32).reason),
+        ("Precision", precision_line(options, device)),
         ("Kernels", dispatch.describe(device)),
         ("Launches", launches_line(options, device)),
         ("Start", resume_line),
@@ -230,9 +234,8 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
         dataset = ImageFolderDataset(**dataset_kwargs(options))
         info = dataset.describe()
         height, width = info["height"], info["width"]
-        sizes = resolution_pyramid([height, width])  # raises where the discriminator cannot do this size
-        if options.preset.network == "training.networks_stylegan3":
-            check_resolution(height if height == width else [height, width])
+        options.preset.check_size(height, width)
+        sizes = resolution_pyramid([height, width])
     if options.cbase < nominal_resolution(len(sizes) - 1):
         raise UserError(
             f"--cbase={options.cbase} leaves no feature maps at {width}x{height}; use at least {16 * max(height, width)}"
@@ -327,11 +330,16 @@ def choose_stage_cache(
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
-    """R1 weight from the number of pixels (and the batch), unless given."""
+    """Weight of the gradient penalty from the number of pixels (and the batch), unless given."""
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
+    loss = LOSSES[options.loss]
+    if loss.gamma is not None:
+        return loss.gamma, f"{loss.gamma:g}, the usual weight with --loss={options.loss}"
+    if options.preset.gamma_at_256 == 0 and not loss.needs_penalty:
+        return 0.0, f"0: --cfg={options.cfg} has no gradient penalty (--gamma adds one)"
     pixels = image_shape[1] * image_shape[2]
-    if options.preset.gamma_at_256 is None:
+    if not options.preset.gamma_at_256:
         gamma = 0.0002 * pixels / batch_size
         return (
             gamma,
@@ -366,8 +374,8 @@ def choose_coreset(
     if "prior" in options.coreset:
         if "match" in source:
             raise UserError(
-                "--coreset=prior: chooses among source images of any class, and --source-match ties them to classes; use "
-                "--coreset=target, or leave one of them out"
+                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
+                "--source-match=random"
             )
         if source["kind"] == "images":
             check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
@@ -409,40 +417,69 @@ def generator_kwargs(
     options: TrainingOptions, encoder_kwargs: dict[str, Any] | None, batch_size: int
 ) -> dict[str, Any]:
     preset = options.preset
-    mapping_kwargs: dict[str, Any] = {"num_layers": options.map_depth or preset.map_depth}
+    mapping_kwargs: dict[str, Any] = {"num_layers": options.map_depth} if preset.is_style_based else {}
     if encoder_kwargs is not None:
         mapping_kwargs["encoder"] = encoder_kwargs
     kwargs = {
-        "class_name": f"{preset.network}.Generator",
+        "class_name": preset.generator,
         "z_dim": options.z_dim,
-        "w_dim": options.w_dim,
         "mapping_kwargs": mapping_kwargs,
         "channel_base": options.cbase * preset.width_multiplier,
         "channel_max": options.cmax * preset.width_multiplier,
         **preset.synthesis,
+        **growth_kwargs(options),
     }
     if preset.magnitude_ema:
         kwargs["magnitude_ema_beta"] = 0.5 ** (batch_size / MAGNITUDE_HALF_LIFE)
-    return kwargs | precision_kwargs(options)
+    if preset.is_style_based:
+        kwargs |= {"w_dim": options.w_dim} | precision_kwargs(options)
+    return kwargs
 
 
 def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
-    return {
-        "class_name": "training.networks_stylegan2.Discriminator",
-        "block_kwargs": {"freeze_layers": options.freezed},
-        "mapping_kwargs": {},
-        "epilogue_kwargs": {"mbstd_group_size": options.mbstd_group},
+    preset = options.preset
+    kwargs = {
+        "class_name": preset.discriminator,
         "channel_base": options.cbase,
         "channel_max": options.cmax,
-    } | precision_kwargs(options)
+        **preset.judging,
+        **growth_kwargs(options),
+    }
+    if preset.is_style_based:
+        kwargs |= {"block_kwargs": {"freeze_layers": options.freezed}, "mapping_kwargs": {}}
+        kwargs |= precision_kwargs(options)
+    if preset.has_minibatch_std:
+        kwargs["epilogue_kwargs"] = {"mbstd_group_size": options.mbstd_group}
+    return kwargs
+
+
+def growth_kwargs(options: TrainingOptions) -> dict[str, Any]:
+    return {} if options.grow_kimg is None else {"grow_kimg": options.grow_kimg}
 
 
 def precision_kwargs(options: TrainingOptions) -> dict[str, Any]:
     return {"num_fp16_res": 0, "conv_clamp": None} if options.fp32 else {}
 
 
-def adam(learning_rate: float) -> dict[str, Any]:
-    return {"lr": learning_rate, "betas": [0.0, 0.99], "eps": 1e-8}
+def adam(learning_rate: float | None, preset: Preset) -> dict[str, Any]:
+    return {"lr": learning_rate, "betas": list(preset.betas), "eps": 1e-8}
+
+
+def precision_line(options: TrainingOptions, device: str) -> str:
+    if device == "cpu" and not options.preset.is_style_based:
+        return f"float32: the layers of {options.cfg} know no other"
+    return plan_precision(torch.device(device), options.fp32).reason
+
+
+def loss_line(config: TrainingConfig) -> str:
+    """What is minimised, and when."""
+    row = LOSSES[config.loss]
+    often = "in every step" if config.D_reg_interval is None else f"every {config.D_reg_interval} steps"
+    penalty = f"gradient penalty at {' and '.join(row.penalty_at)} images {often}"
+    if row.penalty_at == ("between",):
+        penalty = f"gradient penalty between real and fake images {often}"
+    steps = f", {config.D_steps} steps of D for each of G" if config.D_steps > 1 else ""
+    return f"{config.loss}, {penalty if config.r1_gamma > 0 else 'no gradient penalty'}{steps}"
 
 
 def describe_run(options: TrainingOptions, data_name: str, batch_size: int, num_gpus: int, gamma: float) -> str:
@@ -489,7 +526,9 @@ def network_line(options: TrainingOptions) -> str:
         f"at most {options.cmax * preset.width_multiplier} feature maps (--cbase={options.cbase} --cmax={options.cmax})"
     )
     frozen = f", {options.freezed} layers of D frozen" if options.freezed else ""
-    return f"{options.cfg}, {width}, w_dim {options.w_dim}{frozen}"
+    latent = f"w_dim {options.w_dim}" if preset.is_style_based else f"z_dim {options.z_dim}"
+    growth = "" if options.grow_kimg is None else f", grows every {options.grow_kimg:g} kimg (--grow-kimg)"
+    return f"{options.cfg}, {width}, {latent}{frozen}{growth}"
 
 
 def batch_line(config: TrainingConfig) -> str:

@@ -1,5 +1,6 @@
 """Where an exact resume continues: the run, its newest intact state, its options, and what may differ from them."""
 
+import dataclasses
 import json
 import re
 import typing
@@ -32,6 +33,9 @@ FREE_FIELDS = {
     "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
 }  # fmt: skip
 
+# What runs meant that are older than a field.
+UNSAID = {f.name: f.default for f in dataclasses.fields(TrainingConfig) if f.default is not dataclasses.MISSING}
+
 
 @dataclass
 class ResumePoint:
@@ -56,7 +60,7 @@ class ResumePoint:
                 "start a new run with --resume=network-snapshot-….pkl"
             )
         for name in now.keys() - FREE_FIELDS:
-            if changes := differences(name, before.get(name), now[name]):
+            if changes := differences(name, before.get(name, UNSAID.get(name)), now[name]):
                 raise UserError(
                     f"--resume: this would be another run than the one in {self.run_dir} ({', '.join(changes)}); start a "
                     "new one from its snapshot with --resume=network-snapshot-….pkl"

@@ -287,7 +287,7 @@ def move_image(sampler: Sampler, translate: tuple[float, float], angle: float) -
     """Have a StyleGAN3 network draw its images moved and turned. Raises `UserError` for other networks."""
     synthesis_input = getattr(sampler.generator.synthesis, "input", None)
     if synthesis_input is None:
-        raise UserError("--translate and --rotate need a StyleGAN3 network; this one is StyleGAN2: leave them out")
+        raise UserError("--translate and --rotate need a StyleGAN3 network, which this one is not: leave them out")
     if not all(math.isfinite(value) for value in (*translate, angle)):
         raise UserError("--translate and --rotate take finite numbers")
     # The input asks where a point of the picture comes from, which is the way back.

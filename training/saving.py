@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, tolerated
 from torch_utils import distributed
 from training.checkpoint import (
     BEST,
@@ -172,7 +172,8 @@ class Saver:
                 self.failures[kind] = str(error)
                 raise
             self.failures.pop(kind, None)
-            rotate(self.run_dir, self.config.keep)
+            with tolerated("the removal of older files"):
+                rotate(self.run_dir, self.config.keep)
 
         self.writer.submit(write_and_rotate)
 

@@ -18,8 +18,9 @@ from dnnlib.files import atomic_write, check_seal
 from torch_utils import persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
+from training.checkpoint import STATE_PATTERN
+from training.discriminator import ImageDiscriminator
 from training.mapping import SourceGenerator
-from training.networks_stylegan2 import Discriminator
 from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 
@@ -27,7 +28,7 @@ KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "met
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
-    "D": (Discriminator, type(None)),
+    "D": (ImageDiscriminator, type(None)),
     "G_ema": (SourceGenerator, Cascade),
     "source": (Source,),
     "augment_pipe": (AugmentPipe, type(None)),
@@ -132,6 +133,11 @@ def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
             raise UserError(f"{path_or_url}: is a folder; give the network-snapshot-*.pkl in it")
         if not Path(path_or_url).is_file():
             raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
+        if STATE_PATTERN.fullmatch(Path(path_or_url).name):
+            raise UserError(
+                f"{path_or_url}: is a training state; to continue its run, name its folder with --resume, or take the "
+                "network-snapshot-*.pkl beside it"
+            )
     return dnnlib.util.open_url(path_or_url, verbose=verbose)
 
 

@@ -9,6 +9,7 @@ import bz2
 import itertools
 import operator
 import os
+import re
 import struct
 import threading
 import zlib
@@ -142,10 +143,14 @@ def _find_end_64(file: BinaryIO, end: int) -> tuple[int, int, int, int, int] | N
     raise DamagedZip("a damaged or incomplete zip")
 
 
+_MAY_CLIMB = re.compile(rb"\.\.|\n[\\/]|\n[A-Za-z]:")
+
+
 def _read_entries(file: BinaryIO, start: int, size: int) -> tuple[Names, np.ndarray]:
     """All files in the order of their names."""
     blocks, lengths, entries, is_sorted, last, count = [], [], [], True, b"", 0
     for names, records in _records(file, start, size):
+        _refuse_climbing(names)
         is_sorted = is_sorted and all(map(operator.lt, itertools.chain([last], names), names))
         last = names[-1] if names else last
         blocks.append(b"".join(names))
@@ -158,6 +163,16 @@ def _read_entries(file: BinaryIO, start: int, size: int) -> tuple[Names, np.ndar
         return Names(b"", ends_of(np.zeros(0, np.int64))), np.zeros(0, ENTRY)
     packed, records = Names(b"".join(blocks), ends_of(np.concatenate(lengths))), np.concatenate(entries)
     return (packed, records) if is_sorted else _in_order(packed, records)
+
+
+def _refuse_climbing(names: list[bytes]) -> None:
+    """Names that lead out of the archive are in no zip that means well."""
+    if not _MAY_CLIMB.search(b"\n" + b"\n".join(names)):  # as nearly always
+        return
+    for name in names:
+        parts = re.split(rb"[\\/]", name)
+        if b".." in parts or parts[0] == b"" or re.match(rb"[A-Za-z]:", name):
+            raise DamagedZip(f"a zip with a file named {printable(decode_name(name))}, which leads out of it")
 
 
 def _in_order(names: Names, entries: np.ndarray) -> tuple[Names, np.ndarray]:

@@ -536,13 +536,20 @@ def test_encrypted_zip(tmp_path):
         ImageFolderDataset(path)
 
 
-def test_nothing_is_read_outside_of_a_zip(tmp_path):
-    """Names that climb out of the archive are names inside of it, no more."""
+@pytest.mark.parametrize("name", ["../secret.png", "a/../../b.png", "/etc/a.png", "C:\\a.png", "x\\..\\..\\a.png"])
+def test_names_that_lead_out_of_a_zip_are_refused(tmp_path, name):
     write_folder(tmp_path, {"secret.png": encode(RGB)})
-    path = write_zip(tmp_path / "evil.zip", {"../secret.png": encode(GRAY), "/etc/a.png": encode(GRAY)})
-    dataset = ImageFolderDataset(path)
-    assert dataset.num_channels == 1
+    path = write_zip(tmp_path / "evil.zip", {"a.png": encode(GRAY), name: encode(GRAY)})
+    with pytest.raises(UserError, match="which leads out of it"):
+        ImageFolderDataset(path)
     assert sorted(os.listdir(tmp_path)) == ["evil.zip", "secret.png"]
+
+
+def test_dots_in_names_are_no_reason_to_refuse(tmp_path):
+    path = write_zip(
+        tmp_path / "a.zip", {"a..b.png": encode(GRAY), "...c/d.png": encode(GRAY), "a\\b.png": encode(GRAY)}
+    )
+    assert len(ImageFolderDataset(path)) == 3
 
 
 # Order ----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import relative_error
 from tests.training.test_source import write_images
 from torch_utils import training_stats
-from training import losses, phases
+from training import phases
 from training.config import TrainingOptions
 from training.phases import NotFinite, TrainingStep, blur
 from training.resolve import resolve
@@ -122,7 +122,8 @@ def test_what_is_remembered_before_trouble_has_the_running_means_before_it(tmp_p
 def test_a_loss_that_is_not_finite_counts_though_its_gradients_are(tmp_path, monkeypatch):
     step = make_step(tmp_path, aug="noaug")
     before = run(step, 1)
-    monkeypatch.setattr(losses, "discriminator_real_loss", lambda logits: logits * 0 + float("inf"))
+    infinite = dataclasses.replace(step.loss, real=lambda logits: logits * 0 + float("inf"))
+    monkeypatch.setattr(step, "loss", infinite)
     run(step, 1)
     assert step.num_skipped["Dmain"] == 1
     monkeypatch.undo()

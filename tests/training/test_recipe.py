@@ -136,13 +136,13 @@ STAGE = "{name: one, data: a.zip}"
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(write, text, words):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError) as caught:
         read_recipe(write(text))
     message = str(caught.value)
     assert words in message
     assert message.startswith("--cascade=") and "recipe.yaml: " in message and "\n" not in message.strip()
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_file_itself(tmp_path):
