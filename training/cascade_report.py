@@ -184,12 +184,13 @@ def draw_journey(path: Path, sampler: Sampler, lineage: list[Stage]) -> None:
 
 def journey(sampler: Sampler, seeds: list[int]) -> list[np.ndarray]:
     """uint8 `[seeds, h, w, 3]` of the input (noise as grey pixels), of every stage before the last, and of the last."""
-    before = sampler.pictures_before(seeds)
+    c_dim = sampler.network.c_dim
+    looks = [Look(class_idx=None if c_dim == 0 else row % c_dim) for row in range(len(seeds))]
+    each = [sampler.pictures_before([seed], look) for seed, look in zip(seeds, looks, strict=True)]
+    before = [torch.cat(images) for images in zip(*each, strict=True)]
     if isinstance(sampler.feed.source, GaussianSource):
         before.insert(0, noise_pictures(sampler.latents(seeds).z))
-    c_dim = sampler.network.c_dim
-    classes = [None if c_dim == 0 else row % c_dim for row in range(len(seeds))]
-    last = torch.cat([sampler.images([seed], Look(class_idx=c)) for seed, c in zip(seeds, classes, strict=True)])
+    last = torch.cat([sampler.images([seed], look) for seed, look in zip(seeds, looks, strict=True)])
     return [to_rgb(images) for images in (*before, last)]
 
 

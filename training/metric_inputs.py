@@ -225,7 +225,7 @@ def training_data(contents: dict[str, Any]) -> str | None:
 
 def training_labels(contents: dict[str, Any]) -> Labels | None:
     """float32 `[N, c_dim]` of a conditional snapshot's training data, where these are still there."""
-    if contents["G_ema"].c_dim == 0 or contents["prior"] is not None or training_data(contents) is None:
+    if contents["G_ema"].c_dim == 0 or contents.get("prior") is not None or training_data(contents) is None:
         return None
     kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
     dataset = ImageFolderDataset(**kwargs)

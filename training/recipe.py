@@ -24,6 +24,7 @@ from dnnlib.errors import UserError
 from dnnlib.util import is_url
 from metrics import metric_main
 from training.config import TrainingOptions
+from training.prior_features import DETECTORS
 from training.shards import set_exists, split_list
 
 MAX_BYTES = 1 << 20
@@ -32,10 +33,11 @@ TABLE = ("fid5k_full", "csid5k_full")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 TAKEN_NAMES = frozenset({"auto", "noise", "latest", "none"})  # they mean something as a source or in --resume
 NOT_OF_A_STAGE = frozenset({"outdir", "desc"})  # the cascade decides
-PATHS = frozenset({"data", "source", "source_pool", "resume", "detector_weights"})
+PATHS = frozenset({"data", "source", "source_pool", "resume", "detector_weights", "prior_detector"})
 SETS = frozenset({"data", "source", "source_pool"})  # paths that may be several, with commas between them
 LISTS = SETS | {"metrics", "coreset"}
-NEEDS_SOURCE = frozenset({"source_encoder", "source_noise"})  # as defaults they pass over stages that start from noise
+# As defaults, these pass over stages that start from noise.
+NEEDS_SOURCE = frozenset({"source_encoder", "source_noise", "source_match"})
 NEEDS_NETWORK = frozenset({"stage_cache"})  # and these over stages that are fed by no other
 
 
@@ -249,12 +251,24 @@ def check_references(names: list[str], settings: list[dict[str, str]], folder: P
                     raise UserError(
                         f"stage {name}: {key}: {value} is a stage and a file; write ./{value} for the file, or rename the stage"
                     )
+                if value is not None and key == "source":
+                    check_feeding(name, value, settings[names.index(value)])
             elif value in names:
                 raise UserError(f"stage {name}: {key}: {order_problem(name, value, names, settings)}")
             elif value not in TAKEN_NAMES and not is_url(value) and not set_exists(located(value, folder, key in SETS)):
                 near = difflib.get_close_matches(value, names[:index], n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(f"stage {name}: {key}: {value} is neither an earlier stage nor a file{hint}")
+
+
+def check_feeding(name: str, feeding: str, options: dict[str, str]) -> None:
+    """A stage that needs labels or features for its images cannot feed another. Raises `UserError`."""
+    is_matched = "source" in options and options.get("source_match", "random") != "random"
+    for key in ["source_match"] * is_matched + ["prior"] * ("prior" in options):
+        raise UserError(
+            f"stage {name}: source: {feeding} has {key}: {options[key]}, and would be asked for images without saying of what; "
+            f"leave {key} out of it"
+        )
 
 
 def order_problem(name: str, value: str, names: list[str], settings: list[dict[str, str]]) -> str:
@@ -286,6 +300,8 @@ def build_stage(name: str, options: dict[str, str], own: set[str], names: list[s
     for key in passed_over - own:
         options.pop(key, None)
     for key in PATHS & set(options):
+        if key == "prior_detector" and options[key] in DETECTORS:
+            continue
         options[key] = located(options[key], folder, key in SETS)
     if "resume" in options and Path(options["resume"]).is_dir():
         raise UserError(

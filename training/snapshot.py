@@ -171,7 +171,7 @@ def open_network_source(path_or_url: str) -> NetworkSource:
 def check_stage(contents: dict[str, Any], shown: str) -> None:
     """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
     source = contents["source"]
-    if contents["prior"] is not None:
+    if contents.get("prior") is not None:
         raise UserError(
             f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
             "was trained without"

@@ -291,6 +291,10 @@ def test_going_on_is_the_undisturbed_run_to_the_bit(folders, tmp_path, run_dir, 
         ({"match": "csid", "data": "few"}, r"--data: .*few: its class 0 has 4 images"),
         ({"match": "csid", "cond": False}, r"--source-match=csid: needs --cond=1"),
         ({"match": "label", "source": None}, r"--source-match=label: pairs classes of --source with"),
+        (
+            {"match": "label", "coreset": ("prior",), "coreset_factor": 2},
+            r"--coreset=prior: .*--source-match ties them",
+        ),
         ({"match": "nearest"}, r"--source-match=nearest: choose from random, label, csid"),
     ],
 )

@@ -117,6 +117,15 @@ STAGE = "{name: one, data: a.zip}"
             "stage two: source: the stages feed each other in a circle: two <- four <- three <- two",
         ),
         ("stages: [{name: two, data: a.zip, source: one}, {name: one, data: a.zip}]", "one comes later; move it before two"),
+        (
+            "stages: [{name: one, data: a.zip, prior: features}, {name: two, data: a.zip, source: one}]",
+            "stage two: source: one has prior: features, and would be asked for images without saying of what",
+        ),
+        (
+            "defaults: {source_match: csid, cond: 1}\n"
+            "stages: [{name: one, data: a.zip, source: a.zip}, {name: two, data: a.zip, source: one}]",
+            "stage two: source: one has source_match: csid",
+        ),
         (f"stages: [{STAGE}, {{name: two, data: b.zip, source: oen}}]", "oen is neither an earlier stage nor a file (did you"),
         (f"stages: [{STAGE}, {{name: two, data: b.zip, resume: no.pkl}}]", "resume: no.pkl is neither an earlier stage nor"),
         (f"stages: [{STAGE}, {{name: two, source: one}}]", "stage two: data is missing"),
