@@ -120,6 +120,12 @@ def test_what_a_configuration_cannot_do_is_one_line(tmp_path, folders, args, wor
     assert not (tmp_path / "runs").exists()
 
 
+def test_another_micro_batch_is_no_matter_of_rounding_with_batch_norm(tmp_path, folders):
+    for cfg, words in (("dcgan", "batch norm sees other micro-batches"), ("r3gan", "equal up to rounding")):
+        run_dir = train(tmp_path / cfg, cfg, folders, "--kimg=0.008")
+        assert f"--batch-gpu: 4 instead of None: {words}" in resume(run_dir, "--kimg=0.016", "--batch-gpu=4")
+
+
 def test_the_table_is_whole():
     for preset in PRESETS.values():
         assert preset.loss in LOSSES

@@ -73,6 +73,8 @@ class Preset:
     """Steps from one penalty to the next, if the loss allows that; None: part of every step."""
     D_steps: int = 1
     """Steps of D for each of G."""
+    has_batch_norm: bool = False
+    """Whether results depend on the micro-batch."""
     is_style_based: bool = False
     """Whether G has a mapping network to w and style-modulated layers in mixed precision."""
     has_minibatch_std: bool = False
@@ -150,6 +152,7 @@ PRESETS = {
     "dcgan": Preset(
         generator="training.networks_dcgan.Generator",
         discriminator="training.networks_dcgan.Discriminator",
+        has_batch_norm=True,
         check_size=powers_of_two(16, 128),
         glr=0.0002,
         dlr=0.0002,
@@ -163,6 +166,7 @@ PRESETS = {
     "sngan": Preset(
         generator="training.networks_resnet.Generator",
         discriminator="training.networks_resnet.Discriminator",
+        has_batch_norm=True,
         check_size=powers_of_two(16, 128),
         glr=0.0002,
         dlr=0.0002,
@@ -178,6 +182,7 @@ PRESETS = {
     "biggan": Preset(
         generator="training.networks_resnet.Generator",
         discriminator="training.networks_resnet.Discriminator",
+        has_batch_norm=True,
         check_size=powers_of_two(16, 128),
         glr=0.00005,
         dlr=0.0002,

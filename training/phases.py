@@ -2,7 +2,7 @@
 
 Every random number is a function of (seed, images seen, phase, sample): a step learns the same from the same batch
 however it is divided over processes and accumulation rounds (for even micro-batches; the running means inside G come from
-the first round of every process).
+the first round of every process). Networks with batch norm are the exception: it normalises by the micro-batch.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from typing import Any
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, remove_parts
 from training.checkpoint import OPTIONS_FILE, STATE_PATTERN, STATS, newest_intact_state, numbered
-from training.config import TrainingConfig, TrainingOptions
+from training.config import PRESETS, TrainingConfig, TrainingOptions
 
 LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
@@ -163,7 +163,9 @@ def merge(
         if name in TUNABLE:
             notes.append(f"{flag}: {value} from here on (so far: {before})")
         elif name in ROUNDING:
-            notes.append(f"{flag}: {value} instead of {before}: equal up to rounding, not to the bit")
+            has_norm = PRESETS[merged["cfg"]].has_batch_norm and name in ("gpus", "batch_gpu")
+            effect = "batch norm sees other micro-batches" if has_norm else "equal up to rounding, not to the bit"
+            notes.append(f"{flag}: {value} instead of {before}: {effect}")
         elif name not in WITHOUT_EFFECT:
             raise UserError(
                 f"{flag}={shown(value)}: the run in {run_dir} has {shown(before)}; leave the flag out to continue it, name "
