@@ -234,8 +234,9 @@ def test_a_writer_killed_before_its_file_is_complete(tmp_path):
 @pytest.fixture(scope="module")
 def small_state(tmp_path_factory):
     path = tmp_path_factory.mktemp("states") / "training-state-000007.pt"
-    contents = {"training": {"networks": {"G": {"weight": torch.randn(20)}}, "counters": {"cur_nimg": 7000}}}
-    write_state(path, contents)
+    training = {"networks": {"G": {"weight": torch.randn(20)}}, "counters": {"cur_nimg": 7000}}
+    rest = {"random": [], "num_processes": 1, "batch_gpu": 8, "evaluation_due": False}
+    write_state(path, {"training": training, **rest})
     return path
 
 
