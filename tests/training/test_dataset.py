@@ -680,12 +680,14 @@ def test_damage_inside_of_a_zip_is_named(tmp_path):
 
 
 def test_close_ends_the_threads(labelled):
+    others = set(threading.enumerate())  # of loaders that other tests left to themselves
     loader = BatchLoader(ImageFolderDataset(labelled), 6, num_workers=2)
     next(loader)
-    assert any(thread.name.startswith("decode") for thread in threading.enumerate())
+    own = set(threading.enumerate()) - others
+    assert any(thread.name.startswith("decode") for thread in own)
     loader.close()
     loader.close()
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in own)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
