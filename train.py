@@ -213,6 +213,11 @@ def defaults(name: str) -> str:
 @click.option("--desc", help="String to include in result dir name", metavar="STR")
 @click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")
 @click.option(
+    "--metrics-data",
+    help="Data set that they compare with, such as all images where --data is a few of them  [default: --data]",
+    metavar="[ZIP|DIR|A,B]",
+)
+@click.option(
     "--detector",
     help="What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else tiny",
     type=click.Choice(NAMES),

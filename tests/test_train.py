@@ -298,6 +298,8 @@ def test_help_lists_every_official_flag():
         (["--data=TARGET", "--desc=a/b"], "--desc=a/b"),
         (["--data=TARGET", "--cbase=8"], "--cbase=8"),
         (["--data="], "--data= is empty"),
+        (["--data=TARGET", "--metrics-data=TARGET"], "--metrics-data=TARGET needs --metrics"),
+        (["--data=TARGET", "--metrics=fid1k", "--metrics-data=no.zip"], "--metrics-data: no.zip"),
         ([], "nothing to train on"),
     ],
 )
@@ -306,7 +308,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, folders, args, words):
     args = [arg.replace("TARGET", str(folders["target"])).replace("PICKLE", str(tmp_path / "evil.pkl")) for arg in args]
     status, out, err = run_inside("--cfg=stylegan2", f"--outdir={tmp_path / 'runs'}", *args)
     assert status == 2, out + err
-    assert words in err
+    assert words.replace("TARGET", str(folders["target"])) in err
     assert len(err.strip().splitlines()) == 1, err
     assert out == ""
     assert not (tmp_path / "runs").exists()
@@ -365,6 +367,15 @@ def test_metrics_at_snapshots(tmp_path, folders):
     assert timing["Timing/maintenance_sec"] > 0
     assert timing["Timing/sec_per_tick"] + timing["Timing/maintenance_sec"] <= timing["Timing/total_sec"] + 1e-3
     assert Image.open(run_dir / "neighbors.png").size == (16 * 7, 16 * 8)
+
+
+def test_metrics_may_compare_with_another_set_than_the_training_data(tmp_path, folders):
+    args = [f"--data={folders['target']}", "--metrics=fid1k_full", "--kimg=0.016"]
+    own, _ = train(tmp_path / "a", *args)
+    other, output = train(tmp_path / "b", *args, f"--metrics-data={folders['source']}")
+    assert f"against the 20 images of [{folders['source']}]" in output
+    a, b = (json.loads((run_dir / "metric-fid1k_full.jsonl").read_text()) for run_dir in (own, other))
+    assert a["results"]["fid1k_full[tiny]"] != b["results"]["fid1k_full[tiny]"]
 
 
 def test_measuring_does_not_change_training(tmp_path, folders):

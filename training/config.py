@@ -283,6 +283,7 @@ class TrainingOptions:
     grow_kimg: float | None = None
     desc: str | None = None
     metrics: tuple[str, ...] = ()
+    metrics_data: str | None = None
     detector: str = "auto"
     detector_weights: str | None = None
     kimg: float = 25000
@@ -339,7 +340,7 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
-        for name in ("data", "source", "outdir", "resume"):
+        for name in ("data", "source", "outdir", "resume", "metrics_data"):
             self._require(name, lambda value: value != "", "is empty; give a path")
         for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg"):
             self._require(name, math.isfinite, "must be a finite number")
@@ -349,6 +350,7 @@ class TrainingOptions:
         self._check_fit()
         for name in self.metrics:
             metric_main.find_metric(name)
+        self._require("metrics_data", lambda value: self.metrics, "needs --metrics=fid5k_full, …")
         self._check_coreset()
 
     def _check_coreset(self) -> None:
@@ -490,6 +492,8 @@ class TrainingConfig:
     """What the user asked for, by the names of the flags: what `--resume=latest` starts from."""
     metrics: list[str] = field(default_factory=list)
     """Computed at every snapshot; by the first of them the best snapshot is chosen."""
+    metrics_data: str | None = None
+    """Data set that they compare with; None: the training data."""
     detector: str = "auto"
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = None

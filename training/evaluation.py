@@ -69,7 +69,7 @@ class Evaluation:
             detector=Detectors(
                 config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer
             ),
-            real=ImageSet(config.training_set_kwargs["path"]),
+            real=ImageSet(config.metrics_data or config.training_set_kwargs["path"]),
             seed=config.seed,
             is_verbose=self.is_writer,
             keep_going=keep_going,

@@ -23,6 +23,7 @@ from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
+from training.metric_inputs import ImageSet
 from training.precision import plan_precision
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
@@ -119,6 +120,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         nan_patience=options.nan_patience,
         options=asked,
         metrics=list(options.metrics),
+        metrics_data=options.metrics_data,
         detector=options.detector,
         detector_weights=options.detector_weights,
         coreset=coreset,
@@ -549,4 +551,9 @@ def length_line(config: TrainingConfig) -> str:
 def metrics_line(options: TrainingOptions) -> str:
     if not options.metrics:
         return "none (--metrics=fid50k_full, …); diversity is watched and neighbors.png drawn all the same"
-    return f"{', '.join(options.metrics)} at every snapshot, {options.metrics[0]} chooses network-best.pkl"
+    against = ""
+    if options.metrics_data is not None:
+        with naming("--metrics-data"):
+            images = ImageSet(options.metrics_data)
+        against = f" against the {len(images):,} images of [{options.metrics_data}]"
+    return f"{', '.join(options.metrics)}{against} at every snapshot, {options.metrics[0]} chooses network-best.pkl"

@@ -20,17 +20,17 @@ DAMAGED = ".damaged"  # ending of a state that could not be continued
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
 WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights", "workers",
-    "nan_patience",
+    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "metrics_data", "detector",
+    "detector_weights", "workers", "nan_patience",
 }  # fmt: skip
 ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
 TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
 
 # Fields of the configuration that follow from these options, or say where things lie.
 FREE_FIELDS = {
-    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "detector", "detector_weights",
-    "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs", "deterministic",
-    "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
+    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
+    "detector_weights", "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs",
+    "deterministic", "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
 }  # fmt: skip
 
 # What runs meant that are older than a field.
