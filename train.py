@@ -137,6 +137,13 @@ def defaults(name: str) -> str:
     default="random",
 )
 @click.option(
+    "--pretrain",
+    help="Before training, let G learn for so long to draw the training images paired with its input; 0 is off",
+    metavar="KIMG",
+    type=float,
+    default=0,
+)
+@click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )
 @click.option("--batch", help="Total batch size  [default: 32]", type=int)

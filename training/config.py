@@ -251,6 +251,7 @@ class TrainingOptions:
     coreset_factor: int | None = None
     stage_cache: int | None = None
     source_match: str = "random"
+    pretrain: float = 0
     outdir: str = "training-runs"
     gpus: int | None = None
     batch: int | None = None
@@ -336,13 +337,13 @@ class TrainingOptions:
             self._require(name, lambda value: value >= 1, "must be at least 1")
         for name in ("kimg", "tick", "glr", "dlr", "grow_kimg"):
             self._require(name, lambda value: value > 0, "must be positive")
-        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache"):
+        for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache", "pretrain"):
             self._require(name, lambda value: value >= 0, "must not be negative")
         for name in ("p", "target"):
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         for name in ("data", "source", "outdir", "resume", "metrics_data"):
             self._require(name, lambda value: value != "", "is empty; give a path")
-        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg"):
+        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg", "pretrain"):
             self._require(name, math.isfinite, "must be a finite number")
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
@@ -508,6 +509,8 @@ class TrainingConfig:
     """Row of `training.losses.LOSSES`."""
     D_steps: int = 1
     """Steps of D for each of G."""
+    pretrain_kimg: float | None = None
+    """For which G learns to draw the training images that its latents are paired with, before the first step; None for none."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.num_gpus != 0:

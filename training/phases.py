@@ -172,7 +172,7 @@ class TrainingStep:
                 loss.backward()
 
     def micro_batches(self, phases: list[Phase], images: torch.Tensor, labels: torch.Tensor) -> list[Batch]:
-        """Divide this process's share into accumulation rounds; draw for the whole batch, keep the rows of each."""
+        """Draw for the whole batch, and divide this process's share into accumulation rounds."""
         draws, mixing_draws, labels_of = {}, {}, {}
         num = self.config.batch_size * (1 if self.prior_coreset is None else self.prior_coreset.factor)
         for phase in phases:
@@ -193,6 +193,18 @@ class TrainingStep:
             chosen = iter(both)
             draws, mixing_draws = ({name: next(chosen) for name in group} for group in (draws, mixing_draws))
             self.prior_coverage = dict(zip(draws, coverage, strict=False))
+        return self.divide(draws, mixing_draws, labels_of, images, labels)
+
+    def divide(
+        self,
+        draws: Mapping[str, Draw],
+        mixing_draws: Mapping[str, Draw],
+        labels_of: Mapping[str, torch.Tensor],
+        images: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> list[Batch]:
+        """Accumulation rounds from choices and labels for the whole batch, by phase, and this process's share of real images
+        and labels."""
         world, rank = distributed.get_world_size(), distributed.get_rank()
         batches = []
         for index in range(self.num_rounds):

@@ -128,6 +128,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         D_reg_interval=options.preset.D_reg_interval if LOSSES[options.loss].may_be_lazy else None,
         loss=options.loss,
         D_steps=options.preset.D_steps,
+        pretrain_kimg=options.pretrain or None,
     )
     if point is not None:
         point.check(config)
@@ -150,6 +151,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
         ("Kernels", dispatch.describe(device)),
         ("Launches", launches_line(options, device)),
         ("Start", resume_line),
+        *([] if not options.pretrain else [("Pretrain", pretrain_line(config))]),
         ("Length", length_line(config)),
         ("Metrics", metrics_line(options)),
     ]
@@ -514,6 +516,11 @@ def describe_resume(options: TrainingOptions) -> str:
         anew.append("ADA (--resume-augment=1)")
     rest = f"; {' and '.join(anew)} anew" if anew else ""
     return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
+
+
+def pretrain_line(config: TrainingConfig) -> str:
+    what = "noise" if config.source["kind"] == "gaussian" else "source images"
+    return f"{config.pretrain_kimg:g} kimg in which G alone learns to draw the training images paired with {what} (--pretrain)"
 
 
 def describe_continuation(point: ResumePoint) -> str:

@@ -17,6 +17,7 @@ from training.evaluation import DiversityWatch, Evaluation
 from training.memory import choose_micro_batch
 from training.phases import NotFinite, TrainingStep
 from training.pictures import Pictures
+from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
 from training.resume import rewind_files, set_aside_damaged
 from training.saving import Saver, micro_batch_of
@@ -59,6 +60,8 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     watch = DiversityWatch(config, state, labels)
     say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
 
+    if saved is None and config.pretrain_kimg is not None:
+        pretrain(step, dataset, config)
     if is_writer and saved is None:
         for line in pair_lines(config.source.get("match")):
             say(line)
