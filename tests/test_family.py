@@ -11,6 +11,8 @@ from PIL import Image
 
 import dnnlib.cli
 import gen_images
+from demo.digits import handwritten_digits, printed_digits, save_zip
+from tests.reliability import IS_LONG, amount
 from tests.test_resume import assert_same_run, resume
 from tests.test_train import run_inside, snapshot_of
 from tests.training.test_source import write_images
@@ -48,7 +50,12 @@ def test_a_configuration_does_all_that_a_run_is(tmp_path, folders, cfg, cond, is
     args, stop_at = [f"--cond={cond}", "--target=0.1"], 0.024
     if is_spider:
         encoder = "conv" if cond else "flatten"
-        args += [f"--source={folders['source']}", f"--source-encoder={encoder}", "--source-noise=0.1"]
+        args += [
+            f"--source={folders['source']}",
+            f"--source-encoder={encoder}",
+            "--source-noise=0.1",
+            "--pretrain=0.008",
+        ]
     elif cond:
         args, stop_at = [*args, "--metrics=fid1k"], 0.016  # a stop in the middle of a tick is measured, too
     whole = train(tmp_path / "whole", cfg, folders, *args, "--kimg=0.032")
@@ -74,6 +81,63 @@ def test_a_configuration_does_all_that_a_run_is(tmp_path, folders, cfg, cond, is
     if cond and not is_spider:
         (line,) = (whole / "metric-fid1k.jsonl").read_text().splitlines()[-1:]
         assert np.isfinite(json.loads(line)["results"]["fid1k[tiny]"])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The demo's: (target, source)."""
+    root = tmp_path_factory.mktemp("real")
+    handwritten, printed = root / "handwritten.zip", root / "printed.zip"
+    save_zip(handwritten, handwritten_digits()[0])
+    save_zip(printed, printed_digits(1000)[0])
+    return handwritten, printed
+
+
+@pytest.fixture(params=["digits", "photographs"])
+def pair(request, digits):
+    """(target, source). Photographs with LONG_TESTS only: a few steps on them show no more than on digits."""
+    if request.param == "digits":
+        return digits
+    if not IS_LONG:
+        pytest.skip("photographs are for LONG_TESTS=1")
+    folder = request.getfixturevalue("shared_data")
+    return folder / "cifar10.zip", folder / "tinyimagenet.zip"
+
+
+@pytest.mark.parametrize("cfg", PRESETS)
+def test_a_configuration_trains_on_real_images(tmp_path, pair, cfg):
+    """Stops half way, goes on to the bit, generates; with LONG_TESTS for 2 kimg, and then it is nearer to the data."""
+    kimg = amount(0.048, 2)
+    args = f"--cfg={cfg} --device=cpu --batch=16 --cbase=512 --cmax=16 --z-dim=64 --snap=1 --workers=1 --target=0.1".split()
+    args += [f"--data={pair[0]}", f"--source={pair[1]}", f"--tick={kimg / 3}"]
+    args += [f"--grow-kimg={kimg / 6}"] if PRESETS[cfg].grow_kimg else []
+    args += ["--w-dim=32", "--map-depth=2"] if PRESETS[cfg].is_style_based else []
+    args += ["--metrics=fid1k_full"] if IS_LONG else []
+    for folder, length in (("whole", kimg), ("parts", kimg / 2)):
+        status, out, err = run_inside(*args, f"--outdir={tmp_path / folder}", f"--kimg={length}")
+        assert status == 0, out + err
+    whole, parts = (max((tmp_path / folder).iterdir()) for folder in ("whole", "parts"))
+    resume(parts, f"--kimg={kimg}")
+    assert_same_run(whole, parts)
+    images = generated(whole, tmp_path / "images")
+    assert np.std(images, axis=0).mean() > 0.01 * kimg  # of 255; they are not all the same
+    if IS_LONG:
+        lines = (whole / "metric-fid1k_full.jsonl").read_text().splitlines()
+        first, *_, last = (json.loads(line)["results"]["fid1k_full[tiny]"] for line in lines)
+        print(f"\n{cfg}, {pair[0].name}: fid1k_full[tiny] {first:.1f} after a third, {last:.1f} at the end ({whole})")
+        assert last < first
+
+
+def generated(run_dir, outdir):
+    """What gen_images.py makes of a run's last snapshot, float `[8, h, w, ...]`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["gen_images.py", f"--network={snapshot_of(run_dir)}", "--seeds=0-7", f"--outdir={outdir}"]
+        )
+        with pytest.raises(SystemExit) as leaving:
+            dnnlib.cli.run(gen_images.main)
+    assert leaving.value.code == 0
+    return np.stack([np.asarray(Image.open(path), dtype=float) for path in sorted(outdir.glob("seed*.png"))])
 
 
 @pytest.mark.parametrize("cfg", CONFIGURATIONS)

@@ -34,7 +34,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 TAKEN_NAMES = frozenset({"auto", "noise", "latest", "none"})  # they mean something as a source or in --resume
 NOT_OF_A_STAGE = frozenset({"outdir", "desc"})  # the cascade decides
 PATHS = frozenset({"data", "source", "source_pool", "metrics_data", "resume", "detector_weights", "prior_detector"})
-SETS = frozenset({"data", "source", "source_pool", "metrics_data"})  # paths that may be several, with commas between them
+SETS = frozenset(
+    {"data", "source", "source_pool", "metrics_data"}
+)  # paths that may be several, with commas between them
 LISTS = SETS | {"metrics", "coreset"}
 # As defaults, these pass over stages that start from noise.
 NEEDS_SOURCE = frozenset({"source_encoder", "source_noise", "source_match"})
