@@ -350,16 +350,17 @@ def mean_and_std(by_seed: dict[int, float]) -> str:
 
 def draw(curves: dict[str, dict[str, dict[int, Curve]]], path: Path) -> None:
     """A panel for each metric: thin lines are seeds, thick ones their mean where all seeds were measured."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(6 * len(curves), 4.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(curves), figsize=(6 * len(curves) + 3, 4.2), layout="constrained", squeeze=False)
     for panel, (metric, contenders) in zip(axes.flat, curves.items(), strict=True):
         for number, (name, by_seed) in enumerate(contenders.items()):
-            color = "black" if name == BASELINE else f"C{(number - 1) % 10}"
+            style = {"color": "black" if name == BASELINE else f"C{(number - 1) % 10}"}
+            style |= {"linestyle": "--" if number > 10 else "-"}
             for curve in by_seed.values():
-                panel.plot(*zip(*curve, strict=True), color=color, linewidth=0.7, alpha=0.5)
-            panel.plot(*zip(*mean_curve(by_seed), strict=True), color=color, linewidth=2.2, label=name)
+                panel.plot(*zip(*curve, strict=True), **style, linewidth=0.7, alpha=0.5)
+            panel.plot(*zip(*mean_curve(by_seed), strict=True), **style, linewidth=2.2, label=name)
         panel.set(title=f"{metric} (the lower the better)", xlabel="kimg", yscale="log")
         panel.grid(alpha=0.3, which="both")
-        panel.legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
