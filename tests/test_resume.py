@@ -72,7 +72,7 @@ def assert_same_run(a, b):
         assert same, name
     assert stats_of(a) == stats_of(b)
     pictures = sorted(path.name for path in a.glob("*.png"))
-    assert "fakes000000.png" in pictures
+    assert any(name.startswith("fakes0") for name in pictures)
     assert pictures == sorted(path.name for path in b.glob("*.png"))
     for name in pictures:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
