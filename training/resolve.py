@@ -439,11 +439,6 @@ def choose_coreset(
     coreset: dict[str, Any] = {"of": list(options.coreset), "factor": factor}
     where = []
     if "prior" in options.coreset:
-        if "match" in source:
-            raise UserError(
-                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
-                "--source-match=random"
-            )
         if source["kind"] == "images":
             check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
         if options.stage_cache:
