@@ -4,15 +4,18 @@ Files are looked at, nothing is written; whatever the user can mend raises `User
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from dnnlib.errors import UserError, naming
-from metrics.detectors import open_detector
-from torch_utils import distributed
+from metrics import metric_main
+from metrics.detectors import Detectors, open_detector
+from torch_utils import distributed, persistence
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
 from training.checkpoint import state_beside
@@ -23,11 +26,11 @@ from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
-from training.metric_inputs import ImageSet
+from training.metric_inputs import ImageSet, NoiseImages
 from training.precision import plan_precision
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
-from training.resume import ResumePoint
+from training.resume import ResumePoint, is_finished
 from training.shards import set_name
 from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
@@ -86,6 +89,8 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     if point is not None:
         point.check(config)
     lines = decided.lines | lines_about(decided.options, config)
+    if point is None or not is_finished(point):
+        check_metrics(config.metrics, config)
     summary = [(topic, line) for topic in TOPICS if (line := lines[topic]) is not None]
     notes = [] if point is None else [("Note", note) for note in point.notes]
     return Resolved(config, [*summary, *notes])
@@ -226,6 +231,21 @@ def lines_about(options: TrainingOptions, config: TrainingConfig) -> dict[str, s
         "Length": length_line(config),
         "Metrics": metrics_line(options),
     }
+
+
+def check_metrics(names: Sequence[str], config: TrainingConfig) -> None:
+    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these."""
+    if not names:
+        return
+    with torch.device("meta"):
+        G = persistence.construct(**config.G_kwargs)
+    is_first = distributed.get_rank() == 0
+    opts = metric_main.MetricOptions(
+        detector=Detectors(config.detector, config.detector_weights, verbose=is_first),
+        real=NoiseImages(),  # stands for --data, which has been looked at
+        sampler=SimpleNamespace(G=G),
+    )
+    metric_main.prepare(names, opts)
 
 
 def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
