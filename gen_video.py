@@ -16,6 +16,9 @@ python gen_video.py --network=cascade.pkl --seeds=0-7 --stages --output=stages.m
 python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-7 --sheet=8
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import contextlib
 import importlib.util
 import os
