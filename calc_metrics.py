@@ -9,6 +9,9 @@ python calc_metrics.py --metrics=fid50k_full,dc50k5_full --network=network-snaps
 python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip --resize=clean
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import sys
 from collections.abc import Callable
 from typing import Any

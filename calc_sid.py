@@ -13,6 +13,9 @@ python train.py --data=emoji.zip --cfg=stylegan2 --source=$(python calc_sid.py -
 python calc_sid.py --source=a.zip,b.zip,stage-one.pkl --matrix --outdir=out
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import shlex
 import sys
 from pathlib import Path

@@ -15,6 +15,9 @@ Examples:
         --transform=center-crop --resolution=256x256 --max-images=50000
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import re
 import sys
 

@@ -20,6 +20,9 @@ python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --prior-interpolate=8
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import re
 import sys
 import time

@@ -16,6 +16,9 @@ python gen_video.py --network=cascade.pkl --seeds=0-7 --stages --output=stages.m
 python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-7 --sheet=8
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import contextlib
 import importlib.util
 import os
@@ -33,7 +36,7 @@ import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
 from gen_images import check_class, parse_range, parse_size
-from training.grids import BACKGROUND, tile
+from training.grids import BACKGROUND, save_png, tile
 from training.sampling import (
     Look,
     StageWalk,
@@ -158,7 +161,7 @@ def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
     with writing("--output"):
-        Image.fromarray(tile(cells.reshape(-1, *cells.shape[3:]), columns=len(pictures))).save(path)
+        save_png(path, Image.fromarray(tile(cells.reshape(-1, *cells.shape[3:]), columns=len(pictures))))
 
 
 def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:

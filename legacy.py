@@ -15,6 +15,9 @@ python legacy.py --source=ffhq.pkl --dest=ffhq.onnx
 In Python: legacy.load_network_pkl(file)["G_ema"]. Nothing in a file is ever run.
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO

@@ -31,6 +31,9 @@ python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200
 python train.py --resume=latest
 """
 
+import dnnlib.interrupts  # before torch
+
+# isort: split
 import contextlib
 import json
 from collections.abc import Iterator

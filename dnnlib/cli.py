@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 
+from dnnlib import interrupts
 from dnnlib.errors import UserError
 
 SETS = frozenset({"--data", "--source", "--source-images", "--network", "--target"})  # options that take zips
@@ -20,6 +21,7 @@ def run(command: click.Command, say: Callable[[str], None] = to_stderr) -> None:
 
     say: prints an error; for programs of several processes, one that does not repeat what another has said.
     """
+    interrupts.end()
     # What Pillow has to say about damaged metadata, in several lines each: what matters of it becomes an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

@@ -18,27 +18,41 @@ SEAL_BYTES = len(SEAL_MARK) + 64 + 1
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, sealed: bool = False) -> Iterator[BinaryIO]:
+    """`whole_file`, with `UserError` where it cannot be written.
+
+    sealed: end the file with a line that holds the sha256 of what precedes it; pickles and zips (those of `torch.save`) are
+    read as if it was not there.
+    """
+    try:
+        with whole_file(path) as file:
+            yield file
+            if sealed:
+                append_seal(file)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); mend that, what was there is kept"
+        ) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` once the block has ended well and its bytes are on the disk.
 
-    Until then, and after an error, whatever was there stays. sealed: end the file with a line that holds the sha256 of
-    what precedes it; pickles and zips (those of `torch.save`) are read as if it was not there. Raises `UserError` where
-    the file cannot be written.
+    Until then, and after an error, whatever was there stays.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
     try:
         with open(temporary, "w+b") as file:
             yield file
-            if sealed:
-                append_seal(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); mend that, what was there is kept"
-        ) from error
+        if error.filename == os.fspath(temporary):  # which nobody has asked for
+            error.filename = os.fspath(path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

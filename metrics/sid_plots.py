@@ -7,7 +7,9 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+from dnnlib.files import whole_file
 from metrics.friendly_neighbours import Ranking
 
 BAND_SE = 2  # standard errors on either side of a curve
@@ -29,8 +31,7 @@ def draw_curves(path: Path, ranking: Ranking) -> None:
     axes.set_ylabel(f"SID[{detector}] of order {order}")
     axes.set_title(f"Signed inception distance to {ranking.target} (bands: ± {BAND_SE} standard errors)")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(path, figure)
 
 
 def draw_matrix(path: Path, names: list[str], values: np.ndarray, detector: str) -> None:
@@ -48,5 +49,10 @@ def draw_matrix(path: Path, names: list[str], values: np.ndarray, detector: str)
         color = "white" if abs(value) > 0.6 * limit else "black"
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=color)
     figure.colorbar(image, shrink=0.8)
-    figure.savefig(path, dpi=120)
+    save(path, figure)
+
+
+def save(path: Path, figure: Figure) -> None:
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

@@ -296,6 +296,22 @@ def test_wrong_stages_are_found_before_the_first_starts(root, tmp_path, stages, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("table", "args", "words"),
+    [
+        ("[is1k]", [], "stage one: table: is1k needs classes"),
+        ("[fid1k]", ["--detector=inception", "--detector-weights=no.pth"], "stage one: --detector-weights: no.pth"),
+    ],
+)
+def test_a_table_that_cannot_be_computed_is_found_before_the_first_stage_starts(root, tmp_path, table, args, words):
+    recipe = root / "wrong.yaml"
+    recipe.write_text(f"{DEFAULTS}{STAGES}table: {table}\n")
+    status, _, err = cascade(recipe, tmp_path, *args)
+    assert status == 2
+    assert words in err and len(err.splitlines()) == 1, err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_torchrun_is_refused(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cascade_run.distributed, "is_launched", lambda: True)
     monkeypatch.setattr(cascade_run.distributed, "get_world_size", lambda: 2)

@@ -18,6 +18,8 @@ from PIL import Image
 
 import dnnlib.cli
 import train as train_script
+from dnnlib.errors import UserError
+from metrics.detectors import PUBLIC
 from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
@@ -386,18 +388,39 @@ def test_measuring_does_not_change_training(tmp_path, folders):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_metrics_that_cannot_be_computed_are_refused_before_training(tmp_path, folders):
-    cases = [
+@pytest.mark.parametrize("is_dry", [False, True])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         (["--metrics=fid1k_ful"], "did you mean fid"),
         (["--metrics=is1k"], "needs classes"),
+        (["--metrics=eqt50k_int"], "needs a StyleGAN3 network"),
         (["--metrics=fid1k", "--detector=inception", "--detector-weights=no.pth"], "--detector-weights: no.pth"),
-    ]
-    for given, message in cases:
-        args = [f"--data={folders['target']}", *given, f"--outdir={tmp_path / 'runs'}"]
-        status, _, err = run_inside("--cfg=stylegan2", *TINY, *args)
-        assert status == 2
-        assert message in err and len(err.splitlines()) == 1
-    assert not (tmp_path / "runs").exists() or list((tmp_path / "runs").iterdir()) == []
+    ],
+)
+def test_metrics_that_cannot_be_computed_are_refused_before_training(tmp_path, folders, given, message, is_dry):
+    args = [f"--data={folders['target']}", *given, f"--outdir={tmp_path / 'runs'}", *(["--dry-run"] if is_dry else [])]
+    status, out, err = run_inside("--cfg=stylegan2", *TINY, *args)
+    assert status == 2
+    assert message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists() and "Run folder" not in out
+
+
+def test_a_dry_run_downloads_what_the_run_would_and_no_more(tmp_path, folders, monkeypatch):
+    asked = []
+
+    def refuse(url, **_):
+        asked.append(str(url))
+        raise UserError(f"{url}: cannot be reached")
+
+    monkeypatch.setattr("metrics.detectors.open_url", refuse)
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path))
+    dry = ["--cfg=stylegan2", f"--data={folders['target']}", "--metrics=fid1k", "--device=cpu", "--dry-run"]
+    assert run_inside(*dry)[0] == 0 and asked == []  # auto takes what is at hand
+    assert run_inside(*dry, "--detector=tiny")[0] == 0 and asked == []
+    status, _, err = run_inside(*dry, "--detector=inception")
+    assert status == 2 and asked == [PUBLIC["inception"].url]
+    assert err.startswith("Error: --detector=inception: no weights") and len(err.splitlines()) == 1
 
 
 def test_run_folders_of_runs_that_start_together(tmp_path):

@@ -21,11 +21,12 @@ from typing import Any, NoReturn
 import torch
 
 import dnnlib.cli
+from dnnlib import interrupts
 from torch_utils import distributed
 
 BROKEN = 1  # exit code where a process crashed or was lost: the same command may be run again
 WRONG = 2  # exit code where the command or its files have to be mended first
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+INTERRUPTED = interrupts.EXIT_CODE  # after Ctrl-C
 STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
 IN_ORDER = (0, INTERRUPTED, STOPPED)
 GRACE_SEC = 10.0  # for the others to clean up after themselves when one process has failed
@@ -157,6 +158,7 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
 def _spawned(
     rank: int, num_processes: int, meeting_point: str, work: Work, device: str, args: tuple, reporter: Any
 ) -> None:
+    interrupts.end()
     _leave_with_parent()
     torch.set_num_threads(max(torch.get_num_threads() // num_processes, 1))
     status, failure = _attempt(lambda: work(*args, distributed.init(rank, num_processes, meeting_point, device=device)))

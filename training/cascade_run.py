@@ -22,7 +22,7 @@ from training.image_files import open_files
 from training.metric_inputs import NOISE
 from training.progress import StopSignal
 from training.recipe import Recipe, Stage
-from training.resolve import Resolved, resolve
+from training.resolve import Resolved, check_metrics, resolve
 from training.resume import (
     LATEST,
     ROUNDING,
@@ -110,7 +110,9 @@ class CascadeRun:
             networks = build_on_meta(resolved.config)
             if point is None:
                 self.check_warm_start(stage, resolved.config, networks)
-        has_ended = point is not None and is_finished(point)
+            has_ended = point is not None and is_finished(point)
+            if not has_ended:
+                self.check_table(resolved.config)
         snapshot = last_snapshot(point.run_dir) if has_ended else str(self.folder / stage.name / "network-snapshot.pkl")
         if not has_ended:
             self.expected[snapshot] = expected_contents(resolved.config, networks)
@@ -167,6 +169,13 @@ class CascadeRun:
         shapes = {(name, tensor.shape) for name, tensor in start.named_parameters()}
         if not any((name, tensor.shape) in shapes for name, tensor in networks["G"].named_parameters()):
             raise UserError(f"resume: no weights of {stage.resume} fit into this generator; use the same cfg and sizes")
+
+    def check_table(self, config: TrainingConfig) -> None:
+        """What the stage will be judged by can be computed. Raises `UserError`."""
+        try:
+            check_metrics(self.recipe.table, config)
+        except UserError as error:
+            raise UserError(str(error).replace("--metrics:", "table:", 1)) from error
 
     def run(self) -> int:
         """Train what is left, judge every stage, and put the end of the cascade together; the exit code."""

@@ -368,6 +368,11 @@ class TrainingOptions:
         )
         if factor is not None and not self.coreset:
             raise UserError(f"--coreset-factor={factor}: needs --coreset=prior,target, or one of the two")
+        if "prior" in self.coreset and self.source_match != "random":
+            raise UserError(
+                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
+                "--source-match=random"
+            )
 
     def _check_fit(self) -> None:
         """Flags that the configuration has nothing for."""

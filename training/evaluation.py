@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dnnlib.errors import naming
-from dnnlib.files import tolerated
+from dnnlib.files import tolerated, whole_file
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
@@ -29,7 +29,7 @@ from training.checkpoint import BEST
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.encoders import resize
-from training.grids import tile, to_rgb
+from training.grids import save_png, tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
 from training.state import TrainingState
 
@@ -203,7 +203,7 @@ class DiversityWatch:
         for sample, row in zip(samples, nearest, strict=True):
             for image in [sample, *self.images.read(self.reference[row].tolist())]:
                 cells.append(to_rgb(resize(to_float(image[None]), size))[0])
-        Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])).save(path)
+        save_png(path, Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])))
 
 
 def samples_of(state: TrainingState, labels: Labels, seed: int) -> GeneratedImages:
@@ -224,5 +224,6 @@ def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]
         panel.set_xlabel("kimg")
     for panel in axes.flat[len(names) :]:
         panel.set_visible(False)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=110, format="png")
     plt.close(figure)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from dnnlib.files import whole_file
 from training.dataset import to_uint8
 from training.encoders import resize
 
@@ -43,9 +44,15 @@ def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
 
 
+def save_png(path: Path, picture: Image.Image) -> None:
+    """Whole or not at all: somebody may be looking, and the next one has the same name."""
+    with whole_file(path) as file:
+        picture.save(file, format="PNG")
+
+
 def save_grid(path: Path, images: torch.Tensor, columns: int) -> None:
     """Images `[n, C, h, w]` in [-1, 1] as one PNG."""
-    Image.fromarray(tile(to_rgb(images), columns)).save(path)
+    save_png(path, Image.fromarray(tile(to_rgb(images), columns)))
 
 
 def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: int) -> None:
@@ -61,7 +68,7 @@ def save_stacks(path: Path, images: list[torch.Tensor], columns: int) -> None:
     height, width = images[-1].shape[2:]
     rows = [to_rgb(resize(part, (height, width))) for part in images]
     gap = np.full([len(rows[-1]), GAP, width, 3], BACKGROUND, dtype=np.uint8)
-    Image.fromarray(tile(np.concatenate([*rows, gap], axis=1), columns)).save(path)
+    save_png(path, Image.fromarray(tile(np.concatenate([*rows, gap], axis=1), columns)))
 
 
 def save_labelled(path: Path, cells: np.ndarray, columns: list[str], rows: list[str]) -> None:
@@ -80,4 +87,4 @@ def save_labelled(path: Path, cells: np.ndarray, columns: list[str], rows: list[
         draw.text((LABEL_WIDTH + index * width + 2, 1), text, fill=(0, 0, 0))
     for index, text in enumerate(rows):
         draw.text((2, LABEL_HEIGHT + index * height + 2), text, fill=(0, 0, 0))
-    sheet.save(path)
+    save_png(path, sheet)

@@ -4,15 +4,18 @@ Files are looked at, nothing is written; whatever the user can mend raises `User
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from dnnlib.errors import UserError, naming
-from metrics.detectors import open_detector
-from torch_utils import distributed
+from metrics import metric_main
+from metrics.detectors import Detectors, open_detector
+from torch_utils import distributed, persistence
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
 from training.checkpoint import state_beside
@@ -23,11 +26,11 @@ from training.encoders import ENCODERS, build_encoder
 from training.image_files import open_files
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
-from training.metric_inputs import ImageSet
+from training.metric_inputs import ImageSet, NoiseImages
 from training.precision import plan_precision
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
-from training.resume import ResumePoint
+from training.resume import ResumePoint, is_finished
 from training.shards import set_name
 from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
@@ -36,6 +39,10 @@ from training.source_match import match_classes, match_line
 from training.stage_cache import block_size
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
+TOPICS = (
+    "Stage", "Data", "Chosen", "Source", "Cache", "Classes", "Prior", "Network", "Batch", "Core-set", "Loss", "Gamma",
+    "Augment", "Device", "Precision", "Kernels", "Launches", "Start", "Pretrain", "Length", "Metrics",
+)  # fmt: skip
 
 
 @dataclass
@@ -52,111 +59,193 @@ class Resolved:
         print()
 
 
+@dataclass
+class Decided:
+    """What is decided with a look at the files and at the device."""
+
+    options: TrainingOptions
+    """With nothing left open that the user may leave open."""
+    device: str
+    num_gpus: int
+    batch_size: int
+    dataset: ImageFolderDataset
+    data_info: dict[str, Any]
+    source: dict[str, Any]
+    encoder_kwargs: dict[str, Any] | None
+    stage_cache: int | None
+    gamma: float
+    augment: dict[str, Any]
+    coreset: dict[str, Any] | None
+    prior: dict[str, Any] | None
+    lines: dict[str, str | None]
+    """Of the summary, by topic; None for none."""
+
+
 def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resolved:
     """Decide what is open and check everything against the files, and against the run that is continued, if any."""
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
-    device, device_line = choose_device(options)
+    decided = decide(options, point)
+    config = configuration(decided, asked, point)
+    if point is not None:
+        point.check(config)
+    lines = decided.lines | lines_about(decided.options, config)
+    if point is None or not is_finished(point):
+        check_metrics(config.metrics, config)
+    summary = [(topic, line) for topic in TOPICS if (line := lines[topic]) is not None]
+    notes = [] if point is None else [("Note", note) for note in point.notes]
+    return Resolved(config, [*summary, *notes])
+
+
+def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
+    """One after the other. A run that is continued keeps what was measured at its beginning."""
+    lines: dict[str, str | None] = {}
+    device, lines["Device"] = choose_device(options)
     options, why_source = choose_source(options.settled(), device)
     why_source = why_source if point is None else point.config["source"].get("why")
-    options, stage_line = settle_stage(options)
+    lines["Chosen"] = None if why_source is None else choice_line(why_source)
+    options, lines["Stage"] = settle_stage(options)
     num_gpus = choose_processes(options, device)
     batch_size = 32 if options.batch is None else options.batch
-    dataset, data_info, data_line = open_data(options)
-    source, encoder_kwargs, source_line = describe_source(options)
-    chosen = [] if why_source is None else [("Chosen", choice_line(why_source))]
+    dataset, data_info, lines["Data"] = open_data(options)
+    source, encoder_kwargs, lines["Source"] = describe_source(options)
     source |= {} if why_source is None else {"why": why_source}
-    stage_cache, cache_lines = choose_stage_cache(options, source["kind"], batch_size)
+    stage_cache, lines["Cache"] = choose_stage_cache(options, source["kind"], batch_size)
     match = match_classes(options, device) if point is None else point.config["source"].get("match")
     source |= {} if match is None else {"match": match}
-    gamma, gamma_line = choose_gamma(options, dataset.image_shape, batch_size)
-    augment, augment_line = choose_augmentation(options)
-    coreset, coreset_lines = choose_coreset(options, len(dataset), source, batch_size)
-    resume_line = describe_resume(options) if point is None else describe_continuation(point)
+    lines["Classes"] = match_line(match) if options.cond and source["kind"] == "images" else None
+    gamma, lines["Gamma"] = choose_gamma(options, dataset.image_shape, batch_size)
+    augment, lines["Augment"] = choose_augmentation(options)
+    coreset, lines["Core-set"] = choose_coreset(options, len(dataset), source, batch_size)
+    lines["Start"] = describe_resume(options) if point is None else describe_continuation(point)
     prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
-    shape = network_shape(dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
-    is_fresh = options.resume is None
-    config = TrainingConfig(
+    lines["Prior"] = None if prior is None else describe_prior(prior)
+    return Decided(
+        options=options, device=device, num_gpus=num_gpus, batch_size=batch_size, dataset=dataset, data_info=data_info,
+        source=source, encoder_kwargs=encoder_kwargs, stage_cache=stage_cache, gamma=gamma, augment=augment,
+        coreset=coreset, prior=prior, lines=lines,
+    )  # fmt: skip
+
+
+def configuration(decided: Decided, asked: dict[str, Any], point: ResumePoint | None) -> TrainingConfig:
+    """asked: the options as the user gave them."""
+    options = decided.options
+    desc = describe_run(decided) if point is None else point.config["desc"]
+    return TrainingConfig(
         cfg=options.cfg,
-        desc=describe_run(options, dataset.name, batch_size, num_gpus, gamma)
-        if point is None
-        else point.config["desc"],
-        training_set_kwargs=dataset_kwargs(options),
-        source=source,
-        G_kwargs=generator_kwargs(options, encoder_kwargs, batch_size) | shape,
-        D_kwargs=discriminator_kwargs(options) | shape,
-        G_opt_kwargs=adam(options.glr, options.preset),
-        D_opt_kwargs=adam(options.dlr, options.preset),
+        desc=desc,
         outdir=options.outdir,
-        device=device,
-        num_gpus=num_gpus,
-        batch_size=batch_size,
-        batch_gpu=options.batch_gpu,
-        mbstd_group=options.mbstd_group or 1,
-        r1_gamma=gamma,
-        pl_weight=options.preset.pl_weight,
-        G_reg_interval=options.preset.G_reg_interval,
-        style_mixing_prob=options.preset.style_mixing_prob,
-        blur_init_sigma=options.preset.blur_init_sigma if is_fresh else 0.0,
-        blur_fade_kimg=batch_size * 200 / 32,
-        **augment,
-        ada_kimg=500 if is_fresh else 100,
-        ema_kimg=batch_size * 10 / 32,
-        ema_rampup=0.05 if is_fresh else None,
+        options=asked,
+        training_set_kwargs=dataset_kwargs(options),
+        data_fingerprint=decided.data_info["fingerprint"],
+        source=decided.source,
+        stage_cache=decided.stage_cache,
+        coreset=decided.coreset,
+        prior=decided.prior,
         resume=options.resume,
-        total_kimg=options.kimg,
-        kimg_per_tick=options.tick,
-        snapshot_ticks=options.snap,
-        seed=options.seed,
-        fp32=options.fp32,
-        cudnn_benchmark=not options.nobench and not options.deterministic,
-        cuda_graphs=options.cuda_graphs,
-        deterministic=options.deterministic,
-        num_workers=options.workers,
-        data_fingerprint=data_info["fingerprint"],
-        prior=prior,
         resume_augment=options.resume_augment,
         resume_optimizer=options.resume_optimizer,
+        seed=options.seed,
+        **network_fields(decided),
+        **objective_fields(decided),
+        **schedule_fields(options, decided.batch_size),
+        **machine_fields(decided),
         keep=options.keep,
         nan_patience=options.nan_patience,
-        options=asked,
         metrics=list(options.metrics),
         metrics_data=options.metrics_data,
         detector=options.detector,
         detector_weights=options.detector_weights,
-        coreset=coreset,
-        stage_cache=stage_cache,
-        D_reg_interval=options.preset.D_reg_interval if LOSSES[options.loss].may_be_lazy else None,
-        loss=options.loss,
-        D_steps=options.preset.D_steps,
-        pretrain_kimg=options.pretrain or None,
     )
-    if point is not None:
-        point.check(config)
-    summary = [
-        ("Stage", stage_line),
-        ("Data", data_line),
-        *chosen,
-        ("Source", source_line),
-        *cache_lines,
-        *([("Classes", match_line(match))] if options.cond and source["kind"] == "images" else []),
-        *([] if prior is None else [("Prior", describe_prior(prior))]),
-        ("Network", network_line(options)),
-        ("Batch", batch_line(config)),
-        *coreset_lines,
-        ("Loss", loss_line(config)),
-        ("Gamma", gamma_line),
-        ("Augment", augment_line),
-        ("Device", device_line),
-        ("Precision", precision_line(options, device)),
-        ("Kernels", dispatch.describe(device)),
-        ("Launches", launches_line(options, device)),
-        ("Start", resume_line),
-        *([] if not options.pretrain else [("Pretrain", pretrain_line(config))]),
-        ("Length", length_line(config)),
-        ("Metrics", metrics_line(options)),
-    ]
-    notes = [] if point is None else [("Note", note) for note in point.notes]
-    return Resolved(config, [*summary, *notes])
+
+
+def network_fields(decided: Decided) -> dict[str, Any]:
+    """The networks, and what moves them."""
+    options, prior = decided.options, decided.prior
+    shape = network_shape(decided.dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
+    return {
+        "G_kwargs": generator_kwargs(options, decided.encoder_kwargs, decided.batch_size) | shape,
+        "D_kwargs": discriminator_kwargs(options) | shape,
+        "G_opt_kwargs": adam(options.glr, options.preset),
+        "D_opt_kwargs": adam(options.dlr, options.preset),
+    }
+
+
+def objective_fields(decided: Decided) -> dict[str, Any]:
+    """What is minimised, and on which images."""
+    options, preset = decided.options, decided.options.preset
+    return {
+        "loss": options.loss,
+        "r1_gamma": decided.gamma,
+        "pl_weight": preset.pl_weight,
+        "G_reg_interval": preset.G_reg_interval,
+        "D_reg_interval": preset.D_reg_interval if LOSSES[options.loss].may_be_lazy else None,
+        "D_steps": preset.D_steps,
+        "style_mixing_prob": preset.style_mixing_prob,
+        "mbstd_group": options.mbstd_group or 1,
+        **decided.augment,
+    }
+
+
+def schedule_fields(options: TrainingOptions, batch_size: int) -> dict[str, Any]:
+    """When what happens. Networks that are trained already need no cautious start."""
+    is_fresh = options.resume is None
+    return {
+        "pretrain_kimg": options.pretrain or None,
+        "total_kimg": options.kimg,
+        "kimg_per_tick": options.tick,
+        "snapshot_ticks": options.snap,
+        "blur_init_sigma": options.preset.blur_init_sigma if is_fresh else 0.0,
+        "blur_fade_kimg": batch_size * 200 / 32,
+        "ada_kimg": 500 if is_fresh else 100,
+        "ema_kimg": batch_size * 10 / 32,
+        "ema_rampup": 0.05 if is_fresh else None,
+    }
+
+
+def machine_fields(decided: Decided) -> dict[str, Any]:
+    """Where and how it is computed."""
+    options = decided.options
+    return {
+        "device": decided.device,
+        "num_gpus": decided.num_gpus,
+        "batch_size": decided.batch_size,
+        "batch_gpu": options.batch_gpu,
+        "fp32": options.fp32,
+        "cudnn_benchmark": not options.nobench and not options.deterministic,
+        "cuda_graphs": options.cuda_graphs,
+        "deterministic": options.deterministic,
+        "num_workers": options.workers,
+    }
+
+
+def lines_about(options: TrainingOptions, config: TrainingConfig) -> dict[str, str | None]:
+    """What the summary says of the configuration as a whole."""
+    return {
+        "Network": network_line(options),
+        "Batch": batch_line(config),
+        "Loss": loss_line(config),
+        "Precision": precision_line(options, config.device),
+        "Kernels": dispatch.describe(config.device),
+        "Launches": launches_line(options, config.device),
+        "Pretrain": pretrain_line(config),
+        "Length": length_line(config),
+        "Metrics": metrics_line(options),
+    }
+
+
+def check_metrics(names: Sequence[str], config: TrainingConfig) -> None:
+    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these."""
+    if not names:
+        return
+    with torch.device("meta"):
+        G = persistence.construct(**config.G_kwargs)
+    is_first = distributed.get_rank() == 0
+    opts = metric_main.MetricOptions(
+        detector=Detectors(config.detector, config.detector_weights, verbose=is_first),
+        real=NoiseImages(),  # stands for --data, which has been looked at
+        sampler=SimpleNamespace(G=G),
+    )
+    metric_main.prepare(names, opts)
 
 
 def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
@@ -311,13 +400,11 @@ def probe_source(path: str) -> tuple[str, int, str]:
     return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
 
 
-def choose_stage_cache(
-    options: TrainingOptions, kind: str, batch_size: int
-) -> tuple[int | None, list[tuple[str, str]]]:
-    """`(outputs in the pool, lines)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
+def choose_stage_cache(options: TrainingOptions, kind: str, batch_size: int) -> tuple[int | None, str | None]:
+    """`(outputs in the pool, line)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
     if not options.stage_cache:
         hint = "off: every step runs the stages before; --stage-cache=4096 draws from a pool of their outputs instead"
-        return None, [("Cache", hint)] if kind == "network" else []
+        return None, hint if kind == "network" else None
     if kind != "network":
         raise UserError(
             f"--stage-cache={options.stage_cache} needs --source=SNAPSHOT.pkl: it keeps images of a network"
@@ -325,12 +412,8 @@ def choose_stage_cache(
     if options.stage_cache < batch_size:
         raise UserError(f"--stage-cache={options.stage_cache} is less than the batch of {batch_size}; use 4096 or so")
     new = block_size(batch_size)
-    return options.stage_cache, [
-        (
-            "Cache",
-            f"steps draw from {options.stage_cache:,} outputs of the stages before, {new} of them new at each step",
-        )
-    ]
+    line = f"steps draw from {options.stage_cache:,} outputs of the stages before, {new} of them new at each step"
+    return options.stage_cache, line
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
@@ -368,19 +451,14 @@ def choose_augmentation(options: TrainingOptions) -> tuple[dict[str, Any], str]:
 
 def choose_coreset(
     options: TrainingOptions, num_images: int, source: dict[str, Any], batch_size: int
-) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
+) -> tuple[dict[str, Any] | None, str | None]:
     """The configuration of core-sets and its line, none without `--coreset`; checks that there are enough candidates."""
     if not options.coreset:
-        return None, []
+        return None, None
     factor = options.coreset_factor or CORESET_FACTOR
     coreset: dict[str, Any] = {"of": list(options.coreset), "factor": factor}
     where = []
     if "prior" in options.coreset:
-        if "match" in source:
-            raise UserError(
-                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
-                "--source-match=random"
-            )
         if source["kind"] == "images":
             check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
         if options.stage_cache:
@@ -392,7 +470,7 @@ def choose_coreset(
         coreset["detector"] = open_detector(name, weights, verbose=True).key
         where.append(f"real images by features of {name}")
     line = f"{batch_size} of {factor * batch_size} candidates by greedy k-center: {', '.join(where)} (--coreset)"
-    return coreset, [("Core-set", line)]
+    return coreset, line
 
 
 def key_of_prior(options: TrainingOptions, source: dict[str, Any]) -> str:
@@ -488,11 +566,13 @@ def loss_line(config: TrainingConfig) -> str:
     return f"{config.loss}, {penalty if config.r1_gamma > 0 else 'no gradient penalty'}{steps}"
 
 
-def describe_run(options: TrainingOptions, data_name: str, batch_size: int, num_gpus: int, gamma: float) -> str:
+def describe_run(decided: Decided) -> str:
+    options = decided.options
     parts = [options.cfg]
     if options.source is not None:
         parts += [set_name(options.source.split("?")[0]), "to"]
-    parts += [data_name, f"gpus{num_gpus}", f"batch{batch_size}", f"gamma{gamma:.4g}"]
+    parts += [decided.dataset.name, f"gpus{decided.num_gpus}", f"batch{decided.batch_size}"]
+    parts.append(f"gamma{decided.gamma:.4g}")
     if options.desc is not None:
         parts.append(options.desc)
     return "-".join(parts)
@@ -518,7 +598,9 @@ def describe_resume(options: TrainingOptions) -> str:
     return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
 
 
-def pretrain_line(config: TrainingConfig) -> str:
+def pretrain_line(config: TrainingConfig) -> str | None:
+    if config.pretrain_kimg is None:
+        return None
     what = "noise" if config.source["kind"] == "gaussian" else "source images"
     return f"{config.pretrain_kimg:g} kimg in which G alone learns to draw the training images paired with {what} (--pretrain)"
 

@@ -1,8 +1,10 @@
 """The training loop: load, then { step, report, draw, save } until done."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,22 +36,121 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
 
     state_file: the training state to continue from, in the same folder.
     """
-    say = distributed.print0
-    is_writer = distributed.get_rank() == 0
     set_up_backends(config)
     seed_random_state(config.seed, "process", distributed.get_rank())
-    say("Loading data and source...")
+    run = open_run(config, run_dir, device, state_file)
+    with run.loader, run.stop, run.saver:
+        run.train()
+    run.progress.close()
+    distributed.print0("Stopped; the same command with --resume=latest continues." if run.stop.is_agreed else "Done.")
+    return run.stop.is_agreed
+
+
+@dataclass
+class Run:
+    """A run that is under way. On every rank."""
+
+    run_dir: Path
+    config: TrainingConfig
+    state: TrainingState
+    step: TrainingStep
+    loader: BatchLoader
+    pictures: Pictures
+    evaluation: Evaluation
+    watch: DiversityWatch
+    progress: Progress
+    saver: Saver
+    stop: StopSignal
+
+    def train(self) -> None:
+        """From where the state stands to the end."""
+        poll_steps = 1 if self.progress.device.type == "cpu" else GPU_POLL_STEPS
+        must_stop = self.stop.is_asked_anywhere if poll_steps == 1 else never
+        if self.saver.evaluation_due:
+            self.evaluate()
+        while not self.stop.is_agreed:
+            if self.is_tick_over():
+                self.end_tick()  # a signal in here ends an evaluation, behind the state that was saved
+            if self.is_done() or self.stop.is_agreed:
+                break
+            self.take_step(must_stop)
+            if self.state.batch_idx % poll_steps == 0:
+                self.progress.step()
+                self.save_if_due()
+        self.saver.finish(is_complete=not self.stop.is_agreed)
+
+    def take_step(self, must_stop: Callable[[], bool]) -> None:
+        """On the next batch. What the user can mend (a broken image, gradients that stay NaN) saves the run first.
+
+        must_stop: asked between the phases of a step.
+        """
+        try:
+            with naming("--data"):
+                batch = next(self.loader)
+            self.step.run(*batch, must_stop)
+        except NotFinite as error:
+            raise UserError(f"{error}; the state before it is {self.saver.save_remembered()}") from error
+        except UserError:
+            self.saver.rescue()
+            raise
+
+    def save_if_due(self) -> None:
+        """Where a signal asks for it, or after some minutes."""
+        if self.stop.is_asked_anywhere():
+            self.saver.save_state(self.saver.capture())
+            self.saver.save_snapshot(may_replace_best=False)
+        elif self.saver.is_due_anywhere():
+            self.saver.save_state(self.saver.capture())
+
+    def end_tick(self) -> None:
+        """Report; at the end and every few ticks draw, save, and evaluate."""
+        # A run that ends in the middle of a tick may be made longer: its state is that from before the tick was closed.
+        captured = self.saver.capture() if self.state.cur_nimg < self.tick_end else None
+        self.state.cur_tick += 1
+        if self.saver.is_writer:
+            self.watch.tick(int(self.config.kimg_per_tick * 1000))
+        self.progress.tick()
+        if self.is_done() or is_snapshot_tick(self.state.cur_tick, self.config.snapshot_ticks):
+            self.draw()
+            self.saver.evaluation_due = bool(self.config.metrics)
+            self.saver.save_snapshot()
+            self.saver.save_state(captured or self.saver.capture())
+            self.evaluate()
+
+    def draw(self) -> None:
+        if self.saver.is_writer:
+            with tolerated("pictures"):
+                self.pictures.save(f"{self.state.cur_nimg // 1000:06d}")
+                self.watch.save_neighbours(self.run_dir / "neighbors.png")
+
+    def evaluate(self) -> None:
+        self.saver.flush()
+        snapshot = snapshot_path(self.run_dir, self.state.cur_nimg)
+        self.saver.evaluation_due = not self.evaluation.run(snapshot, self.progress.events)
+        self.progress.resume_clock()
+
+    def is_done(self) -> bool:
+        return self.state.cur_nimg >= self.config.total_kimg * 1000
+
+    def is_tick_over(self) -> bool:
+        """Between two steps, of which the tick has had at least one."""
+        has_more = self.state.cur_nimg > self.progress.tick_nimg and self.state.phases_done == 0
+        return has_more and (self.is_done() or self.state.cur_nimg >= self.tick_end)
+
+    @property
+    def tick_end(self) -> float:
+        """Images at which the present tick ends."""
+        return round((self.state.cur_tick + 1) * self.config.kimg_per_tick * 1000, 6)
+
+
+def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None) -> Run:
+    """All parts of a run, at its beginning or as `state_file` holds them. Raises `UserError`."""
+    is_writer = distributed.get_rank() == 0
+    distributed.print0("Loading data and source...")
     saved = None if state_file is None else read_state(state_file)
-    cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
-    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
-    state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
-    if state.conditions is not None:
-        dataset.condition_on(state.conditions, state.conditions.prior.dim)
+    dataset, state = load(config, device, saved)
     if is_writer:
-        evaluation_due = saved is not None and saved["evaluation_due"]
-        if state_file is not None:
-            set_aside_damaged(run_dir, state_file)
-        rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
+        clean_up(run_dir, state, state_file, evaluation_due=saved is not None and saved["evaluation_due"])
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
     step = TrainingStep(state, config, batch_gpu, labels)
@@ -58,114 +159,67 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
     step.target_coreset = open_target_coreset(config, device)
     watch = DiversityWatch(config, state, labels)
-    say(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
-
+    distributed.print0(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
     if saved is None and config.pretrain_kimg is not None:
         pretrain(step, dataset, config)
     if is_writer and saved is None:
-        for line in pair_lines(config.source.get("match")):
-            say(line)
-        with naming("--data"):
-            pictures.save_start()
-    loader = BatchLoader(
-        dataset,
-        config.batch_size,
-        rows_start=distributed.get_rank(),
-        rows_step=distributed.get_world_size(),
-        seed=config.seed,
-        start=state.cur_nimg,
-        num_workers=config.num_workers,
-        order=None if step.target_coreset is None else step.target_coreset.order,
-    )
+        show_start(config, pictures)
+    loader = open_loader(dataset, config, step, state.cur_nimg)
     progress = Progress(run_dir, state, config.total_kimg, device)
     saver = Saver(run_dir, config, state, {"step": step, "progress": progress, "watch": watch}, batch_gpu)
     if saved is not None:
         with fitting():
             saver.restore(saved)
     step.before_trouble = saver.remember
-    poll_steps = 1 if device.type == "cpu" else GPU_POLL_STEPS
-    take_step = saving_on_error(step, loader, saver, stop.is_asked_anywhere if poll_steps == 1 else never)
-
-    def evaluate() -> None:
-        saver.flush()
-        saver.evaluation_due = not evaluation.run(snapshot_path(run_dir, state.cur_nimg), progress.events)
-        progress.resume_clock()
-
-    def end_tick() -> None:
-        # A run that ends in the middle of a tick may be made longer: its state is that from before the tick was closed.
-        captured = saver.capture() if state.cur_nimg < tick_end(state, config) else None
-        state.cur_tick += 1
-        if is_writer:
-            watch.tick(int(config.kimg_per_tick * 1000))
-        progress.tick()
-        if is_done(state, config) or is_snapshot_tick(state.cur_tick, config.snapshot_ticks):
-            if is_writer:
-                with tolerated("pictures"):
-                    pictures.save(f"{state.cur_nimg // 1000:06d}")
-                    watch.save_neighbours(run_dir / "neighbors.png")
-            saver.evaluation_due = bool(config.metrics)
-            saver.save_snapshot()
-            saver.save_state(captured or saver.capture())
-            evaluate()
-
-    with loader, stop, saver:
-        if saver.evaluation_due:
-            evaluate()
-        while not stop.is_agreed:
-            has_more = state.cur_nimg > progress.tick_nimg and state.phases_done == 0
-            if has_more and (is_done(state, config) or state.cur_nimg >= tick_end(state, config)):
-                end_tick()  # a signal in here ends an evaluation, behind the state that was saved
-            if is_done(state, config) or stop.is_agreed:
-                break
-            take_step()
-            if state.batch_idx % poll_steps == 0:
-                progress.step()
-                if stop.is_asked_anywhere():
-                    saver.save_state(saver.capture())
-                    saver.save_snapshot(may_replace_best=False)
-                elif saver.is_due_anywhere():
-                    saver.save_state(saver.capture())
-        saver.finish(is_complete=not stop.is_agreed)
-    progress.close()
-    say("Stopped; the same command with --resume=latest continues." if stop.is_agreed else "Done.")
-    return stop.is_agreed
+    return Run(run_dir, config, state, step, loader, pictures, evaluation, watch, progress, saver, stop)
 
 
-def tick_end(state: TrainingState, config: TrainingConfig) -> float:
-    """Images at which the present tick ends."""
-    return round((state.cur_tick + 1) * config.kimg_per_tick * 1000, 6)
+def load(
+    config: TrainingConfig, device: torch.device, saved: Mapping[str, Any] | None
+) -> tuple[ImageFolderDataset, TrainingState]:
+    """The data, and the state at the beginning or as it was saved."""
+    cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
+    dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
+    is_writer = distributed.get_rank() == 0
+    state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
+    if state.conditions is not None:
+        dataset.condition_on(state.conditions, state.conditions.prior.dim)
+    return dataset, state
 
 
-def is_done(state: TrainingState, config: TrainingConfig) -> bool:
-    return state.cur_nimg >= config.total_kimg * 1000
+def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, evaluation_due: bool) -> None:
+    """What an earlier process left in the folder of the time after the state."""
+    if state_file is not None:
+        set_aside_damaged(run_dir, state_file)
+    rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
+
+
+def show_start(config: TrainingConfig, pictures: Pictures) -> None:
+    """The pairs of classes, and the pictures before the first step."""
+    for line in pair_lines(config.source.get("match")):
+        print(line)
+    with naming("--data"):
+        pictures.save_start()
+
+
+def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, step: TrainingStep, start: int) -> BatchLoader:
+    """Of this process's share of the real images, from so many images seen."""
+    return BatchLoader(
+        dataset,
+        config.batch_size,
+        rows_start=distributed.get_rank(),
+        rows_step=distributed.get_world_size(),
+        seed=config.seed,
+        start=start,
+        num_workers=config.num_workers,
+        order=None if step.target_coreset is None else step.target_coreset.order,
+    )
 
 
 def is_snapshot_tick(tick: int, interval: int | None) -> bool:
     if interval is None:
         return tick in EARLY_SNAPSHOT_TICKS or tick % SNAPSHOT_TICKS == 0
     return tick % interval == 0
-
-
-def saving_on_error(
-    step: TrainingStep, loader: BatchLoader, saver: Saver, must_stop: Callable[[], bool]
-) -> Callable[[], None]:
-    """One step on the next batch. What the user can mend (a broken image, gradients that stay NaN) saves the run first.
-
-    must_stop: asked between the phases of a step.
-    """
-
-    def take_step() -> None:
-        try:
-            with naming("--data"):
-                batch = next(loader)
-            step.run(*batch, must_stop)
-        except NotFinite as error:
-            raise UserError(f"{error}; the state before it is {saver.save_remembered()}") from error
-        except UserError:
-            saver.rescue()
-            raise
-
-    return take_step
 
 
 def never() -> bool:

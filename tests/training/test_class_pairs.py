@@ -21,7 +21,8 @@ from torch_utils import persistence, seeding
 from training import snapshot
 from training.class_pairs import ClassPairs
 from training.config import TrainingOptions
-from training.dataset import ImageFolderDataset, LabelTable
+from training.coreset import open_target_coreset
+from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
 from training.metric_inputs import open_generated
 from training.phases import TrainingStep
 from training.pictures import Pictures
@@ -165,6 +166,23 @@ def test_all_phases_draw_from_the_paired_class(folders, match, expected):
                 assert torch.allclose(feed.latents(draws[name]), z, atol=1e-5)
 
 
+def test_a_coreset_of_real_images_leaves_the_pairs_alone(folders):
+    """expected as above; the chosen real images keep their labels."""
+    config = resolve(options(folders, "label", coreset=("target",), coreset_factor=2)).config
+    step, dataset = make_step(config)
+    step.target_coreset = open_target_coreset(config, torch.device("cpu"))
+    with BatchLoader(dataset, 8, num_workers=1, order=step.target_coreset.order) as loader:
+        images, labels = next(loader)
+    assert not np.array_equal(step.target_coreset.order(0, 8), sample_order(len(dataset), 0, 0, 8))
+    (batch,) = step.micro_batches(step.phases, images, labels)
+    assert torch.equal(colors_of(batch.real_images), batch.real_labels.argmax(dim=1))
+    expected = torch.tensor([1, 2, 0])
+    for name, c in batch.labels.items():
+        assert torch.equal(colors_of(step.state.feed.images(batch.draws[name])), expected[c.argmax(dim=1)])
+    step.run(images, labels)
+    assert step.state.cur_nimg == 8
+
+
 def test_random_stays_as_it_was(folders):
     """No pairs: any image for any label, the numbers that they always were."""
     step, _ = make_step(resolve(options(folders, "random")).config)
@@ -295,6 +313,7 @@ def test_going_on_is_the_undisturbed_run_to_the_bit(folders, tmp_path, run_dir, 
             {"match": "label", "coreset": ("prior",), "coreset_factor": 2},
             r"--coreset=prior chooses among source images, and so does --source-match",
         ),
+        ({"match": "label", "stage_cache": 64}, r"--stage-cache=64 needs --source=SNAPSHOT.pkl"),
         ({"match": "nearest"}, r"--source-match=nearest: choose from random, label, csid"),
     ],
 )
@@ -303,3 +322,16 @@ def test_bad_input(folders, kwargs, words):
     with pytest.raises(UserError, match=words) as caught:
         resolve(options(folders, **kwargs))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("match", ["label", "csid"])
+def test_a_snapshot_has_no_classes_to_pair_not_even_in_a_pool(folders, tmp_path, match):
+    path = save(tmp_path / "one.pkl", generator2(), None)
+    with pytest.raises(UserError, match=rf"--source-match={match}: .*one.pkl is a snapshot, .*; use random$"):
+        resolve(options(folders, match, source=str(path), stage_cache=64))
+
+
+def test_a_coreset_of_latents_is_refused_before_distances_are_measured(folders, monkeypatch):
+    monkeypatch.setattr("training.source_match.compute_features", None)
+    with pytest.raises(UserError, match="--coreset=prior chooses among source images"):
+        resolve(options(folders, "csid", coreset=("prior", "target")))

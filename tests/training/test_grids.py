@@ -1,10 +1,15 @@
 """Pictures: cells in reading order, transparency on white."""
 
+import errno
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from training.grids import save_grid, save_pairs, tile, to_rgb
+from metrics.sid_plots import draw_matrix
+from training.evaluation import draw_history
+from training.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
 
 
 def flat(value, channels=3, height=4, width=6):
@@ -42,3 +47,36 @@ def test_pairs_stand_above_what_they_became(tmp_path):
 def test_a_grid_is_a_png(tmp_path):
     save_grid(tmp_path / "grid.png", torch.cat([flat(0.0)] * 5), columns=4)
     assert Image.open(tmp_path / "grid.png").size == (24, 8)
+
+
+WRITERS = {
+    "grid": lambda path: save_grid(path, flat(0.0), columns=1),
+    "pairs": lambda path: save_pairs(path, flat(0.0), flat(1.0), columns=1),
+    "labelled": lambda path: save_labelled(path, np.zeros([1, 1, 4, 6, 3], np.uint8), ["column"], ["row"]),
+    "history": lambda path: draw_history(path, {"fid1k": [(1.0, 2.0, 0.1)]}),
+    "matrix": lambda path: draw_matrix(path, ["a", "b"], np.eye(2), "tiny"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_picture_is_whole_or_the_one_before(tmp_path, monkeypatch, name):
+    path = tmp_path / "picture.png"
+    WRITERS[name](path)
+    before = path.read_bytes()
+    Image.open(path).verify()
+
+    def full_disk(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):  # which a run tolerates
+        WRITERS[name](path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    path = tmp_path / "nowhere" / "picture.png"
+    with pytest.raises(FileNotFoundError) as caught:
+        save_grid(path, flat(0.0), columns=1)
+    assert caught.value.filename == str(path)

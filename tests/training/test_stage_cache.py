@@ -94,7 +94,7 @@ def test_what_may_be_asked_for():
     options = dict(cfg="stylegan2", source="one.pkl", data="data")
     assert choose_stage_cache(TrainingOptions(**options), "network", 32)[0] is None
     assert choose_stage_cache(TrainingOptions(**options, stage_cache=0), "network", 32)[0] is None
-    size, ((_, line),) = choose_stage_cache(TrainingOptions(**options, stage_cache=64), "network", 32)
+    size, line = choose_stage_cache(TrainingOptions(**options, stage_cache=64), "network", 32)
     assert size == 64 and "8 of them new" in line
     assert block_size(1) == 1
     with pytest.raises(UserError, match="--stage-cache=64 needs --source=SNAPSHOT"):
