@@ -16,7 +16,7 @@ from training.source import GaussianSource, LatentFeed
 def parts(tmp_path):
     G = generator2()
     config = SimpleNamespace(training_set_kwargs={"path": str(write_images(tmp_path / "data", 40))}, seed=0, metrics=[])
-    config.detector, config.detector_weights = "auto", None
+    config.detector, config.detector_weights, config.metrics_data = "auto", None, None
     state = SimpleNamespace(
         G_ema=G, feed=LatentFeed(GaussianSource(Z_DIM), G.mapping.encoder), pl_mean=torch.zeros([]), cur_nimg=1000
     )
