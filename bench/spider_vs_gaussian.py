@@ -19,8 +19,9 @@ python bench/spider_vs_gaussian.py --outdir=out/cascade --kimg=20 --snapshots=10
 
 Trainings that are finished are not run again, one that was stopped goes on where it was: the same command continues, and
 a larger --kimg makes all of them longer. After each one, results.json and curves.png in --outdir are those of all so far.
-The iterations of stage one and of --pretrain are not counted. What starts from weights (--resume) is judged by an average of weights whose
-half-life is 0.3 kimg times the batch size and does not begin short, as that of new runs does: give it several of these.
+The iterations of stage one and of --pretrain are not counted. What starts from weights (--resume) is judged by an average
+of weights whose half-life is 0.3 kimg times the batch size and does not begin short, as that of new runs does: give it
+several of these.
 """
 
 import json

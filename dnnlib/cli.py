@@ -9,7 +9,8 @@ import click
 from dnnlib import interrupts
 from dnnlib.errors import UserError
 
-SETS = frozenset({"--data", "--source", "--source-images", "--network", "--target"})  # options that take zips
+# Options that take zips.
+SETS = frozenset({"--data", "--source", "--source-images", "--source-pool", "--metrics-data", "--network", "--target"})
 
 
 def to_stderr(message: str) -> None:

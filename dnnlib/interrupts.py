@@ -1,6 +1,6 @@
 """Ctrl-C while a script still imports, which takes seconds: one line. Scripts import this first, and it imports little.
 
-It is for scripts and the processes that they start: who imports our modules elsewhere keeps the handler that is there.
+It is for our scripts and the processes that they launch: any other program that imports our modules keeps its handler.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import signal
 import sys
 
 EXIT_CODE = 130  # as shells have it
+SCRIPTS = ("calc_metrics", "calc_sid", "dataset_tool", "gen_images", "gen_video", "legacy", "train")
+LAUNCHED = "SPIDER_STYLEGAN_LAUNCHED"  # in the environment of processes of ours
 
 
 def begin() -> None:
@@ -32,9 +34,11 @@ def leave(number: int, frame: object) -> None:
 
 
 def is_script() -> bool:
-    """Whether the program is one of those that lie beside this package."""
+    """Whether the program is one of ours, which lie beside this package."""
     path = getattr(sys.modules["__main__"], "__file__", None)
-    return path is not None and folder_of(path) == os.path.dirname(folder_of(__file__))
+    if path is None or os.path.splitext(os.path.basename(path))[0] not in SCRIPTS:
+        return False
+    return folder_of(path) == os.path.dirname(folder_of(__file__))
 
 
 def folder_of(path: str) -> str:
@@ -42,8 +46,8 @@ def folder_of(path: str) -> str:
 
 
 def is_spawned() -> bool:
-    """Whether `multiprocessing` started this process, which imports what its program has imported."""
-    return "--multiprocessing-fork" in sys.orig_argv
+    """Whether our launcher started this process, which imports what its program has imported."""
+    return LAUNCHED in os.environ and "--multiprocessing-fork" in sys.orig_argv
 
 
 begin()

@@ -10,10 +10,13 @@ import pytest
 from dnnlib import interrupts
 from tests.conftest import ROOT
 
-SCRIPTS = ("calc_metrics", "calc_sid", "dataset_tool", "gen_images", "gen_video", "legacy", "train")
+
+def test_all_scripts_are_known():
+    armed = {path.stem for path in ROOT.glob("*.py") if "import dnnlib.interrupts" in path.read_text()}
+    assert armed == set(interrupts.SCRIPTS)
 
 
-@pytest.mark.parametrize(("script", "rank"), [*((script, "0") for script in SCRIPTS), ("train", "1")])
+@pytest.mark.parametrize(("script", "rank"), [*((script, "0") for script in interrupts.SCRIPTS), ("train", "1")])
 def test_ctrl_c_while_a_script_imports_is_one_line(tmp_path, script, rank):
     (tmp_path / "click.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     process = subprocess.Popen(
@@ -33,8 +36,11 @@ def test_ctrl_c_while_a_script_imports_is_one_line(tmp_path, script, rank):
 def test_other_programs_keep_their_handler(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        interrupts.begin()
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        for program in (ROOT / "my_script.py", ROOT.parent / "train.py"):
+            monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
+            monkeypatch.setattr(sys, "orig_argv", ["python", "--multiprocessing-fork"])
+            interrupts.begin()
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         monkeypatch.setattr(sys.modules["__main__"], "__file__", str(ROOT / "train.py"), raising=False)
         interrupts.begin()
         assert signal.getsignal(signal.SIGINT) is interrupts.leave

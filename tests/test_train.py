@@ -300,7 +300,10 @@ def test_help_lists_every_official_flag():
         (["--data=TARGET", "--desc=a/b"], "--desc=a/b"),
         (["--data=TARGET", "--cbase=8"], "--cbase=8"),
         (["--data="], "--data= is empty"),
-        (["--data=TARGET", "--metrics-data=TARGET"], "--metrics-data=TARGET needs --metrics"),
+        (
+            ["--data=TARGET", "--metrics=fid1k", "--metrics-data=a.zip", "--metrics-data=b.zip"],
+            "--metrics-data: is given 2",
+        ),
         (["--data=TARGET", "--metrics=fid1k", "--metrics-data=no.zip"], "--metrics-data: no.zip"),
         ([], "nothing to train on"),
     ],
@@ -375,9 +378,14 @@ def test_metrics_may_compare_with_another_set_than_the_training_data(tmp_path, f
     args = [f"--data={folders['target']}", "--metrics=fid1k_full", "--kimg=0.016"]
     own, _ = train(tmp_path / "a", *args)
     other, output = train(tmp_path / "b", *args, f"--metrics-data={folders['source']}")
-    assert f"against the 20 images of [{folders['source']}]" in output
+    assert f"against [{folders['source']}]" in output
     a, b = (json.loads((run_dir / "metric-fid1k_full.jsonl").read_text()) for run_dir in (own, other))
     assert a["results"]["fid1k_full[tiny]"] != b["results"]["fid1k_full[tiny]"]
+    assert b["metrics_data"] == str(folders["source"]) and "metrics_data" not in a
+    status, _, err = run_inside("--resume=latest", f"--outdir={other.parent}", f"--metrics-data={folders['target']}")
+    assert status == 2 and f"--metrics-data={folders['target']}: the run in" in err  # one curve, one set
+    status, out, err = run_inside("--resume=latest", f"--outdir={other.parent}", "--metrics=none", "--kimg=0.024")
+    assert status == 0 and "--metrics-data is not used" in out, err
 
 
 def test_measuring_does_not_change_training(tmp_path, folders):

@@ -126,6 +126,7 @@ def _attempt(work: Callable[[], int]) -> tuple[int, Failure | None]:
 def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_point: str) -> int:
     context = torch.multiprocessing.get_context("spawn")
     processes, reports = [], []
+    os.environ[interrupts.LAUNCHED] = "1"
     for rank in range(num_processes):
         report, reporter = context.Pipe(duplex=False)
         target_args = (rank, num_processes, meeting_point, work, device, args, reporter)

@@ -47,6 +47,7 @@ def powers_of_two(smallest: int, largest: int) -> Callable[[int, int], None]:
 CORESETS = ("prior", "target")
 CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
 MAX_CORESET_FACTOR = 64
+MAX_PRETRAIN_KIMG = 10_000
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,10 @@ class TrainingOptions:
             raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
         if self.resume is None and (self.resume_augment or self.resume_optimizer):
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
+        if self.pretrain > 0 and self.resume is not None:
+            raise UserError(
+                "--pretrain: would train the weights of --resume=network-snapshot-….pkl anew; leave one of them out"
+            )
         if self.source_match not in SOURCE_MATCHES:
             raise UserError(f"--source-match={self.source_match}: choose from {', '.join(SOURCE_MATCHES)}")
         if self.prior not in (None, "features"):
@@ -335,6 +340,8 @@ class TrainingOptions:
             "prior_dim",
         ):
             self._require(name, lambda value: value >= 1, "must be at least 1")
+        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg", "pretrain"):
+            self._require(name, math.isfinite, "must be a finite number")
         for name in ("kimg", "tick", "glr", "dlr", "grow_kimg"):
             self._require(name, lambda value: value > 0, "must be positive")
         for name in ("gamma", "source_noise", "freezed", "workers", "seed", "nan_patience", "stage_cache", "pretrain"):
@@ -343,15 +350,13 @@ class TrainingOptions:
             self._require(name, lambda value: 0 <= value <= 1, "must lie in [0, 1]")
         for name in ("data", "source", "outdir", "resume", "metrics_data"):
             self._require(name, lambda value: value != "", "is empty; give a path")
-        for name in ("kimg", "tick", "gamma", "source_noise", "glr", "dlr", "grow_kimg", "pretrain"):
-            self._require(name, math.isfinite, "must be a finite number")
         self._require(
             "desc", lambda value: re.fullmatch(r"[^/\\\0]{0,100}", value), "must be at most 100 characters, no slashes"
         )
+        self._require("pretrain", lambda value: value <= MAX_PRETRAIN_KIMG, f"must be at most {MAX_PRETRAIN_KIMG:,}")
         self._check_fit()
         for name in self.metrics:
             metric_main.find_metric(name)
-        self._require("metrics_data", lambda value: self.metrics, "needs --metrics=fid5k_full, …")
         self._check_coreset()
 
     def _check_coreset(self) -> None:

@@ -121,7 +121,8 @@ class Evaluation:
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
-        metric_main.report_metric({**result, "kimg": kimg}, self.run_dir, snapshot.name)
+        against = {} if self.config.metrics_data is None else {"metrics_data": self.config.metrics_data}
+        metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name)
         self.remember(result, kimg)
         for name, value in result["results"].items():
             events.add_scalar(f"Metrics/{name}", value, global_step=round(kimg))

@@ -59,6 +59,7 @@ class Phase:
     interval: int
     # Runs the losses of one micro-batch, times a gain; the one returned is left to be differentiated, others have been.
     accumulate: Callable[[Batch, float], torch.Tensor]
+    moves_means: bool = False  # whether the running means of networks follow what passes through them
     gain: float = 1.0  # a phase that regularises every n-th step does the work of n
     reducer: GradientReducer = field(init=False)
 
@@ -100,7 +101,7 @@ class TrainingStep:
         if config.G_reg_interval is not None and config.pl_weight > 0:
             interval = config.G_reg_interval
             yield Phase("Greg", s.G, s.G_opt, interval, self.generator_path_length, gain=interval)
-        yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main)
+        yield Phase("Dmain", s.D, s.D_opt, 1, self.discriminator_main, moves_means=True)
         if config.r1_gamma > 0 and config.D_reg_interval is not None:
             interval = config.D_reg_interval
             yield Phase("Dreg", s.D, s.D_opt, interval, self.discriminator_r1, gain=interval)
@@ -412,7 +413,7 @@ class TrainingStep:
         if phase.name == "Greg":
             mean = distributed.all_mean(torch.stack(self.pl_lengths).mean())
             self.state.pl_mean = mean if self.state.pl_mean == 0 else self.state.pl_mean.lerp(mean, PL_DECAY)
-        if phase.name == "Dmain" and distributed.get_world_size() > 1:
+        if phase.moves_means and distributed.get_world_size() > 1:
             means = self.running_means()
             flat = distributed.all_mean(torch.cat([mean.flatten() for mean in means]))
             for mean, piece in zip(means, flat.split([mean.numel() for mean in means]), strict=True):

@@ -1,8 +1,8 @@
 """Pre-training: before G meets D, it learns by least squares to draw a training image for each latent.
 
 Latents and training images are paired by optimal assignment, block by block (minibatch transport, Fatras et al. 2020):
-source images with the training images that they resemble, noise with the training images in the order of their principal
-axes. The result is blurred, but it is spread over the data, and close to where a friendly source lies. `--pretrain` says how
+source images with the training images that they resemble, noise with the training images along their principal axes. The
+result is blurred, but it is spread over the data, and close to where a friendly source lies. `--pretrain` says how
 long; docs/results.md what it brings.
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from dnnlib.errors import naming
+from dnnlib.errors import UserError, naming
 from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config import TrainingConfig
 from training.coreset import small
 from training.dataset import BatchLoader, ImageFolderDataset, sample_order, to_float
-from training.phases import Batch, Phase, TrainingStep
+from training.grids import to_rgb
+from training.phases import Batch, NotFinite, Phase, TrainingStep
 from training.source import Draw, LatentFeed
 
 PHASE = "Pretrain"
@@ -30,17 +31,21 @@ STATISTIC = "Loss/G/pretraining"
 ADAM = {"lr": 0.002, "betas": (0.9, 0.99), "eps": 1e-8}
 BLOCK = 1024  # latents and images that are assigned to each other, at least
 AT_A_TIME = 64  # images of a block that are decoded at full size
-KEPT_BLOCKS = 2  # a loader may be ahead in the next one
 FORBIDDEN = 1e6  # cost of a pair whose classes do not belong together, above all others
 
 
 class Pairs:
-    """Which latent stands for which training image, as a function of the position: the images come in `sample_order`."""
+    """Which latent stands for which training image, as a function of the position: the images come in `sample_order`.
+
+    On all ranks; rank 0 looks at the images and assigns.
+    """
 
     def __init__(self, dataset: ImageFolderDataset, feed: LatentFeed, seed: int, batch_size: int):
         self.dataset, self.feed, self.seed = dataset, feed, seed
         self.block_size = math.ceil(BLOCK / batch_size) * batch_size
-        self.block = functools.lru_cache(KEPT_BLOCKS)(self._block)
+        self.block = functools.lru_cache(1)(self._block)
+        # The same axes in all blocks: their signs are arbitrary, and G would be taught one thing here, its opposite there.
+        self.axes = None if feed.has_images else principal_axes(self.images(0))
 
     def draw(self, start: int, count: int) -> Draw:
         """The choices of the latents for `count` positions from `start`, which lie in one block."""
@@ -49,17 +54,22 @@ class Pairs:
 
     @torch.no_grad()
     def _block(self, number: int) -> Draw:
-        indices = sample_order(len(self.dataset), self.seed, number * self.block_size, self.block_size)
-        labels = torch.from_numpy(self.dataset.get_labels(indices))
+        labels = torch.from_numpy(self.dataset.get_labels(self.indices(number)))
         generator = seeding.generator(self.seed, PHASE, number)
         draw = self.feed.match(self.feed.draw(self.block_size, generator), labels)
-        images = torch.cat([small_images(self.dataset, part) for part in np.array_split(indices, self.num_parts)])
-        rows = assign(*keys(self.feed, draw, images), classes=self.classes(labels))
+        rows = None
+        if distributed.get_rank() == 0:
+            rows = assign(*keys(self.feed, draw, self.images(number), self.axes), classes=self.classes(labels))
+        rows = distributed.broadcast_object(rows)
         return {name: value[rows] for name, value in draw.items()}
 
-    @property
-    def num_parts(self) -> int:
-        return math.ceil(self.block_size / AT_A_TIME)
+    def indices(self, number: int) -> np.ndarray:
+        return sample_order(len(self.dataset), self.seed, number * self.block_size, self.block_size)
+
+    def images(self, number: int) -> torch.Tensor:
+        """The training images of a block, small: `[N, 3 * 8 * 8]`."""
+        parts = np.array_split(self.indices(number), math.ceil(self.block_size / AT_A_TIME))
+        return torch.cat([small_images(self.dataset, part) for part in parts])
 
     def classes(self, labels: torch.Tensor) -> torch.Tensor | None:
         """Of the training images, where a latent belongs to the class that it was matched with."""
@@ -67,10 +77,20 @@ class Pairs:
 
 
 def small_images(dataset: ImageFolderDataset, indices: np.ndarray) -> torch.Tensor:
-    """`[n, C * 8 * 8]`."""
+    """`[n, 3 * 8 * 8]`."""
     pixels = np.empty([len(indices), *dataset.image_shape], dtype=dataset.dtype)
     dataset.read_images(indices, pixels)
-    return small(to_float(torch.from_numpy(pixels)))
+    return small_rgb(to_float(torch.from_numpy(pixels)))
+
+
+def small_rgb(images: torch.Tensor) -> torch.Tensor:
+    """`[n, 1 | 3 | 4, h, w]` -> `[n, 3 * 8 * 8]`: grey repeated, what is transparent white."""
+    return small(torch.from_numpy(to_rgb(images)).permute(0, 3, 1, 2) / 127.5 - 1)
+
+
+def principal_axes(images: torch.Tensor) -> torch.Tensor:
+    """Of images `[N, d]`, columns `[d, min(N, d)]`, that of the largest spread first."""
+    return torch.linalg.svd(images - images.mean(dim=0), full_matrices=False).Vh.t()
 
 
 class Keys(NamedTuple):
@@ -80,20 +100,15 @@ class Keys(NamedTuple):
     images: torch.Tensor
 
 
-def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor) -> Keys:
-    """Of source images and training images `[N, C * 8 * 8]` the small pixels, grey where one of them is; of noise its first
-    dimensions, and the training images along their first principal axes."""
+def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor, axes: torch.Tensor | None) -> Keys:
+    """For training images `[N, 3 * 8 * 8]`: small source images; or where the feed is noise, its first dimensions, and the
+    images along as many `axes`."""
     images = images - images.mean(dim=0)
-    if not feed.has_images:
-        z = draw["z"][:, : min(draw["z"].shape[1], *images.shape)]
-        axes = torch.linalg.svd(images, full_matrices=False).Vh[: z.shape[1]]  # [d, C * 8 * 8]
-        return Keys(z, images @ axes.t())
-    parts = [feed.source.realize(part).cpu() for part in split(draw, AT_A_TIME)]
-    sources = torch.cat([small(part) for part in parts])
-    sources = sources - sources.mean(dim=0)
-    if sources.shape[1] != images.shape[1]:
-        sources, images = (x.unflatten(1, (-1, 64)).mean(dim=1) for x in (sources, images))
-    return Keys(sources, images)
+    if axes is not None:
+        z = draw["z"][:, : axes.shape[1]]
+        return Keys(z, images @ axes[:, : z.shape[1]])
+    sources = torch.cat([small_rgb(feed.source.realize(part)) for part in split(draw, AT_A_TIME)])
+    return Keys(sources - sources.mean(dim=0), images)
 
 
 def split(draw: Draw, size: int) -> Iterator[Draw]:
@@ -118,45 +133,60 @@ def assign(latents: torch.Tensor, images: torch.Tensor, classes: torch.Tensor | 
 def pretrain(step: TrainingStep, dataset: ImageFolderDataset, config: TrainingConfig) -> None:
     """Train G on pairs for `config.pretrain_kimg`, with an optimizer of its own, and let G_ema begin there. On all ranks.
 
-    Counts as the start of a run: it leaves no training state, and what is stopped in here begins anew.
+    Counts as the start of a run: it leaves no training state, and what is stopped in here begins anew. Raises `UserError`.
     """
     assert config.pretrain_kimg is not None
-    state = step.state
-    pairs = Pairs(dataset, state.feed, config.seed, config.batch_size)
-    phase = Phase(PHASE, state.G, torch.optim.Adam(state.G.parameters(), **ADAM), 1, paired_loss(step))
+    state, began = step.state, time.monotonic()
+    num_images = math.ceil(config.pretrain_kimg * 1000 / config.batch_size) * config.batch_size
+    try:
+        first, last = learn_pairs(step, dataset, config, num_images)
+    except NotFinite as error:
+        raise UserError(f"--pretrain: {str(error).partition(' (')[0]}; leave it out, or try another --seed") from error
+    except (KeyboardInterrupt, SystemExit):
+        distributed.print0("Stopped in the pre-training: nothing is saved, the same command begins anew.")
+        raise
+    finally:
+        step.num_skipped.pop(PHASE, None)
+    misc.copy_params_and_buffers(state.G, state.G_ema, require_all=True)
+    distributed.print0(
+        f"Pre-training: {num_images / 1000:g} kimg in {time.monotonic() - began:.0f} s; mean squared difference of pairs "
+        f"{first:.3f} in the first step, {last:.3f} in the last"
+    )
+
+
+def learn_pairs(
+    step: TrainingStep, dataset: ImageFolderDataset, config: TrainingConfig, num_images: int
+) -> tuple[float, float]:
+    """Steps of G on so many pairs; the loss of the first step and of the last."""
+    state, batch_size = step.state, config.batch_size
+    pairs = Pairs(dataset, state.feed, config.seed, batch_size)
+    optimizer = torch.optim.Adam(state.G.parameters(), **ADAM)
+    phase = Phase(PHASE, state.G, optimizer, 1, paired_loss(step), moves_means=True)
     step.num_skipped[PHASE] = 0
     step.set_progress()
-    num_steps = math.ceil(config.pretrain_kimg * 1000 / config.batch_size)
+    errors, found = training_stats.Collector(regex=STATISTIC), []
     loader = BatchLoader(
         dataset,
-        config.batch_size,
+        batch_size,
         rows_start=distributed.get_rank(),
         rows_step=distributed.get_world_size(),
         seed=config.seed,
         num_workers=config.num_workers,
     )
-    is_shown = distributed.get_rank() == 0
-    began, errors = time.monotonic(), training_stats.Collector(regex=STATISTIC)
-    first_error = math.nan
-    with loader, progress_bar(num_steps * config.batch_size, "Pre-training", " images", is_shown) as bar:
-        for start in range(0, num_steps * config.batch_size, config.batch_size):
+    with loader, progress_bar(num_images, "Pre-training", " images", distributed.get_rank() == 0) as bar:
+        for start in range(0, num_images, batch_size):
+            if start in (0, num_images - batch_size):
+                errors.update()  # forgets those before
             with naming("--data"):
                 images, labels = next(loader)
-                draw = pairs.draw(start, config.batch_size)
-            indices = sample_order(len(dataset), config.seed, start, config.batch_size)
-            c = torch.from_numpy(dataset.get_labels(indices))
+                draw = pairs.draw(start, batch_size)
+            c = torch.from_numpy(dataset.get_labels(sample_order(len(dataset), config.seed, start, batch_size)))
             step.run_phase(phase, step.divide({PHASE: draw}, {}, {PHASE: c}, images, labels))
-            if start == 0:
+            if start in (0, num_images - batch_size):
                 errors.update()
-                first_error = errors[STATISTIC]
-            bar.update(config.batch_size)
-    distributed.broadcast_module(state.G)  # running means follow the images of each rank
-    misc.copy_params_and_buffers(state.G, state.G_ema, require_all=True)
-    errors.update()
-    distributed.print0(
-        f"Pre-training: {config.pretrain_kimg:g} kimg in {time.monotonic() - began:.0f} s; mean squared difference of pairs "
-        f"{first_error:.3f} in the first step, {errors[STATISTIC]:.3f} on average after it"
-    )
+                found.append(errors[STATISTIC])
+            bar.update(batch_size)
+    return found[0], found[-1]
 
 
 def paired_loss(step: TrainingStep) -> Callable[[Batch, float], torch.Tensor]:

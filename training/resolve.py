@@ -15,6 +15,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import Detectors, open_detector
+from metrics.feature_stats import Images
 from torch_utils import distributed, persistence
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
@@ -242,10 +243,18 @@ def check_metrics(names: Sequence[str], config: TrainingConfig) -> None:
     is_first = distributed.get_rank() == 0
     opts = metric_main.MetricOptions(
         detector=Detectors(config.detector, config.detector_weights, verbose=is_first),
-        real=NoiseImages(),  # stands for --data, which has been looked at
+        real=compared_with(config),
         sampler=SimpleNamespace(G=G),
     )
     metric_main.prepare(names, opts)
+
+
+def compared_with(config: TrainingConfig) -> Images:
+    """The data set of `--metrics-data`; noise stands for that of --data, which has been looked at."""
+    if config.metrics_data is None:
+        return NoiseImages()
+    with naming("--metrics-data"):
+        return ImageSet(config.metrics_data)
 
 
 def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
@@ -639,10 +648,7 @@ def length_line(config: TrainingConfig) -> str:
 
 def metrics_line(options: TrainingOptions) -> str:
     if not options.metrics:
-        return "none (--metrics=fid50k_full, …); diversity is watched and neighbors.png drawn all the same"
-    against = ""
-    if options.metrics_data is not None:
-        with naming("--metrics-data"):
-            images = ImageSet(options.metrics_data)
-        against = f" against the {len(images):,} images of [{options.metrics_data}]"
+        unused = "" if options.metrics_data is None else "; without them --metrics-data is not used"
+        return f"none (--metrics=fid50k_full, …){unused}; diversity is watched and neighbors.png drawn all the same"
+    against = "" if options.metrics_data is None else f" against [{options.metrics_data}]"
     return f"{', '.join(options.metrics)}{against} at every snapshot, {options.metrics[0]} chooses network-best.pkl"

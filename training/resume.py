@@ -20,8 +20,8 @@ DAMAGED = ".damaged"  # ending of a state that could not be continued
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
 WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "metrics_data", "detector",
-    "detector_weights", "workers", "nan_patience",
+    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights",
+    "workers", "nan_patience",
 }  # fmt: skip
 ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
 TUNABLE = {"gamma", "glr", "dlr", "target", "p"}

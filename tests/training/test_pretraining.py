@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dnnlib.errors import UserError
 from tests.test_resume import assert_same_run, resume
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step
 from tests.training.test_source import gen, write_images
 from training.dataset import ImageFolderDataset, sample_order, to_float
-from training.pretraining import Pairs, assign, keys, pretrain, small_images
+from training.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
 from training.snapshot import load_snapshot
 from training.source import LatentFeed
 
@@ -45,23 +46,41 @@ def test_only_rows_of_one_class_are_paired():
 def test_noise_is_compared_along_the_principal_axes(tmp_path):
     step = make_step(tmp_path, source=None, source_noise=0.0)
     images = points(50, 192) * torch.linspace(10, 0.1, 192)
-    latents, coordinates = keys(step.state.feed, {"z": points(50, 16)}, images)
+    latents, coordinates = keys(step.state.feed, {"z": points(50, 16)}, images, principal_axes(images))
     assert latents.shape == coordinates.shape == (50, 16)
     spread = coordinates.std(dim=0)
     assert (spread[:-1] >= spread[1:]).all()  # the largest first
-    whole = (images - images.mean(dim=0)).square().sum()
     best = torch.linalg.svdvals(images - images.mean(dim=0))[:16].square().sum()
     assert coordinates.square().sum().item() == pytest.approx(best.item(), rel=1e-4)
-    assert coordinates.square().sum() < whole
 
 
-@pytest.mark.parametrize(("mode", "columns"), [("RGB", 192), ("L", 64)])
-def test_colours_are_compared_where_both_have_them(tmp_path, mode, columns):
+def test_all_blocks_agree_what_noise_stands_for(tmp_path):
+    """E[z x^T] of two blocks points the same way: axes found anew for each would differ in their signs."""
+    pairs, _, _ = make_pairs(tmp_path, source=None, source_noise=0.0)
+    products = []
+    for number in (0, 1, 2):
+        images = pairs.images(number)
+        products.append((pairs.block(number)["z"].t() @ (images - images.mean(dim=0))).flatten())
+    for product in products[1:]:
+        assert torch.cosine_similarity(products[0], product, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_what_is_opaque_and_coloured_is_compared(tmp_path, mode):
     source = write_images(tmp_path / "other", size=(16, 16), count=16, mode=mode, seed=1)
     step = make_step(tmp_path, source=str(source))
     draw = step.state.feed.draw(20, gen())
-    sources, images = keys(step.state.feed, draw, points(20, 192))
-    assert sources.shape == images.shape == (20, columns)
+    sources, images = keys(step.state.feed, draw, points(20, 192), None)
+    assert sources.shape == images.shape == (20, 192)
+    assert sources.mean(dim=0).abs().max() < 1e-5
+
+
+def test_transparency_is_white():
+    images = torch.full([1, 4, 16, 16], -1.0)  # black, and transparent
+    assert torch.equal(small_rgb(images), torch.ones([1, 192]))
+    images[:, 3] = 1
+    assert torch.equal(small_rgb(images), -torch.ones([1, 192]))
+    assert torch.equal(small_rgb(-torch.ones([1, 1, 16, 16])), -torch.ones([1, 192]))
 
 
 def make_pairs(tmp_path, batch_size=8, seed=0, **kwargs):
@@ -127,7 +146,8 @@ def test_g_comes_nearer_to_its_pairs_and_d_learns_nothing(tmp_path, cfg, source)
 
 def test_small_images(tmp_path):
     _, _, dataset = make_pairs(tmp_path)
-    assert small_images(dataset, np.array([3, 1, 3])).shape == (3, 192)
+    found = small_images(dataset, np.array([3, 1, 3]))
+    assert found.shape == (3, 192) and torch.equal(found[0], found[2])
 
 
 @pytest.fixture(scope="module")
@@ -168,16 +188,47 @@ def test_classes_that_are_matched_stay_matched(tmp_path, folders):
     assert torch.equal(classes, torch.from_numpy(dataset.get_labels(indices)).argmax(dim=1))
 
 
-def test_two_processes_equal_one(tmp_path, folders):
-    args = flags(folders, "--fp32=1", "--kimg=0.008", "--source-encoder=conv")
+@pytest.mark.parametrize(("cfg", "encoder"), [("stylegan2", "conv"), ("stylegan3-t", "flatten")])
+def test_two_processes_equal_one(tmp_path, folders, cfg, encoder):
+    args = flags(folders, "--fp32=1", "--kimg=0.008", f"--source-encoder={encoder}")
+    one, _ = train(tmp_path, *args, cfg=cfg)
+    two, _ = train(tmp_path, *args, "--gpus=2", cfg=cfg)
+    a, b = (load_snapshot(snapshot_of(run_dir))["G_ema"].state_dict() for run_dir in (one, two))
+    for name, value in a.items():
+        # Some first gradients of stylegan3 are so small that Adam's first step, their sign, turns on rounding.
+        if cfg == "stylegan2" or name.endswith(("_avg", "_ema")):
+            assert torch.allclose(value, b[name], rtol=2e-4, atol=1e-3 if cfg == "stylegan3-t" else 2e-4), name
+
+
+def test_accumulation_rounds_change_nothing(tmp_path, folders):
+    args = flags(folders, "--fp32=1", "--kimg=0.008")
     one, _ = train(tmp_path, *args)
-    two, _ = train(tmp_path, *args, "--gpus=2")
     rounds, _ = train(tmp_path, *args, "--batch-gpu=4")
-    a, *others = (load_snapshot(snapshot_of(run_dir))["G_ema"].state_dict() for run_dir in (one, two, rounds))
-    for b in others:
-        for name, value in a.items():
-            if not name.endswith("w_avg"):  # from the first accumulation round
-                assert torch.allclose(value, b[name], rtol=1e-4, atol=1e-4), name
+    a, b = (load_snapshot(snapshot_of(run_dir))["G_ema"].state_dict() for run_dir in (one, rounds))
+    for name, value in a.items():
+        if not name.endswith("w_avg"):  # from the first round
+            assert torch.allclose(value, b[name], rtol=1e-4, atol=1e-4), name
+
+
+def test_gradients_that_are_not_finite_name_the_flag(tmp_path):
+    _, step, dataset = make_pairs(tmp_path, pretrain=0.8, nan_patience=1)
+    with torch.no_grad():
+        step.state.G.synthesis.b4.const.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"^--pretrain: losses or gradients of Pretrain were not finite"):
+        pretrain(step, dataset, step.config)
+    assert "Pretrain" not in step.num_skipped
+
+
+def test_a_stop_says_that_nothing_is_saved(tmp_path, capsys):
+    _, step, dataset = make_pairs(tmp_path, pretrain=0.8)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    step.run_phase = stop
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(step, dataset, step.config)
+    assert "nothing is saved, the same command begins anew" in capsys.readouterr().out
 
 
 def test_a_cascade_is_pretrained_on_images_of_its_stage(tmp_path, folders):
