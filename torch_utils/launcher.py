@@ -134,6 +134,7 @@ def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_poi
         processes[-1].start()
         reporter.close()  # the process has its own end; when that one closes, too, there is nothing more to read
         reports.append(report)
+    del os.environ[interrupts.LAUNCHED]
     asked: set[int] = set()
     # Ctrl-C reaches the processes as well: they save and leave, and this one waits for them. One that was sent to this
     # process alone is passed on as another signal, which does not count as the second Ctrl-C.
