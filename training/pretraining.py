@@ -45,7 +45,8 @@ class Pairs:
         self.block_size = math.ceil(BLOCK / batch_size) * batch_size
         self.block = functools.lru_cache(1)(self._block)
         # The same axes in all blocks: their signs are arbitrary, and G would be taught one thing here, its opposite there.
-        self.axes = None if feed.has_images else principal_axes(self.images(0))
+        has_axes = not feed.has_images and distributed.get_rank() == 0
+        self.axes = principal_axes(self.images(0)) if has_axes else None
 
     def draw(self, start: int, count: int) -> Draw:
         """The choices of the latents for `count` positions from `start`, which lie in one block."""
@@ -73,7 +74,7 @@ class Pairs:
 
     def classes(self, labels: torch.Tensor) -> torch.Tensor | None:
         """Of the training images, where a latent belongs to the class that it was matched with."""
-        return labels.argmax(dim=1) if getattr(self.feed.source, "pairs", None) is not None else None
+        return None if self.feed.source.pairs is None else labels.argmax(dim=1)
 
 
 def small_images(dataset: ImageFolderDataset, indices: np.ndarray) -> torch.Tensor:

@@ -37,6 +37,7 @@ class Source:
     """Base of the sources: `sample(n, generator) -> x`, images `[n, C, h, w]` in [-1, 1] or noise `[n, z_dim]`."""
 
     device = torch.device("cpu")
+    pairs: ClassPairs | None = None  # which classes of it feed which classes of the target, where they are paired
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         """The random choices for n samples, on the CPU."""
@@ -119,7 +120,6 @@ class ImageSource(Source):
         self.fingerprint = fingerprint
         self.label_fingerprint = label_fingerprint  # of the classes of all images, where they are paired
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
-        self.pairs: ClassPairs | None = None
 
     @classmethod
     def open(

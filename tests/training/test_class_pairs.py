@@ -17,6 +17,7 @@ from tests.conftest import relative_error
 from tests.test_resume import assert_same_run, resume
 from tests.test_train import run_inside, snapshot_of, train
 from tests.tiny import generator2, save
+from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training import snapshot
 from training.class_pairs import ClassPairs
@@ -208,14 +209,7 @@ def test_pictures_and_metrics_use_the_same_rule(folders, tmp_path):
 
 def test_two_rounds_are_one(folders):
     config = dataclasses.replace(resolve(options(folders, "label", fp32=True)).config)
-    results = []
-    for batch_gpu in (8, 4):
-        step, dataset = make_step(config, batch_gpu)
-        for start in (0, 8):
-            rows = np.arange(start, start + 8)
-            step.run(torch.from_numpy(dataset.read_images(rows)), torch.from_numpy(dataset.get_labels(rows)))
-        results.append(torch.cat([p.flatten() for module in (step.state.G, step.state.D) for p in module.parameters()]))
-    assert relative_error(*results) < 1e-5
+    assert relative_error(*(run_on(*make_step(config, batch_gpu)) for batch_gpu in (8, 4))) < 1e-5
 
 
 # What travels.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,13 @@ def images(seed=0):
 def run(step, num_steps=3):
     for index in range(num_steps):
         step.run(*images(index))
+    return torch.cat([p.flatten() for module in (step.state.G, step.state.D) for p in module.parameters()])
+
+
+def run_on(step, dataset, num_steps=2):
+    """Parameters after steps on the first images of a dataset, in batches of 8."""
+    for rows in np.arange(8 * num_steps).reshape(num_steps, 8):
+        step.run(torch.from_numpy(dataset.read_images(rows)), torch.from_numpy(dataset.get_labels(rows)))
     return torch.cat([p.flatten() for module in (step.state.G, step.state.D) for p in module.parameters()])
 
 

@@ -18,6 +18,7 @@ from tests.conftest import relative_error
 from tests.test_resume import assert_same_run, resume
 from tests.test_train import run_inside, snapshot_of, train
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
+from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training import prior_features, snapshot
 from training.cascade import Cascade
@@ -200,14 +201,7 @@ def test_generated_samples_have_features_of_training_images(folders):
 
 def test_two_rounds_are_one(folders):
     config = dataclasses.replace(resolve(options(folders, source=str(folders["source"]), fp32=True)).config)
-    results = []
-    for batch_gpu in (8, 4):
-        step, dataset = make_step(config, batch_gpu)
-        for start in (0, 8):
-            rows = np.arange(start, start + 8)
-            step.run(torch.from_numpy(dataset.read_images(rows)), torch.from_numpy(dataset.get_labels(rows)))
-        results.append(torch.cat([p.flatten() for module in (step.state.G, step.state.D) for p in module.parameters()]))
-    assert relative_error(*results) < 1e-5
+    assert relative_error(*(run_on(*make_step(config, batch_gpu)) for batch_gpu in (8, 4))) < 1e-5
 
 
 @pytest.fixture(scope="module")
