@@ -12,7 +12,11 @@ python legacy.py --source=ffhq.pkl --dest=ffhq.safetensors
 # ONNX: ffhq.onnx makes images and ws of z (and labels), ffhq-synthesis.onnx makes images of ws. Needs pip install -e ".[onnx]"
 python legacy.py --source=ffhq.pkl --dest=ffhq.onnx
 
-In Python: legacy.load_network_pkl(file)["G_ema"]. Nothing in a file is ever run.
+\b
+# A pickle for other people's programs, which legacy.load_network_pkl of StyleGAN3 and StyleGAN2-ADA-PyTorch reads
+python legacy.py --source=network-snapshot-000200.pkl --dest=theirs.pkl --format=official
+
+In Python: legacy.load_network_pkl(file)["G_ema"], legacy.save_official_pkl(file, contents). Nothing in a file is ever run.
 """
 
 import dnnlib.interrupts  # before torch
@@ -29,7 +33,7 @@ import dnnlib.cli
 from dnnlib.errors import UserError, naming
 from dnnlib.files import atomic_write
 from torch_utils import persistence
-from training import onnx_export
+from training import official_export, onnx_export
 from training.snapshot import load_snapshot, read_snapshot, save_snapshot, save_tensors
 
 NETWORKS = ("G", "D", "G_ema")
@@ -45,6 +49,15 @@ def load_network_pkl(f: BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
     """
     contents = read_snapshot(f)
     return with_half_precision(contents) if force_fp16 else contents
+
+
+def save_official_pkl(f: BinaryIO, contents: dict[str, Any]) -> list[str]:
+    """Write the contents of a snapshot as a pickle that `load_network_pkl` of StyleGAN3 and StyleGAN2-ADA-PyTorch reads.
+
+    Their loaders run the text in it, which is `torch_utils/official_client.py`. Returns what is not as it was, a line
+    each. Raises `UserError` for networks other than StyleGAN2 and StyleGAN3.
+    """
+    return official_export.write(f, contents)
 
 
 def with_half_precision(contents: dict[str, Any]) -> dict[str, Any]:
@@ -68,22 +81,29 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
 @click.option("--source", help="Network pickle or safetensors file", metavar="[PATH|URL]", required=True)
 @click.option("--dest", help="What to write, by its ending: .pkl, .safetensors or .onnx", metavar="PATH", required=True)
 @click.option(
+    "--format",
+    "layout",
+    help="Of a .pkl: as this project writes snapshots, or as the official PyTorch code does",
+    type=click.Choice(["snapshot", "official"]),
+    default="snapshot",
+)
+@click.option(
     "--force-fp16",
     help="Run the four highest resolutions in float16 on a GPU",
     metavar="BOOL",
     type=bool,
     default=False,
 )
-def main(source: str, dest: str, force_fp16: bool) -> None:
+def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
     path = Path(dest)
-    write = writer_for(path, force_fp16)
+    write = writer_for(path, layout, force_fp16)
     with naming("--source"):
         contents = load_snapshot(source, verbose=True)
     for line in write(path, with_half_precision(contents) if force_fp16 else contents):
         print(line)
 
 
-def writer_for(path: Path, force_fp16: bool) -> Callable[[Path, dict[str, Any]], list[str]]:
+def writer_for(path: Path, layout: str, force_fp16: bool) -> Callable[[Path, dict[str, Any]], list[str]]:
     """What writes files of this ending, once everything that can be known before reading has been checked."""
     ending = path.suffix.lower()
     if ending not in WRITERS:
@@ -95,12 +115,24 @@ def writer_for(path: Path, force_fp16: bool) -> Callable[[Path, dict[str, Any]],
             raise UserError("--force-fp16: ONNX files are float32; leave it out")
         with naming("--dest"):
             onnx_export.require_packages()
+    if layout == "official":
+        if ending != ".pkl":
+            raise UserError(
+                f"--format=official: is a pickle, and --dest={path} none; name it {path.with_suffix('.pkl')}"
+            )
+        return write_official_pickle
     return WRITERS[ending]
 
 
 def write_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
     save_snapshot(path, contents)
     return [f"{path}: {describe(contents)}"]
+
+
+def write_official_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
+    with naming("--format=official"), atomic_write(path) as file:
+        notes = save_official_pkl(file, contents)
+    return [f"{path}: {describe(contents)}; in the official format", *(f"Note: {note}" for note in notes)]
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> list[str]:

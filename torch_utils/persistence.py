@@ -148,6 +148,8 @@ class _Builder:
             return {name: self.build_all(item, depth + 1) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self.build_all(item, depth + 1) for item in value)
+        if isinstance(value, OfficialModule) and value.class_name == official_pickles.MISSING:
+            return None
         if hasattr(value, "recipe"):
             class_name, kwargs, state = value.recipe(self.bytes_left)
             self.spend(state)
