@@ -85,11 +85,15 @@ def main(gpus: int, device: str, **options: Any) -> int:
 
 
 def work(options: dict[str, Any], device: torch.device) -> int:
-    """One process of the computation."""
+    """One process of the computation. Raises `UserError` at the end if a metric failed: the others are computed first."""
     opts = prepare(options, device)
+    failed = []
     for name in options["metrics"]:
-        result = metric_main.calc_metric(name, opts)
-        if distributed.get_rank() == 0:
+        result, failure = metric_main.try_metric(name, opts)
+        if result is None:
+            distributed.print0(f"Warning: {failure}", file=sys.stderr)
+            failed.append(name)
+        elif distributed.get_rank() == 0:
             for warning in result["warnings"]:
                 print(f"Warning: {warning}", file=sys.stderr)
             line = metric_main.report_metric(result, snapshot_pkl=options["network"])
@@ -97,6 +101,10 @@ def work(options: dict[str, Any], device: torch.device) -> int:
             if options["json_path"] is not None:
                 with open(options["json_path"], "a") as file:
                     file.write(line + "\n")
+    if failed:
+        raise UserError(
+            f"--metrics: {len(failed)} of {len(options['metrics'])} could not be computed: {', '.join(failed)}"
+        )
     distributed.shutdown()
     return 0
 

@@ -19,6 +19,7 @@ from torch_utils import official_pickles, torchscript
 
 NAMES = ("auto", "inception", "vgg16", "tiny")
 RESIZE_MODES = ("tf", "clean")
+KEYS = {"clean": "clean-clipped"}  # features that were kept before `clean` was clipped are others
 BATCH = 256  # images at a time, of those that lie in memory
 
 
@@ -56,7 +57,7 @@ class Detector:
     @property
     def key(self) -> str:
         """What numbers of two detectors must share to be comparable."""
-        return f"{self.name}-{self.weights_hash}-{self.resize}"
+        return f"{self.name}-{self.weights_hash}-{KEYS.get(self.resize, self.resize)}"
 
     @property
     def device(self) -> torch.device:
@@ -337,10 +338,13 @@ def resize_tf(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def resize_clean(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubic with antialiasing, as Pillow does it on floating-point pixels (clean-fid)."""
+    """Bicubic with antialiasing as clean-fid does it: Pillow's, on floating-point pixels, clipped and not rounded.
+
+    Beside an edge the kernel overshoots, to -45 or 300 on noise; no image file could hold that.
+    """
     if images.shape[2:] == (size, size):
         return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp_(0, 255)
 
 
 def normalise_inception(images: torch.Tensor) -> torch.Tensor:

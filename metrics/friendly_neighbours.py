@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet, Images, compute_features
@@ -95,6 +96,9 @@ def rank_sources(target: Images, sources: dict[str, Images], detector: Detector,
 
     sources: by path, which is what `best` gives back. Raises `UserError`.
     """
+    for images in (target, *sources.values()):  # before features of others take minutes
+        if len(images) < 2:
+            raise UserError(f"{images.name}: at least 2 samples are needed, not {len(images)}; use more images")
     sets = {path: features_of(images, detector, request) for path, images in {"": target, **sources}.items()}
     reference = sets.pop("")
     gaussian = fit_gaussian(reference.features, target.name)

@@ -115,6 +115,8 @@ class Metric:
     needs_network: bool = False  # looks inside the generator
     needs_movable_input: bool = False  # moves the generator's input, which only StyleGAN3 has
     needs_classes: bool = False  # asks the detector what it sees
+    asked: int = 0  # how many images it generates
+    fewest: int = 0  # images, generated and real ones each, that it cannot do without
     main: str = ""  # of several values the one that snapshots are compared by
     better: str = "low"  # low, high, or near_zero
 
@@ -167,10 +169,11 @@ def find_metric(name: str) -> Metric:
     raise UserError(f"--metrics: {name} is not known{hint}; choose from {known}, or other sizes such as fid5k_full")
 
 
-def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
+def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = False) -> list[Detector]:
     """Check that the metrics can be computed, and open their detectors, before anything long begins.
 
-    On every process; rank 0 downloads. Raises `UserError`.
+    On every process; rank 0 downloads. may_lack_images: too few images are no reason to stop, `shortages` names them.
+    Raises `UserError`.
     """
     detectors = {}
     for name in names:
@@ -189,7 +192,45 @@ def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
                     f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception"
                 )
             detectors[detector.key] = detector
+    for shortage in [] if may_lack_images else shortages(names, opts):
+        raise UserError(shortage)
     return list(detectors.values())
+
+
+def shortages(names: Sequence[str], opts: MetricOptions) -> list[str]:
+    """Which of the metrics have too few images, real or generated, and the ways out."""
+    return [shortage for name in names if (shortage := shortage_of(name, opts)) is not None]
+
+
+def shortage_of(name: str, opts: MetricOptions) -> str | None:
+    metric = find_metric(name)
+    available = []
+    if metric.needs_real and opts.real is not None:
+        available.append((len(opts.real), opts.real.name))
+    if metric.asked > 0:
+        images = None if opts.generated is None else opts.generated(metric.asked)
+        title = "generated images" if images is None else images.name
+        available.append((metric.asked if images is None else min(metric.asked, len(images)), title))
+    for num, title in available:
+        if num < metric.fewest:
+            smaller = re.sub(r"(?<=\dk)\d+", str(num - 1), name)  # of those that have a k
+            way_out = f"use {smaller} or more images" if smaller != name and num >= 2 else "use more images"
+            return f"--metrics: {name} needs {metric.fewest} images at least, not {num} ({title}); {way_out}"
+    return None
+
+
+def try_metric(name: str, opts: MetricOptions) -> tuple[dict[str, Any] | None, str | None]:
+    """The result of a metric, or why it failed, in one line: a network may have diverged, or too few images be readable.
+
+    What can fail on one process and not on the others is an exception where there are several. May raise `Stopped`.
+    """
+    on_all = (ValueError, ArithmeticError, torch.linalg.LinAlgError)  # UserError is among them
+    alone = (OSError, MemoryError, torch.OutOfMemoryError) if distributed.get_world_size() == 1 else ()
+    try:
+        return calc_metric(name, opts), None
+    except (*on_all, *alone) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return None, f"{name} could not be computed: {' '.join(reason.split())}"
 
 
 def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
@@ -259,7 +300,7 @@ def fid(size: str, full: str | None) -> Metric:
         )
         return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
 
-    return Metric(compute)
+    return Metric(compute, asked=KILO * int(size), fewest=2)
 
 
 @register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")
@@ -270,7 +311,7 @@ def kid(size: str, full: str | None) -> Metric:
         errors = {} if error is None else {"": error}
         return Value({"": value}, detector, errors, counts_of(real, gen))
 
-    return Metric(compute)
+    return Metric(compute, asked=KILO * int(size), fewest=2)
 
 
 @register_family(r"pr(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "pr50k3_full", "pr50k3")
@@ -284,7 +325,8 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
         errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, usual="vgg16", main="_recall", better="high")
+    fewest = int(nhood) + 1
+    return Metric(compute, usual="vgg16", asked=KILO * int(size), fewest=fewest, main="_recall", better="high")
 
 
 @register_family(r"dc(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "dc50k5_full")
@@ -297,7 +339,7 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, main="_coverage", better="high")
+    return Metric(compute, asked=KILO * int(size), fewest=int(nhood) + 1, main="_coverage", better="high")
 
 
 @register_family(r"is(?P<size>[1-9]\d{0,3})k", "is50k")
@@ -310,7 +352,15 @@ def inception(size: str) -> Metric:
         errors = {"_mean": std / math.sqrt(NUM_SPLITS)}
         return Value({"_mean": mean, "_std": std}, detector, errors, {"num_gen": len(gen)})
 
-    return Metric(compute, needs_real=False, needs_classes=True, main="_mean", better="high")
+    return Metric(
+        compute,
+        needs_real=False,
+        needs_classes=True,
+        asked=KILO * int(size),
+        fewest=NUM_SPLITS,
+        main="_mean",
+        better="high",
+    )
 
 
 @register_family(r"(?P<kind>c?sid)(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "sid50k_full", "csid50k_full")
@@ -326,7 +376,7 @@ def sid(kind: str, size: str, full: str | None) -> Metric:
         errors = {f"_r{radius:g}": float(error) for radius, error in zip(result.radii, result.se, strict=True)}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, better="near_zero")
+    return Metric(compute, asked=KILO * int(size), fewest=2, better="near_zero")
 
 
 def path_length(space: str, sampling: str, crop: bool) -> Metric:

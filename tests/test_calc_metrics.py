@@ -88,6 +88,7 @@ def test_processes_agree_with_one(files):
         ("network", ["--data=nowhere.zip"], "--data: nowhere.zip"),
         ("network", ["--detector=resnet"], "--detector"),
         ("network", ["--metrics=,"], "--metrics: names nothing"),
+        ("other", ["--data=DATA", "--metrics=fid1k_full,dc1k30_full"], "dc1k30_full needs 31 images at least, not 30"),
         (
             "network",
             ["--metrics=ppl2_wend", "--detector=vgg16", "--detector-weights=no.pth"],
@@ -101,6 +102,21 @@ def test_refusals(files, network, args, words):
     status, results, err = calc(f"--network={files.get(network, network)}", *args)
     assert status == 2 and results == []
     assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
+
+
+def test_a_metric_that_fails_leaves_the_others(files, tmp_path):
+    """One broken image: density and coverage find too few, after the FID; the metrics behind were never computed."""
+    folder = write_images(tmp_path / "some", 5)
+    sorted(folder.iterdir())[0].write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    path = tmp_path / "results.jsonl"
+    metrics = "fid1k_full,dc1k4_full,kid1k_full"
+    status, results, err = calc(
+        f"--network={folder}", f"--data={files['data']}", f"--metrics={metrics}", f"--json={path}"
+    )
+    assert status == 2 and "Warning: dc1k4_full could not be computed: generated images: at least 5 samples" in err
+    assert err.endswith("Error: --metrics: 1 of 3 could not be computed: dc1k4_full\n")
+    assert [result["metric"] for result in results] == ["fid1k_full", "kid1k_full"]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == results
 
 
 def test_equivariance_of_a_stylegan3(files, monkeypatch):

@@ -300,6 +300,7 @@ def test_wrong_stages_are_found_before_the_first_starts(root, tmp_path, stages, 
     ("table", "args", "words"),
     [
         ("[is1k]", [], "stage one: table: is1k needs classes"),
+        ("[fid1k, dc1k500_full]", [], "stage one: table: dc1k500_full needs 501 images at least, not"),
         ("[fid1k]", ["--detector=inception", "--detector-weights=no.pth"], "stage one: --detector-weights: no.pth"),
     ],
 )

@@ -119,11 +119,14 @@ def judge(
         seed=config.seed,
         keep_going=keep_going,
     )
-    for detector in metric_main.prepare(names, opts):
+    for detector in metric_main.prepare(names, opts, may_lack_images=True):
         print(describe(detector))
     results = {}
     for name in names:
-        result = metric_main.calc_metric(name, opts)
+        result, failure = metric_main.try_metric(name, opts)
+        if result is None:
+            print(f"Warning: {failure}; the table goes without it")
+            continue
         for full_name, value in result["results"].items():
             error = result["standard_errors"].get(full_name)
             results[full_name] = {"value": value, "standard_error": error, "detector": result["detector"]}

@@ -112,7 +112,7 @@ class CascadeRun:
                 self.check_warm_start(stage, resolved.config, networks)
             has_ended = point is not None and is_finished(point)
             if not has_ended:
-                self.check_table(resolved.config)
+                self.check_table(resolved)
         snapshot = last_snapshot(point.run_dir) if has_ended else str(self.folder / stage.name / "network-snapshot.pkl")
         if not has_ended:
             self.expected[snapshot] = expected_contents(resolved.config, networks)
@@ -170,10 +170,10 @@ class CascadeRun:
         if not any((name, tensor.shape) in shapes for name, tensor in networks["G"].named_parameters()):
             raise UserError(f"resume: no weights of {stage.resume} fit into this generator; use the same cfg and sizes")
 
-    def check_table(self, config: TrainingConfig) -> None:
+    def check_table(self, resolved: Resolved) -> None:
         """What the stage will be judged by can be computed. Raises `UserError`."""
         try:
-            check_metrics(self.recipe.table, config)
+            check_metrics(self.recipe.table, resolved.config, resolved.num_images)
         except UserError as error:
             raise UserError(str(error).replace("--metrics:", "table:", 1)) from error
 

@@ -75,7 +75,8 @@ class Evaluation:
             keep_going=keep_going,
         )
         self.look_at_generator()
-        for detector in metric_main.prepare(config.metrics, self.opts):
+        # What lacks images was refused before the run began; one that began all the same goes on, see `run`.
+        for detector in metric_main.prepare(config.metrics, self.opts, may_lack_images=True):
             distributed.print0(describe(detector))
 
     def read_history(self) -> None:
@@ -98,25 +99,29 @@ class Evaluation:
         self.opts.use_generator(samples.first, samples)
 
     def run(self, snapshot: Path, events: Any) -> bool:
-        """All metrics of the state that `snapshot` holds; False if a signal ended that.
+        """All metrics of the state that `snapshot` holds; False if a signal ended that. One that fails is a warning.
 
         events: TensorBoard's writer, None but on rank 0.
         """
         kimg = self.state.cur_nimg / 1000
         self.look_at_generator()
         try:
-            results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
+            tried = [metric_main.try_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
             distributed.print0(
                 "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
             )
             return False
+        for failure in (failure for _, failure in tried if failure is not None):
+            distributed.print0(f"Warning: {failure}; training goes on without it")
+        results = [result for result, _ in tried if result is not None]
         if self.is_writer and results:
             with tolerated("metrics"):
                 for result in results:
                     self.record(result, snapshot, kimg, events)
                 draw_history(self.run_dir / "metrics.png", self.history)
-                self.link_best(results[0], snapshot)
+                if results[0]["metric"] == self.config.metrics[0]:
+                    self.link_best(results[0], snapshot)
         return True
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:

@@ -52,6 +52,8 @@ class Resolved:
 
     config: TrainingConfig
     summary: list[tuple[str, str]]
+    num_images: int
+    """Of --data, before mirrored copies."""
 
     def print_summary(self) -> None:
         print()
@@ -90,11 +92,14 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     if point is not None:
         point.check(config)
     lines = decided.lines | lines_about(decided.options, config)
-    if point is None or not is_finished(point):
-        check_metrics(config.metrics, config)
+    num_images = decided.data_info["num_images"]
+    notes = [] if point is None else list(point.notes)
+    if point is None:
+        check_metrics(config.metrics, config, num_images)
+    elif not is_finished(point):  # one that began must not be lost to its metrics
+        notes += check_metrics(config.metrics, config, num_images, may_lack_images=True)
     summary = [(topic, line) for topic in TOPICS if (line := lines[topic]) is not None]
-    notes = [] if point is None else [("Note", note) for note in point.notes]
-    return Resolved(config, [*summary, *notes])
+    return Resolved(config, [*summary, *(("Note", note) for note in notes)], num_images)
 
 
 def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
@@ -234,25 +239,33 @@ def lines_about(options: TrainingOptions, config: TrainingConfig) -> dict[str, s
     }
 
 
-def check_metrics(names: Sequence[str], config: TrainingConfig) -> None:
-    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these."""
+def check_metrics(
+    names: Sequence[str], config: TrainingConfig, num_images: int, may_lack_images: bool = False
+) -> list[str]:
+    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these.
+
+    num_images: of --data. may_lack_images: metrics with too few images are returned, a line each.
+    """
     if not names:
-        return
+        return []
     with torch.device("meta"):
         G = persistence.construct(**config.G_kwargs)
     is_first = distributed.get_rank() == 0
     opts = metric_main.MetricOptions(
         detector=Detectors(config.detector, config.detector_weights, verbose=is_first),
-        real=compared_with(config),
+        real=compared_with(config, num_images),
         sampler=SimpleNamespace(G=G),
     )
-    metric_main.prepare(names, opts)
+    metric_main.prepare(names, opts, may_lack_images)
+    return metric_main.shortages(names, opts)
 
 
-def compared_with(config: TrainingConfig) -> Images:
+def compared_with(config: TrainingConfig, num_images: int) -> Images:
     """The data set of `--metrics-data`; noise stands for that of --data, which has been looked at."""
     if config.metrics_data is None:
-        return NoiseImages()
+        stand_in = NoiseImages(num_images)
+        stand_in.name = set_name(config.training_set_kwargs["path"])
+        return stand_in
     with naming("--metrics-data"):
         return ImageSet(config.metrics_data)
 

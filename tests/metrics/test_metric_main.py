@@ -107,6 +107,54 @@ def test_refused_before_anything_begins():
         prepare(["is50k"], options())
 
 
+@pytest.mark.parametrize(
+    ("name", "num_real", "num_gen", "words"),
+    [
+        (
+            "dc1k5_full",
+            4,
+            1000,
+            r"dc1k5_full needs 6 images at least, not 4 \(pictures\); use dc1k3_full or more images",
+        ),
+        ("pr1k3", 60, 3, "pr1k3 needs 4 images at least, not 3 .*use pr1k2 or more"),
+        ("pr1k1000_full", 5000, 5000, "pr1k1000_full needs 1001 images at least, not 1000"),
+        ("fid1k_full", 1, 1000, r"fid1k_full needs 2 images at least, not 1 \(pictures\); use more images"),
+        ("csid1k", 60, 1, "csid1k needs 2 images at least, not 1"),
+    ],
+)
+def test_too_few_images_are_refused_before_anything_begins(name, num_real, num_gen, words):
+    """Four images and k = 5 were an error after the first snapshot, and the FID before it was lost."""
+    opts = MetricOptions(
+        detector=Detectors("tiny"), real=Pictures(num_real), generated=lambda count: Pictures(min(count, num_gen))
+    )
+    with pytest.raises(UserError, match=words):
+        prepare(["kid1k_full", name], opts) if num_real > 1 and num_gen > 1 else prepare([name], opts)
+    assert len(prepare([name], opts, may_lack_images=True)) == 1
+
+
+def test_enough_images_are_not_refused():
+    opts = MetricOptions(detector=Detectors("tiny"), real=Pictures(6), generated=Pictures)
+    assert prepare(["dc1k5_full", "pr1k5", "fid1k_full"], opts) and metric_main.shortages(["dc1k5_full"], opts) == []
+
+
+def test_a_failure_is_one_line_that_names_the_metric():
+    def broken(error):
+        def compute(opts):
+            raise error
+
+        return compute
+
+    opts = options()
+    for error in (UserError("no\nsuch thing"), ZeroDivisionError("0"), torch.linalg.LinAlgError("singular")):
+        metric_main._registry["broken"] = metric_main.Metric(broken(error), usual=None)
+        result, failure = metric_main.try_metric("broken", opts)
+        assert result is None and failure.startswith("broken could not be computed: ") and "\n" not in failure
+    metric_main._registry["broken"] = metric_main.Metric(broken(TypeError("ours")), usual=None)
+    with pytest.raises(TypeError):
+        metric_main.try_metric("broken", opts)
+    del metric_main._registry["broken"]
+
+
 def test_scores_are_the_lower_the_better():
     def result(metric, **values):
         return {"metric": metric, "results": {metric + name: value for name, value in values.items()}}

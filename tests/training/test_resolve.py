@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,13 @@ def test_the_three_stages(data, source):
     assert spider.config.source == {"kind": "images", "path": source}
     assert spider.config.G_kwargs["mapping_kwargs"]["encoder"]["kind"] == "flatten"
     assert "encoder flatten to z_dim 512, standardize" in line(spider, "Source")
+
+
+def test_metrics_with_too_few_images_are_refused_before_a_run_begins(data):
+    num = len(list(Path(data).iterdir()))
+    with pytest.raises(UserError, match=f"dc1k{num}_full needs {num + 1} images at least, not {num} .data.; use dc1k"):
+        resolve(options(data=data, metrics=("fid1k_full", f"dc1k{num}_full")))
+    assert resolve(options(data=data, metrics=("fid1k_full", f"dc1k{num - 1}_full"))).num_images == num
 
 
 def test_stage_one_needs_a_size_that_the_networks_can_do(tmp_path):
