@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +23,6 @@ __all__ = [
     "make_cache_dir_path",
     "open_url",
 ]
-
-PROJECT_PACKAGES = ("training", "torch_utils", "metrics", "dnnlib")
 
 
 class EasyDict(dict):
@@ -48,10 +45,7 @@ class EasyDict(dict):
 
 
 def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
-    """An instance of the project's class `class_name` ('training.networks_stylegan2.Generator').
-
-    Raises `UserError` (a ValueError) for names outside of the project, as in `get_obj_by_name`.
-    """
+    """An instance of the class `class_name` ('torch.optim.Adam', 'mynet.Net'); see `get_obj_by_name`."""
     cls = get_obj_by_name(class_name)
     if not inspect.isclass(cls):
         raise UserError(f"{class_name!r} is not a class")
@@ -59,54 +53,41 @@ def construct_class_by_name(*args: Any, class_name: str, **kwargs: Any) -> Any:
 
 
 def call_func_by_name(*args: Any, func_name: str, **kwargs: Any) -> Any:
-    """Call the project's function or class `func_name`; the names allowed are those of `get_obj_by_name`."""
-    return get_obj_by_name(func_name)(*args, **kwargs)
+    """Call the function or class `func_name`; see `get_obj_by_name`."""
+    function = get_obj_by_name(func_name)
+    if not callable(function):
+        raise UserError(f"{func_name!r} is a {type(function).__name__}, which cannot be called")
+    return function(*args, **kwargs)
 
 
-def get_obj_by_name(name: str) -> Callable[..., Any]:
-    """The class or function that one of the project's own modules defines under `name` ('package.module.Class').
+def get_obj_by_name(name: str) -> Any:
+    """What a program calls 'package.module.Class': the module is imported, the rest are attributes.
 
-    Names come out of files that others wrote, so that nothing else resolves: no other package, no private name, and
-    nothing that a module of the project merely imported. Raises `UserError` (a ValueError) naming the offender.
+    For names that a program itself writes, of any package. A name out of a file chooses code, and nothing in this
+    project hands one to this function: what files may name is decided by `torch_utils.persistence.find_class`. Raises
+    `UserError` (a ValueError) naming what is not there; errors inside of a module come through.
     """
-    obj = _resolve(name)
-    if obj is None or not _is_own(obj):
-        raise UserError(f"{name!r} is not a class or function of this project ({', '.join(PROJECT_PACKAGES)})")
+    parts = name.split(".") if isinstance(name, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(f"{name!r} is no name of the form package.module.Class")
+    obj: Any = _imported(parts[0])
+    for count, part in enumerate(parts[1:], start=2):
+        submodule = _imported(".".join(parts[:count])) if inspect.ismodule(obj) and not hasattr(obj, part) else None
+        obj = getattr(obj, part, None) if submodule is None else submodule
+        if obj is None:
+            raise UserError(f"{name!r}: there is no {'.'.join(parts[:count])}")
     return obj
 
 
-def _resolve(name: str) -> Any:
-    """Follow the dots through modules, then through classes; None where they lead nowhere or out of the project."""
-    parts = name.split(".") if isinstance(name, str) else [""]
-    if parts[0] not in PROJECT_PACKAGES or not all(part.isidentifier() and part[0] != "_" for part in parts):
-        return None
-    obj: Any = importlib.import_module(parts[0])
-    for part in parts[1:]:
-        submodule = _submodule(obj, part)
-        if submodule is not None:
-            obj = submodule
-        elif _is_own(obj) or isinstance(obj, ModuleType):
-            obj = inspect.getattr_static(obj, part, None)
-            obj = None if isinstance(obj, ModuleType) else obj
-        else:
+def _imported(name: str) -> ModuleType | None:
+    """The module `name`, None where there is none. An error inside of it comes through: a bug, not a bad name."""
+    if name not in sys.modules:
+        parent = sys.modules.get(name.rpartition(".")[0])
+        if parent is not None and not hasattr(parent, "__path__"):
             return None
-    return obj
-
-
-def _submodule(package: Any, name: str) -> ModuleType | None:
-    """The package's submodule `name`. An error inside of it comes through: it is a bug, not a bad name."""
-    if not isinstance(package, ModuleType) or not hasattr(package, "__path__"):
-        return None
-    full_name = f"{package.__name__}.{name}"
-    if full_name not in sys.modules and importlib.util.find_spec(full_name) is None:
-        return None
-    return importlib.import_module(full_name)
-
-
-def _is_own(obj: Any) -> bool:
-    if not (inspect.isclass(obj) or inspect.isfunction(obj)):
-        return False
-    return str(obj.__module__).split(".")[0] in PROJECT_PACKAGES
+        if importlib.util.find_spec(name) is None:
+            return None
+    return importlib.import_module(name)
 
 
 def format_time(seconds: float) -> str:
