@@ -164,7 +164,7 @@ def test_stopped_in_stage_two_it_goes_on_to_the_same_bits(finished, root, tmp_pa
 
     status, out, err = run_inside(*command)
     assert status == 0, out + err
-    assert "Stage 1 of 3, one: complete" in out and "goes on from training-state-000000.pt" in out
+    assert "Stage 1 of 3, one: complete" in out and "goes on from training-state-000000.024.pt" in out
     for name in NAMES:
         assert_same_run(run_of(whole, name), run_of(folder, name))
     for name in ("cascade.pkl", "cascade.png", "cascade.md"):

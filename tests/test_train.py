@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training.cascade import Cascade
-from training.checkpoint import read_state
+from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
 from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
 from training.source import GaussianSource, ImageSource
@@ -58,7 +58,7 @@ def train(tmp_path, *args, cfg="stylegan2"):
 
 
 def snapshot_of(run_dir):
-    return max(run_dir.glob("network-snapshot-*.pkl"))
+    return numbered(run_dir, SNAPSHOT_PATTERN)[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_run_leaves_everything_behind(spider_run):
     run_dir, output = spider_run
     names = {path.name for path in run_dir.iterdir()}
     expected = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "sources.png", "fakes_init.png"}
-    expected |= {"pairs_init.png", "fakes000000.png", "pairs000000.png", "network-snapshot-000000.pkl"}
+    expected |= {"pairs_init.png", "fakes000000.032.png", "pairs000000.032.png", "network-snapshot-000000.032.pkl"}
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not any(name.endswith(".part") for name in names)
@@ -98,8 +98,8 @@ def test_a_run_leaves_everything_behind(spider_run):
 def test_pictures_have_the_size_of_their_cells(spider_run):
     run_dir, _ = spider_run
     assert Image.open(run_dir / "reals.png").size == (8 * 16, 5 * 16)
-    assert Image.open(run_dir / "fakes000000.png").size == (8 * 16, 5 * 16)
-    assert Image.open(run_dir / "pairs000000.png").size == (8 * 16, 5 * (16 + 16 + 2))
+    assert Image.open(run_dir / "fakes000000.032.png").size == (8 * 16, 5 * 16)
+    assert Image.open(run_dir / "pairs000000.032.png").size == (8 * 16, 5 * (16 + 16 + 2))
     assert np.asarray(Image.open(run_dir / "reals.png")).std() > 50
 
 
@@ -363,8 +363,9 @@ def test_metrics_at_snapshots(tmp_path, folders):
     assert [line["kimg"] for line in lines] == [0.016, 0.032]
     assert all(line["results"]["fid1k_full[tiny]"] > 0 for line in lines)
     best = min(lines, key=lambda line: line["results"]["fid1k_full[tiny]"])
-    assert os.path.realpath(run_dir / "network-best.pkl") == str((run_dir / best["snapshot_pkl"]).resolve())
-    assert load_snapshot(run_dir / "network-best.pkl")["G_ema"] is not None
+    assert [line["snapshot_pkl"] for line in lines] == [f"network-snapshot-000000.0{n}.pkl" for n in (16, 32)]
+    assert (run_dir / "network-best.pkl").read_bytes() == (run_dir / best["snapshot_pkl"]).read_bytes()
+    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == round(best["kimg"] * 1000)
     assert Image.open(run_dir / "metrics.png").size[0] > 300
     stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     assert 0 <= stats[-1]["Diversity/coverage"]["mean"] <= 1

@@ -111,7 +111,7 @@ class Progress:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
         # What an earlier process noted of the time after the state that this one continues from is hidden.
-        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg // 1000 + 1 if self.state.cur_nimg else None)
+        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The tick that has begun: its statistics, and where the clock stands. On all ranks."""
@@ -216,7 +216,7 @@ class Progress:
         self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._jsonl.flush()
         for name, value in stats.items():
-            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
+            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg, walltime=now)
         self.events.flush()
 
     def close(self) -> None:

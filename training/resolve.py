@@ -596,7 +596,7 @@ def describe_resume(options: TrainingOptions) -> str:
     anew = []
     if options.resume_optimizer:
         with naming("--resume-optimizer=1"):
-            state_beside(Path(options.resume))
+            state_beside(Path(options.resume), contents["meta"].get("cur_nimg", 0))
     else:
         anew.append("optimizers (--resume-optimizer=1 takes them over)")
     if options.resume_augment and contents.get("augment_pipe") is None:

@@ -11,8 +11,18 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, remove_parts
-from training.checkpoint import OPTIONS_FILE, STATE_PATTERN, STATS, newest_intact_state, numbered
+from training.checkpoint import (
+    BEST,
+    OPTIONS_FILE,
+    SNAPSHOT_PATTERN,
+    STATE_PATTERN,
+    STATS,
+    images_of,
+    newest_intact_state,
+    numbered,
+)
 from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.snapshot import images_seen
 
 LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
@@ -200,6 +210,23 @@ def set_aside_damaged(run_dir: Path, state: Path) -> None:
         if path.name == state.name:
             return
         path.replace(path.with_name(path.name + DAMAGED))
+
+
+def set_aside_later(run_dir: Path, cur_nimg: int) -> None:
+    """Rename snapshots of the time after the state that is continued.
+
+    What the run makes of that time now may be another network (with another --gamma, on another machine), and two networks
+    must not take turns under one name, nor count as the newest when older ones are removed.
+    """
+    for path in run_dir.iterdir():
+        match = SNAPSHOT_PATTERN.fullmatch(path.name)
+        is_later = match is not None and images_of(match) > cur_nimg
+        if is_later or (path.name == BEST and (images_seen(path) or 0) > cur_nimg):
+            aside = path.with_name(f"earlier-{path.name}")
+            while aside.exists():
+                aside = aside.with_name(f"earlier-{aside.name}")
+            path.replace(aside)
+            print(f"{path.name} is of the time after the state that is continued; it is {aside.name} now")
 
 
 def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:

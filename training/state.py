@@ -174,7 +174,7 @@ def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> No
     if config.resume_augment:
         take_over_augmentation(contents, state, verbose)
     if config.resume_optimizer:
-        take_over_optimizers(Path(config.resume), state, verbose)
+        take_over_optimizers(state_beside(Path(config.resume), contents["meta"].get("cur_nimg", 0)), state, verbose)
 
 
 def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
@@ -202,10 +202,10 @@ def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, ve
         print(f"Resume: augmentation probability {float(pipe.p):.3f}")
 
 
-def take_over_optimizers(snapshot: Path, state: TrainingState, verbose: bool) -> None:
-    """Moments of the parameters that fit, from the training state beside the snapshot."""
+def take_over_optimizers(path: Path, state: TrainingState, verbose: bool) -> None:
+    """Moments of the parameters that fit, from a training state."""
     with naming("--resume-optimizer=1"):
-        saved = read_state(state_beside(snapshot))["training"]
+        saved = read_state(path)["training"]
     for name, (optimizer, network) in state.optimizers.items():
         shapes = {key: parameter.shape for key, parameter in network.named_parameters()}
         fitting = {
