@@ -279,7 +279,7 @@ def test_a_stage_that_was_moved_away_is_trained_anew_and_may_be_longer(twin, roo
         ("[{name: one, data: a}, {name: two, source: one, data: b, z-dim: 17}]", [], "stage two: --z-dim=17 is no sens"),
         (
             "[{name: one, data: a}, {name: two, source: one, data: c, resume: one, w-dim: 32, z-dim: 64, cfg: stylegan3-t}]", [],
-            "stage two: resume: no weights of one fit into this generator",
+            "/one/network-snapshot.pkl: nothing that its generator has learned fits into that of --cfg=stylegan3-t",
         ),
         ("[{name: one, data: b}, {name: two, source: one, data: b, resume: a/000.png}]", [], "stage two: --resume: "),
         ("[{name: one, data: a}]", ["--batch=4"], "--batch: belongs into the recipe of --cascade"),

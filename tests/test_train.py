@@ -161,6 +161,26 @@ def test_resume_lists_what_did_not_fit(tmp_path, spider_run, folders):
     assert "mapping.fc0" not in output
 
 
+def test_resume_lists_what_the_file_has_and_the_network_has_not(tmp_path, spider_run, folders):
+    """`56 of 56 tensors taken over`, and two layers of a deeper mapping network were dropped without a word."""
+    data = [f"--source={folders['source']}", f"--data={folders['target']}"]
+    _, output = train(tmp_path, *data, f"--resume={snapshot_of(spider_run[0])}", "--kimg=0.008", "--map-depth=1")
+    assert re.search(r"Resume: G: (\d+) of \1 tensors taken over; 2 of the snapshot's have no place here\n", output)
+    for name in ("weight", "bias"):
+        assert f"  G.mapping.fc1.{name}: in the snapshot, and not in this network\n" in output
+    assert re.search(r"Resume: D: (\d+) of \1 tensors taken over\n", output)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_resume_refuses_weights_that_fit_nowhere(tmp_path, spider_run, folders, more):
+    """`0 of 13 tensors taken over`, and the run went on with the schedule of one that need not start carefully."""
+    args = [f"--data={folders['target']}", f"--resume={snapshot_of(spider_run[0])}", f"--outdir={tmp_path / 'runs'}"]
+    status, _, err = run_inside("--cfg=dcgan", "--batch=8", "--cbase=64", "--cmax=8", "--device=cpu", *args, *more)
+    assert status == 2
+    assert ".pkl: nothing that its generator has learned fits into that of --cfg=dcgan; give" in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
 def test_classes(tmp_path):
     for name in ("a", "b"):
         write_images(tmp_path / "data" / name, size=(16, 16), count=8)

@@ -14,7 +14,6 @@ from dnnlib.files import atomic_write
 from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
-from training.cascade import last_generator
 from training.cascade_report import CascadeReport
 from training.checkpoint import SNAPSHOT_PATTERN, numbered
 from training.config import TrainingConfig, TrainingOptions
@@ -34,7 +33,7 @@ from training.resume import (
     newest_run,
     read_options,
 )
-from training.snapshot import expecting, fingerprint_file, is_snapshot, load_snapshot
+from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
 
@@ -108,8 +107,6 @@ class CascadeRun:
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
             resolved = resolve(options if point is None else point.options, point)
             networks = build_on_meta(resolved.config)
-            if point is None:
-                self.check_warm_start(stage, resolved.config, networks)
             has_ended = point is not None and is_finished(point)
             if not has_ended:
                 self.check_table(resolved.config)
@@ -160,15 +157,6 @@ class CascadeRun:
             raise UserError(
                 f"was fed by something else than what {stage.source or options.source or 'noise'} is now: {way_out}"
             )
-
-    def check_warm_start(self, stage: Stage, config: TrainingConfig, networks: Mapping[str, torch.nn.Module]) -> None:
-        """The weights that a stage starts from fit somewhere. Raises `UserError`."""
-        if stage.resume is None or config.resume is None:
-            return
-        start = last_generator(load_snapshot(config.resume)["G_ema"])
-        shapes = {(name, tensor.shape) for name, tensor in start.named_parameters()}
-        if not any((name, tensor.shape) in shapes for name, tensor in networks["G"].named_parameters()):
-            raise UserError(f"resume: no weights of {stage.resume} fit into this generator; use the same cfg and sizes")
 
     def check_table(self, config: TrainingConfig) -> None:
         """What the stage will be judged by can be computed. Raises `UserError`."""

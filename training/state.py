@@ -178,9 +178,9 @@ def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> No
 
 
 def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
-    """Copy what fits by name and shape into G, D and G_ema, and list what does not."""
+    """Copy what fits by name and shape into G, D and G_ema, and list what does not, on either side."""
     for name, network in networks.items():
-        saved = contents.get(name)
+        saved = contents.get(name) or (contents["G_ema"] if name == "G" else None)  # files of generators have no other
         if saved is None:
             if verbose:
                 print(f"Resume: the snapshot has no {name}; it starts afresh")
@@ -188,8 +188,8 @@ def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn
         report = misc.transfer_params_and_buffers(last_generator(saved), network)
         if verbose and name != "G_ema":  # it has the same tensors as G
             print(f"Resume: {name}: {report.summary()}")
-            for tensor, reason in report.skipped:
-                print(f"  {name}.{tensor}: {reason}")
+            for line in report.left_out():
+                print(f"  {name}.{line}")
 
 
 def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
