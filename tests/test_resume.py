@@ -124,6 +124,28 @@ def test_stopping_and_going_on_is_the_undisturbed_run_to_the_bit(tmp_path, folde
     assert any(name.startswith(".training.optimizers.G") for name in state_of(whole))
 
 
+def test_ticks_and_snapshots_may_come_at_other_times(tmp_path, folders):
+    """Another --tick was another run. Networks, optimizers, ADA and position do not depend on it, before or behind."""
+    args = [*spider(folders), "--kimg=0.064"]
+    whole, _ = train(tmp_path / "whole", *args, "--snap=1")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.024", "--snap=1")
+    output = resume(parts, "--kimg=0.064", "--tick=0.032", "--snap=1")
+    assert "--tick: 0.032 from here on (so far: 0.016): statistics are over other spans" in output
+    first, second = state_of(whole), state_of(parts)
+    of_networks = [name for name in first if name.startswith((".training", ".step")) and not name.endswith(".cur_tick")]
+    assert len(of_networks) > 100
+    for name in of_networks:
+        value = first[name]
+        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+    ticks = [round(1000 * line["Progress/kimg"]["mean"]) for line in stats_of(parts)]
+    assert ticks == [16, 32, 64]  # the tick that was under way ends at the next multiple
+    assert snapshots_in(parts) == [16, 24, 32, 64]
+    assert [snapshots_in(whole)[-1], state_of(parts)[".training.counters.cur_tick"]] == [64, 3]
+    output = resume(parts, "--kimg=0.08", "--tick=0.008", "--snap=2")
+    assert [round(1000 * line["Progress/kimg"]["mean"]) for line in stats_of(parts)] == [16, 32, 64, 72, 80]
+    assert snapshots_in(parts) == [16, 24, 32, 64, 72, 80]
+
+
 def test_a_third_stage_on_top_of_a_spider_goes_on_to_the_bit(tmp_path, folders):
     """Image source -> stage one -> stage two -> stage three, which is stopped."""
     data = f"--data={folders['target']}"

@@ -93,9 +93,13 @@ def transfer_params_and_buffers(
     return TransferReport([name for name, _, _ in pairs], skipped, unused)
 
 
-def learned_in_common(src: torch.nn.Module, dst: torch.nn.Module) -> list[str]:
-    """Names of the parameters that `transfer_params_and_buffers` copies, for networks on the meta device, too."""
-    learned = {name for name, _ in dst.named_parameters()}
+def weights_in_common(src: torch.nn.Module, dst: torch.nn.Module) -> list[str]:
+    """Names of the weights that `transfer_params_and_buffers` copies, for networks on the meta device, too.
+
+    Weights have two dimensions and more: biases and strengths of noise have the same shape in networks of any width, and
+    without the weights before them they are nothing.
+    """
+    learned = {name for name, parameter in dst.named_parameters() if parameter.ndim >= 2}
     return [name for name, _, _ in _match(src, dst)[0] if name in learned]
 
 

@@ -33,6 +33,7 @@ from training.resume import (
     newest_run,
     read_options,
 )
+from training.shards import set_name
 from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
@@ -44,7 +45,7 @@ FROM_COMMAND_LINE = {
 }  # fmt: skip
 
 Parse = Callable[[list[str]], dict[str, Any]]  # arguments of train.py -> values of all of its options
-Start = Callable[[TrainingConfig, ResumePoint | None], int]  # trains; the exit code
+Start = Callable[[TrainingConfig, ResumePoint | None, str], int]  # trains, the text tells how to go on; the exit code
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class CascadeRun:
                 self.check_unchanged(stage, run_dir, options)
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
             resolved = resolve(options if point is None else point.options, point)
+            if point is None and stage.source is not None:  # whose file is called as the files of all stages are
+                name = set_name(self.plans[stage.source].snapshot)
+                resolved.config.desc = resolved.config.desc.replace(f"-{name}-to-", f"-{stage.source}-to-", 1)
             networks = build_on_meta(resolved.config)
             has_ended = point is not None and is_finished(point)
             if not has_ended:
@@ -123,7 +127,7 @@ class CascadeRun:
         options = self.parse(stage.arguments({**self.given, **snapshots, "outdir": str(self.folder / stage.name)}))
         if snapshots.get("resume") in self.expected:  # its training state is not there either
             options["resume_optimizer"] = False
-        return TrainingOptions(**options)
+        return TrainingOptions(**options | {"desc": stage.name})
 
     def check_unchanged(self, stage: Stage, run_dir: Path, options: TrainingOptions) -> None:
         """Raise `UserError` where the recipe says something else than what the stage's run was started with."""
@@ -186,8 +190,12 @@ class CascadeRun:
             is_done = report.add(stage, plan.resolved.config, Path(plan.snapshot), lambda: not stop.is_asked)
         if is_done and not stop.is_asked:
             return 0
-        print(f"Stopped after the training of stage {stage.name}; the same command goes on from there.")
+        print(f"Stopped; {self.way_on(f'after the training of stage {stage.name}')}.")
         return STOPPED
+
+    def way_on(self, where: str) -> str:
+        """What continues a cascade that was stopped."""
+        return f"the same command (--cascade={self.recipe.path}) goes on {where}"
 
     def run_stage(self, number: int, stage: Stage) -> int:
         """Train a stage to its end, unless it is there already; the exit code."""
@@ -201,9 +209,7 @@ class CascadeRun:
         print(f"{title}:")
         plan.resolved.print_summary()
         with self.naming(stage):
-            status = self.start(plan.resolved.config, plan.point)
-        if status == STOPPED:
-            print(f"{title}: stopped; the same command (--cascade={self.recipe.path}) goes on from there.")
+            status = self.start(plan.resolved.config, plan.point, self.way_on(f"in stage {number}, {stage.name}"))
         if status == 0:
             self.forget_expected(stage)
             self.plan(stage)

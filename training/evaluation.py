@@ -118,7 +118,7 @@ class Evaluation:
             results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
             distributed.print0(
-                "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
+                "The evaluation was left out; the snapshot is saved, and the run makes up for it when it goes on."
             )
             return False
         if self.is_writer and results:

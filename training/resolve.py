@@ -593,9 +593,8 @@ def describe_resume(options: TrainingOptions, config: TrainingConfig) -> str:
         return "from scratch"
     with naming("--resume"):
         contents = load_snapshot(options.resume, verbose=True)
-    check_fits(contents, config)
+    anew = [] if check_fits(contents, config) else ["D (none of its weights are there, or fit)"]
     kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
-    anew = []
     if options.resume_optimizer:
         with naming("--resume-optimizer=1"):
             state_beside(Path(options.resume), contents["meta"].get("cur_nimg", 0))
@@ -605,20 +604,21 @@ def describe_resume(options: TrainingOptions, config: TrainingConfig) -> str:
         raise UserError(f"--resume-augment=1: {options.resume} was trained without augmentation; leave it out")
     if not options.resume_augment:
         anew.append("ADA (--resume-augment=1)")
-    rest = f"; {' and '.join(anew)} anew" if anew else ""
+    rest = f"; {', '.join(anew)} anew" if anew else ""
     return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
 
 
-def check_fits(contents: dict[str, Any], config: TrainingConfig) -> None:
-    """Raise `UserError` where the generator would start afresh, and with the schedule of one that has learned something."""
+def check_fits(contents: dict[str, Any], config: TrainingConfig) -> bool:
+    """Whether D takes something over. Raises `UserError` where G does not: the schedule is that of one that has learned."""
     with torch.device("meta"):
-        G = persistence.construct(**config.G_kwargs)
+        G, D = persistence.construct(**config.G_kwargs), persistence.construct(**config.D_kwargs)
     start = last_generator(contents.get("G") or contents["G_ema"])
-    if not misc.learned_in_common(start, G):
+    if not misc.weights_in_common(start, G):
         raise UserError(
             f"--resume={config.resume}: nothing that its generator has learned fits into that of --cfg={config.cfg}; give the "
             "--cfg, --cbase, --cmax and sizes that it was trained with, or leave --resume out"
         )
+    return contents["D"] is not None and bool(misc.weights_in_common(contents["D"], D))
 
 
 def pretrain_line(config: TrainingConfig) -> str | None:

@@ -30,15 +30,17 @@ DAMAGED = ".damaged"  # ending of a state that could not be continued
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
 WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights",
+    "data", "source", "outdir", "resume", "kimg", "tick", "snap", "keep", "metrics", "detector", "detector_weights",
     "workers", "nan_patience",
 }  # fmt: skip
 ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
 TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
+# What else follows from those without effect on the networks.
+REPORTS = {"tick": "statistics are over other spans and snapshots at other images; the networks are the same"}
 
 # Fields of the configuration that follow from these options, or say where things lie.
 FREE_FIELDS = {
-    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
+    "desc", "outdir", "resume", "total_kimg", "kimg_per_tick", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
     "detector_weights", "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs",
     "deterministic", "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
 }  # fmt: skip
@@ -170,6 +172,8 @@ def merge(
         flag = f"--{name.replace('_', '-')}"
         if name in ("resume", "outdir") or before == value:
             continue
+        if name in REPORTS:
+            notes.append(f"{flag}: {value} from here on (so far: {before}): {REPORTS[name]}")
         if name in TUNABLE:
             notes.append(f"{flag}: {value} from here on (so far: {before})")
         elif name in ROUNDING:

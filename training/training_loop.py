@@ -1,5 +1,6 @@
 """The training loop: load, then { step, report, draw, save } until done."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,7 +43,6 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     with run.loader, run.stop, run.saver:
         run.train()
     run.progress.close()
-    distributed.print0("Stopped; the same command with --resume=latest continues." if run.stop.is_agreed else "Done.")
     return run.stop.is_agreed
 
 
@@ -141,8 +141,9 @@ class Run:
 
     @property
     def tick_end(self) -> float:
-        """Images at which the present tick ends."""
-        return round((self.state.cur_tick + 1) * self.config.kimg_per_tick * 1000, 6)
+        """Images at which the present tick ends: the next multiple of --tick after its start, since --tick may have changed."""
+        per_tick = self.config.kimg_per_tick * 1000
+        return round((math.floor(self.progress.tick_nimg / per_tick + 1e-6) + 1) * per_tick, 6)
 
 
 def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None) -> Run:

@@ -79,7 +79,8 @@ def test_transfer_reports_what_it_left():
     assert report.summary() == "2 of 6 tensors taken over, 4 start afresh; 1 of the snapshot's have no place here"
     assert "retired: in the snapshot, and not in this network" in report.left_out()
     assert len(report.left_out()) == 5
-    assert misc.learned_in_common(src, dst) == ["second.bias"]
+    assert misc.weights_in_common(src, dst) == []  # a bias fits, and follows weights that do not
+    assert misc.weights_in_common(Net(), Net(has_extra=True)) == ["first.weight", "second.weight"]
     assert torch.equal(dst.w_avg, src.w_avg)
     assert torch.equal(dst.first.weight, before)
 
