@@ -63,6 +63,8 @@ from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
 from training.shards import split_list
 from training.training_loop import training_loop
 
+RESUME = "the same command with --resume=latest continues"
+
 
 def auto_int(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """An integer, or `auto` for None."""
@@ -285,9 +287,9 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
     return start(resolved.config, point)
 
 
-def start(config: TrainingConfig, point: ResumePoint | None) -> int:
-    """Train; the exit code."""
-    return launch(train_process, config.num_gpus, config.device, config, *where(point))
+def start(config: TrainingConfig, point: ResumePoint | None, way_on: str = RESUME) -> int:
+    """Train; the exit code. way_on: what continues a run that was stopped."""
+    return launch(train_process, config.num_gpus, config.device, config, *where(point), way_on)
 
 
 def train_cascade(path: str, given: dict[str, Any], outdir: str, dry_run: bool) -> int:
@@ -314,7 +316,9 @@ def where(point: ResumePoint | None) -> tuple[Path | None, Path | None]:
     return (None, None) if point is None else (point.run_dir, point.state)
 
 
-def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path | None, device: torch.device) -> int:
+def train_process(
+    config: TrainingConfig, run_dir: Path | None, state_file: Path | None, way_on: str, device: torch.device
+) -> int:
     """One process of the run, from its folder (a new one for None) to its end; the exit code."""
     if device.type == "cpu":
         misc.keep_freed_memory()
@@ -333,6 +337,7 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
                 is_stopped = training_loop(config, run_dir, device, state_file)
+            distributed.print0(f"Stopped; {way_on}." if is_stopped else "Done.")
     except (UserError, KeyboardInterrupt, SystemExit):
         if is_writer and is_new:
             remove_unstarted(run_dir)

@@ -69,7 +69,13 @@ class TransferReport:
         """One line: how much was taken over."""
         total = len(self.copied) + len(self.skipped)
         line = f"{len(self.copied)} of {total} tensors taken over"
-        return f"{line}, {len(self.skipped)} start afresh" if self.skipped else line
+        line += f", {len(self.skipped)} start afresh" if self.skipped else ""
+        return line + (f"; {len(self.unused)} of the snapshot's have no place here" if self.unused else "")
+
+    def left_out(self) -> list[str]:
+        """A line for each tensor, of either side, that was not taken over."""
+        unused = [f"{name}: in the snapshot, and not in this network" for name in self.unused]
+        return [*(f"{name}: {reason}" for name, reason in self.skipped), *unused]
 
 
 def transfer_params_and_buffers(
@@ -85,6 +91,16 @@ def transfer_params_and_buffers(
     dst_names = {name for name, _ in named_params_and_buffers(dst)}
     unused = [name for name, _ in named_params_and_buffers(src) if name not in dst_names]
     return TransferReport([name for name, _, _ in pairs], skipped, unused)
+
+
+def weights_in_common(src: torch.nn.Module, dst: torch.nn.Module) -> list[str]:
+    """Names of the weights that `transfer_params_and_buffers` copies, for networks on the meta device, too.
+
+    Weights have two dimensions and more: biases and strengths of noise have the same shape in networks of any width, and
+    without the weights before them they are nothing.
+    """
+    learned = {name for name, parameter in dst.named_parameters() if parameter.ndim >= 2}
+    return [name for name, _, _ in _match(src, dst)[0] if name in learned]
 
 
 def _match(

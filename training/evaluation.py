@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,12 +23,13 @@ from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
 from torch_utils import distributed, training_stats
-from training.checkpoint import BEST
+from training.checkpoint import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.encoders import resize
 from training.grids import save_png, tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
+from training.snapshot import images_seen
 from training.state import TrainingState
 
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
@@ -81,13 +80,24 @@ class Evaluation:
 
     def read_history(self) -> None:
         """What an earlier process of this run has measured."""
+        best: dict[str, Any] | None = None
         for name in self.config.metrics:
             path = metric_main.report_path(self.run_dir, name)
             for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
                 result = json.loads(line)
                 self.remember(result, result["kimg"])
-                if name == self.config.metrics[0]:
-                    self.best_score = min(self.best_score, metric_main.score(result))
+                if name == self.config.metrics[0] and metric_main.score(result) < self.best_score:
+                    self.best_score, best = metric_main.score(result), result
+        if not (self.run_dir / BEST).is_file():  # it was of the time that was taken back, or somebody removed it
+            self.bring_back_best(best)
+
+    def bring_back_best(self, result: dict[str, Any] | None) -> None:
+        """Make `network-best.pkl` of the file that a result names, where that still is the network that was measured."""
+        snapshot = self.run_dir / str(result and result.get("snapshot_pkl"))
+        if result is not None and snapshot.is_file() and images_seen(snapshot) == round(result["kimg"] * 1000):
+            keep_as_best(self.run_dir / BEST, snapshot)
+        else:
+            self.best_score = math.inf  # nothing is left that a later one must surpass
 
     def remember(self, result: dict[str, Any], kimg: float) -> None:
         for name, value in result["results"].items():
@@ -109,7 +119,7 @@ class Evaluation:
             tried = [metric_main.try_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
             distributed.print0(
-                "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
+                "The evaluation was left out; the snapshot is saved, and the run makes up for it when it goes on."
             )
             return False
         for failure in (failure for _, failure in tried if failure is not None):
@@ -130,26 +140,19 @@ class Evaluation:
         metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name)
         self.remember(result, kimg)
         for name, value in result["results"].items():
-            events.add_scalar(f"Metrics/{name}", value, global_step=round(kimg))
+            events.add_scalar(f"Metrics/{name}", value, global_step=self.state.cur_nimg)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(result["results"].items())[:4])
         print(f"{shown} ({result['total_time']:.0f} s)", flush=True)
         for warning in result["warnings"] if len(self.history[name]) == 1 else []:
             print(f"Warning: {warning}", flush=True)
 
     def link_best(self, result: dict[str, Any], snapshot: Path) -> None:
-        """`network-best.pkl` is the snapshot with the best value of the first metric so far."""
+        """`network-best.pkl` is the network with the best value of the first metric so far."""
         score = metric_main.score(result)
         if score >= self.best_score or not snapshot.is_file():  # a full disk may have kept it from being written
             return
+        keep_as_best(self.run_dir / BEST, snapshot)
         self.best_score = score
-        link = self.run_dir / BEST
-        temporary = link.with_name(BEST + ".part")
-        temporary.unlink(missing_ok=True)
-        try:
-            temporary.symlink_to(snapshot.name)
-        except OSError:  # Windows without the right to make links
-            shutil.copyfile(snapshot, temporary)
-        os.replace(temporary, link)
 
 
 class DiversityWatch:

@@ -92,7 +92,7 @@ class Progress:
         self.is_writer = distributed.get_rank() == 0
         self.tick_stats = training_stats.Collector()
         self.recent_stats = training_stats.Collector(regex="|".join(LOSSES.values()))
-        self.start_time = self.tick_time = self.beat_time = time.time()
+        self.start_time = self.tick_time = self.beat_time = self.pause_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
         self.earlier_sec = 0.0  # spent on this run before it was resumed
         self.img_per_sec = 0.0
@@ -111,7 +111,7 @@ class Progress:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
         # What an earlier process noted of the time after the state that this one continues from is hidden.
-        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg // 1000 + 1 if self.state.cur_nimg else None)
+        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The tick that has begun: its statistics, and where the clock stands. On all ranks."""
@@ -184,16 +184,21 @@ class Progress:
             training_stats.report0(name, value)
         self.tick_stats.update()
         self.tick_time, self.tick_nimg = now, self.state.cur_nimg
+        self.pause_time, self.maintenance_sec = now, 0.0
         if self.is_writer:
             self.print_line(timing)
             with tolerated(STATS):
                 self.write_files(now)
 
     def resume_clock(self) -> None:
-        """After snapshots and metrics: their time is no training time."""
-        now = time.time()
-        self.maintenance_sec = now - self.tick_time
-        self.tick_time = self.beat_time = now
+        """After snapshots and metrics: their time, since the tick ended or the run went on, is no training time.
+
+        Clocks are put forward rather than set to 0, since the images that they count go on from where they stood.
+        """
+        paused = time.time() - self.pause_time
+        self.maintenance_sec += paused
+        self.tick_time += paused
+        self.beat_time += paused
 
     def print_line(self, timing: dict[str, float]) -> None:
         line = (
@@ -211,7 +216,7 @@ class Progress:
         self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._jsonl.flush()
         for name, value in stats.items():
-            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
+            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg, walltime=now)
         self.events.flush()
 
     def close(self) -> None:

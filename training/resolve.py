@@ -16,9 +16,10 @@ from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import Detectors, open_detector
 from metrics.feature_stats import Images
-from torch_utils import distributed, persistence
+from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
 from training.augment import AUGPIPES
+from training.cascade import last_generator
 from training.checkpoint import state_beside
 from training.config import CORESET_FACTOR, PRESETS, Preset, TrainingConfig, TrainingOptions
 from training.coreset import coreset_detector
@@ -92,6 +93,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     if point is not None:
         point.check(config)
     lines = decided.lines | lines_about(decided.options, config)
+    lines["Start"] = describe_resume(decided.options, config) if point is None else describe_continuation(point)
     num_images = decided.data_info["num_images"]
     notes = [] if point is None else list(point.notes)
     if point is None:
@@ -122,7 +124,6 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     gamma, lines["Gamma"] = choose_gamma(options, dataset.image_shape, batch_size)
     augment, lines["Augment"] = choose_augmentation(options)
     coreset, lines["Core-set"] = choose_coreset(options, len(dataset), source, batch_size)
-    lines["Start"] = describe_resume(options) if point is None else describe_continuation(point)
     prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
     lines["Prior"] = None if prior is None else describe_prior(prior)
     return Decided(
@@ -600,24 +601,37 @@ def describe_run(decided: Decided) -> str:
     return "-".join(parts)
 
 
-def describe_resume(options: TrainingOptions) -> str:
+def describe_resume(options: TrainingOptions, config: TrainingConfig) -> str:
     if options.resume is None:
         return "from scratch"
     with naming("--resume"):
         contents = load_snapshot(options.resume, verbose=True)
+    anew = [] if check_fits(contents, config) else ["D (none of its weights are there, or fit)"]
     kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
-    anew = []
     if options.resume_optimizer:
         with naming("--resume-optimizer=1"):
-            state_beside(Path(options.resume))
+            state_beside(Path(options.resume), contents["meta"].get("cur_nimg", 0))
     else:
         anew.append("optimizers (--resume-optimizer=1 takes them over)")
     if options.resume_augment and contents.get("augment_pipe") is None:
         raise UserError(f"--resume-augment=1: {options.resume} was trained without augmentation; leave it out")
     if not options.resume_augment:
         anew.append("ADA (--resume-augment=1)")
-    rest = f"; {' and '.join(anew)} anew" if anew else ""
+    rest = f"; {', '.join(anew)} anew" if anew else ""
     return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
+
+
+def check_fits(contents: dict[str, Any], config: TrainingConfig) -> bool:
+    """Whether D takes something over. Raises `UserError` where G does not: the schedule is that of one that has learned."""
+    with torch.device("meta"):
+        G, D = persistence.construct(**config.G_kwargs), persistence.construct(**config.D_kwargs)
+    start = last_generator(contents.get("G") or contents["G_ema"])
+    if not misc.weights_in_common(start, G):
+        raise UserError(
+            f"--resume={config.resume}: nothing that its generator has learned fits into that of --cfg={config.cfg}; give the "
+            "--cfg, --cbase, --cmax and sizes that it was trained with, or leave --resume out"
+        )
+    return contents["D"] is not None and bool(misc.weights_in_common(contents["D"], D))
 
 
 def pretrain_line(config: TrainingConfig) -> str | None:

@@ -11,8 +11,18 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, remove_parts
-from training.checkpoint import OPTIONS_FILE, STATE_PATTERN, STATS, newest_intact_state, numbered
+from training.checkpoint import (
+    BEST,
+    OPTIONS_FILE,
+    SNAPSHOT_PATTERN,
+    STATE_PATTERN,
+    STATS,
+    images_of,
+    newest_intact_state,
+    numbered,
+)
 from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.snapshot import images_seen
 
 LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
@@ -20,15 +30,17 @@ DAMAGED = ".damaged"  # ending of a state that could not be continued
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
 WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights",
+    "data", "source", "outdir", "resume", "kimg", "tick", "snap", "keep", "metrics", "detector", "detector_weights",
     "workers", "nan_patience",
 }  # fmt: skip
 ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
 TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
+# What else follows from those without effect on the networks.
+REPORTS = {"tick": "statistics are over other spans and snapshots at other images; the networks are the same"}
 
 # Fields of the configuration that follow from these options, or say where things lie.
 FREE_FIELDS = {
-    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
+    "desc", "outdir", "resume", "total_kimg", "kimg_per_tick", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
     "detector_weights", "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs",
     "deterministic", "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
 }  # fmt: skip
@@ -160,6 +172,8 @@ def merge(
         flag = f"--{name.replace('_', '-')}"
         if name in ("resume", "outdir") or before == value:
             continue
+        if name in REPORTS:
+            notes.append(f"{flag}: {value} from here on (so far: {before}): {REPORTS[name]}")
         if name in TUNABLE:
             notes.append(f"{flag}: {value} from here on (so far: {before})")
         elif name in ROUNDING:
@@ -200,6 +214,23 @@ def set_aside_damaged(run_dir: Path, state: Path) -> None:
         if path.name == state.name:
             return
         path.replace(path.with_name(path.name + DAMAGED))
+
+
+def set_aside_later(run_dir: Path, cur_nimg: int) -> None:
+    """Rename snapshots of the time after the state that is continued.
+
+    What the run makes of that time now may be another network (with another --gamma, on another machine), and two networks
+    must not take turns under one name, nor count as the newest when older ones are removed.
+    """
+    for path in run_dir.iterdir():
+        match = SNAPSHOT_PATTERN.fullmatch(path.name)
+        is_later = match is not None and images_of(match) > cur_nimg
+        if is_later or (path.name == BEST and (images_seen(path) or 0) > cur_nimg):
+            aside = path.with_name(f"earlier-{path.name}")
+            while aside.exists():
+                aside = aside.with_name(f"earlier-{aside.name}")
+            path.replace(aside)
+            print(f"{path.name} is of the time after the state that is continued; it is {aside.name} now")
 
 
 def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:

@@ -127,6 +127,15 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
             raise type(error)(f"{shown}: {error}") from error
 
 
+def images_seen(snapshot: Path) -> int | None:
+    """The images that D had seen when a snapshot was saved; None where it does not say, or is damaged."""
+    try:
+        cur_nimg = (load_snapshot(snapshot).get("meta") or {}).get("cur_nimg")
+    except UserError:
+        return None
+    return cur_nimg if isinstance(cur_nimg, int) else None
+
+
 def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
     if not dnnlib.util.is_url(path_or_url):
         if Path(path_or_url).is_dir():

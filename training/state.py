@@ -174,13 +174,13 @@ def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> No
     if config.resume_augment:
         take_over_augmentation(contents, state, verbose)
     if config.resume_optimizer:
-        take_over_optimizers(Path(config.resume), state, verbose)
+        take_over_optimizers(state_beside(Path(config.resume), contents["meta"].get("cur_nimg", 0)), state, verbose)
 
 
 def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
-    """Copy what fits by name and shape into G, D and G_ema, and list what does not."""
+    """Copy what fits by name and shape into G, D and G_ema, and list what does not, on either side."""
     for name, network in networks.items():
-        saved = contents.get(name)
+        saved = contents.get(name) or (contents["G_ema"] if name == "G" else None)  # files of generators have no other
         if saved is None:
             if verbose:
                 print(f"Resume: the snapshot has no {name}; it starts afresh")
@@ -188,8 +188,8 @@ def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn
         report = misc.transfer_params_and_buffers(last_generator(saved), network)
         if verbose and name != "G_ema":  # it has the same tensors as G
             print(f"Resume: {name}: {report.summary()}")
-            for tensor, reason in report.skipped:
-                print(f"  {name}.{tensor}: {reason}")
+            for line in report.left_out():
+                print(f"  {name}.{line}")
 
 
 def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
@@ -202,10 +202,10 @@ def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, ve
         print(f"Resume: augmentation probability {float(pipe.p):.3f}")
 
 
-def take_over_optimizers(snapshot: Path, state: TrainingState, verbose: bool) -> None:
-    """Moments of the parameters that fit, from the training state beside the snapshot."""
+def take_over_optimizers(path: Path, state: TrainingState, verbose: bool) -> None:
+    """Moments of the parameters that fit, from a training state."""
     with naming("--resume-optimizer=1"):
-        saved = read_state(state_beside(snapshot))["training"]
+        saved = read_state(path)["training"]
     for name, (optimizer, network) in state.optimizers.items():
         shapes = {key: parameter.shape for key, parameter in network.named_parameters()}
         fitting = {

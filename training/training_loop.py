@@ -1,5 +1,6 @@
 """The training loop: load, then { step, report, draw, save } until done."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from dnnlib.files import tolerated
 from torch_utils import distributed
-from training.checkpoint import fitting, read_state, seed_random_state, snapshot_path
+from training.checkpoint import file_number, fitting, read_state, seed_random_state, settle_best, snapshot_path
 from training.config import TrainingConfig
 from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
@@ -21,7 +22,7 @@ from training.phases import NotFinite, TrainingStep
 from training.pictures import Pictures
 from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
-from training.resume import rewind_files, set_aside_damaged
+from training.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.saving import Saver, micro_batch_of
 from training.source_match import pair_lines
 from training.state import TrainingState, build_state
@@ -42,7 +43,6 @@ def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, s
     with run.loader, run.stop, run.saver:
         run.train()
     run.progress.close()
-    distributed.print0("Stopped; the same command with --resume=latest continues." if run.stop.is_agreed else "Done.")
     return run.stop.is_agreed
 
 
@@ -67,6 +67,7 @@ class Run:
         poll_steps = 1 if self.progress.device.type == "cpu" else GPU_POLL_STEPS
         must_stop = self.stop.is_asked_anywhere if poll_steps == 1 else never
         if self.saver.evaluation_due:
+            self.saver.save_snapshot()  # the same once more, should that be what a full disk or an earlier version left out
             self.evaluate()
         while not self.stop.is_agreed:
             if self.is_tick_over():
@@ -95,10 +96,11 @@ class Run:
             raise
 
     def save_if_due(self) -> None:
-        """Where a signal asks for it, or after some minutes."""
+        """Where a signal asks for it, with a snapshot and its pictures, or after some minutes."""
         if self.stop.is_asked_anywhere():
             self.saver.save_state(self.saver.capture())
-            self.saver.save_snapshot(may_replace_best=False)
+            if self.saver.save_snapshot():
+                self.draw()
         elif self.saver.is_due_anywhere():
             self.saver.save_state(self.saver.capture())
 
@@ -120,7 +122,7 @@ class Run:
     def draw(self) -> None:
         if self.saver.is_writer:
             with tolerated("pictures"):
-                self.pictures.save(f"{self.state.cur_nimg // 1000:06d}")
+                self.pictures.save(file_number(self.state.cur_nimg))
                 self.watch.save_neighbours(self.run_dir / "neighbors.png")
 
     def evaluate(self) -> None:
@@ -139,8 +141,9 @@ class Run:
 
     @property
     def tick_end(self) -> float:
-        """Images at which the present tick ends."""
-        return round((self.state.cur_tick + 1) * self.config.kimg_per_tick * 1000, 6)
+        """Images at which the present tick ends: the next multiple of --tick after its start, since --tick may have changed."""
+        per_tick = self.config.kimg_per_tick * 1000
+        return round((math.floor(self.progress.tick_nimg / per_tick + 1e-6) + 1) * per_tick, 6)
 
 
 def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None) -> Run:
@@ -189,8 +192,15 @@ def load(
 
 def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, evaluation_due: bool) -> None:
     """What an earlier process left in the folder of the time after the state."""
-    if state_file is not None:
-        set_aside_damaged(run_dir, state_file)
+    try:
+        if state_file is not None:
+            set_aside_damaged(run_dir, state_file)
+        settle_best(run_dir)
+        set_aside_later(run_dir, state.cur_nimg)
+    except OSError as error:
+        raise UserError(
+            f"{run_dir}: nothing can be renamed there ({error.strerror or error}); mend that first"
+        ) from error
     rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
 
 
