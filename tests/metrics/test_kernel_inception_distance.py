@@ -31,7 +31,7 @@ def test_unbiased_and_covered_by_its_error():
     hits = 0
     for seed in range(200):
         x, y = features(500, 1000 + seed), features(500, 3000 + seed, 0.3)
-        kid = kernel_inception_distance(x, y, num_subsets=50, max_subset_size=100, seed=seed)
+        kid = kernel_inception_distance(x, y, num_subsets=20, max_subset_size=100, seed=seed)
         hits += abs(kid.value - truth) < 1.96 * kid.error
     assert 180 <= hits <= 199
 
@@ -86,6 +86,21 @@ def test_few_images_and_what_others_publish():
         part = y[rng.choice(50, 20, replace=False)]
         values.append(squared_mmd(x[rng.choice(50, 20, replace=False)], part))
     assert kid.value == np.mean(values) and kid.std == np.std(values)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1e20])
+@pytest.mark.parametrize("shift", [0, 0.01])
+def test_products_in_float32_decide_nothing(monkeypatch, scale, shift):
+    """They were in float64 and cost twice as much; features of 1e20 overflow in float32."""
+    monkeypatch.setattr("metrics.kernel_inception_distance.SINGLE_SIZE", 0)
+    basis = features(40, 0, dim=256)
+    x, y = (
+        (scale * (features(500, seed, dim=40) @ basis / 10 + where).clip(min=0)).astype(np.float32)
+        for seed, where in ((1, 0.3), (2, 0.3 + shift))
+    )
+    single, double = (kernel_inception_distance(*pair, 3, 200) for pair in ((x, y), (x.astype(float), y.astype(float))))
+    assert abs(single.value - double.value) < 1e-4 * double.error
+    assert single.error == pytest.approx(double.error, rel=1e-5)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
