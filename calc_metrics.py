@@ -24,6 +24,7 @@ from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
 from metrics.feature_stats import Images
+from metrics.kernel_inception_distance import DEGREE, NUM_SUBSETS, SUBSET_SIZE, KIDOptions
 from torch_utils import distributed
 from torch_utils.launcher import launch
 from training.metric_inputs import (
@@ -69,6 +70,18 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--resize", help="How images get to its size", type=click.Choice(RESIZE_MODES), default="tf")
 @click.option("--seed", help="What the generated images are drawn by", type=int, default=0)
 @click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
+@click.option(
+    "--kid-subsets", help="Random subsets that a KID is the mean of", type=click.IntRange(min=1), default=NUM_SUBSETS
+)
+@click.option(
+    "--kid-subset-size", help="Images in each of them, at most", type=click.IntRange(min=2), default=SUBSET_SIZE
+)
+@click.option(
+    "--kid-degree",
+    help="Degree of its kernel; another than 3 shows in the name",
+    type=click.IntRange(1, 10),
+    default=DEGREE,
+)
 @click.option("--strict", help="Stop at images that cannot be read", is_flag=True)
 @click.option(
     "--json",
@@ -134,6 +147,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         sampler=sampler,
         notes=[sampler.note] if sampler is not None and sampler.note is not None else [],
         seed=options["seed"],
+        kid=KIDOptions(options["kid_subsets"], options["kid_subset_size"], options["kid_degree"]),
         batch_size=options["batch"],
         is_strict=options["strict"],
         is_verbose=is_verbose,

@@ -180,7 +180,7 @@ def table(ranking: Ranking) -> str:
 
 def columns(neighbour: Neighbour) -> list[str]:
     """A row of the table, as text."""
-    kid, error = neighbour.kid
+    kid, error, _ = neighbour.kid
     return [
         str(neighbour.rank),
         neighbour.name,

@@ -23,7 +23,7 @@ from metrics.equivariance import equivariance
 from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.inception_score import NUM_SPLITS, inception_score
-from metrics.kernel_inception_distance import kernel_inception_distance
+from metrics.kernel_inception_distance import DEGREE, FEWEST_FOR_ERROR, KIDOptions, kernel_inception_distance
 from metrics.perceptual_path_length import perceptual_path_length
 from metrics.precision_recall import density_coverage, precision_recall
 from metrics.signed_inception_distance import signed_inception_distance
@@ -32,6 +32,9 @@ from torch_utils import distributed
 
 KILO = 1000
 PATHS = EQUIVARIANCE_IMAGES = 50 * KILO
+# Real images that a `_full` metric takes at most, as in the official code: neighbours cost their number squared.
+MOST_REAL_FOR_NEIGHBOURS = 200 * KILO
+MOST_REAL_FOR_KID = 1000 * KILO
 
 
 @dataclass
@@ -50,6 +53,8 @@ class MetricOptions:
     batch_size: int = BATCH
     is_strict: bool = False
     is_verbose: bool = False
+    kid: KIDOptions = field(default_factory=KIDOptions)
+    """Number and size of the subsets of a KID, and the degree of its kernel."""
     keep_going: KeepGoing = None
     """Asked now and then on all ranks; False ends the computation with `stopping.Stopped`."""
     notes: Sequence[str] = ()
@@ -63,10 +68,20 @@ class MetricOptions:
         self.generated, self.sampler = generated, sampler
         self._known = {key: features for key, features in self._known.items() if key[0] == "real"}
 
-    def features_of_both(self, usual: str, count: int, full: str | None) -> tuple[FeatureSet, FeatureSet, Detector]:
-        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images."""
+    def features_of_both(
+        self, usual: str, count: int, full: str | None, most_real: int | None = None
+    ) -> tuple[FeatureSet, FeatureSet, Detector]:
+        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images.
+
+        most_real: of a larger data set, where it is `full`, a random subset of so many images is taken.
+        """
         assert self.real is not None
         max_real = None if full else count
+        if full and most_real is not None and len(self.real) > most_real:
+            max_real = most_real
+            self.warnings.append(
+                f"{self.real.name}: {most_real:,} of its {len(self.real):,} images, a random subset, stand for it"
+            )
         real, detector = self._features(self.real, usual, ("real", max_real), max_real)
         return real, self.features_of_generated(usual, count)[0], detector
 
@@ -305,11 +320,25 @@ def fid(size: str, full: str | None) -> Metric:
 
 @register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")
 def kid(size: str, full: str | None) -> Metric:
+    """Kernel distance, with its standard deviation over the subsets."""
+
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
-        value, error = kernel_inception_distance(real.features, gen.features, seed=opts.seed)
-        errors = {} if error is None else {"": error}
-        return Value({"": value}, detector, errors, counts_of(real, gen))
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full, MOST_REAL_FOR_KID)
+        kid = opts.kid
+        value, error, std = kernel_inception_distance(
+            real.features, gen.features, kid.num_subsets, kid.max_subset_size, opts.seed, kid.degree
+        )
+        # Another kernel is another distance, and its name says so.
+        name = "" if kid.degree == DEGREE else f"_degree{kid.degree}"
+        subset_size = min(len(real), len(gen), kid.max_subset_size)
+        counts = {"kid_subsets": 1 if std is None else kid.num_subsets}
+        counts |= {"kid_subset_size": subset_size, "kid_degree": kid.degree}
+        results = {name: value} if std is None else {name: value, f"{name}_std": std}
+        errors = {} if error is None else {name: error}
+        warnings = [] if error is not None else [f"no ± of a KID of fewer than {FEWEST_FOR_ERROR} images"]
+        if subset_size < kid.max_subset_size:
+            warnings.append(f"KID: its subsets have {subset_size:,} images, {kid.max_subset_size:,} were asked for")
+        return Value(results, detector, errors, counts_of(real, gen) | counts, warnings)
 
     return Metric(compute, asked=KILO * int(size), fewest=2)
 
@@ -319,7 +348,7 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
     """Precision and recall, in VGG16's features."""
 
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("vgg16", KILO * int(size), full)
+        real, gen, detector = opts.features_of_both("vgg16", KILO * int(size), full, MOST_REAL_FOR_NEIGHBOURS)
         precision, recall = precision_recall(real.features, gen.features, int(nhood))
         results = {"_precision": precision, "_recall": recall}
         errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
@@ -334,7 +363,7 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
     """Density and coverage."""
 
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full, MOST_REAL_FOR_NEIGHBOURS)
         density, coverage = density_coverage(real.features, gen.features, int(nhood))
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))

@@ -316,7 +316,9 @@ def published_estimate(
 def mean_of_some(x: torch.Tensor, features: torch.Tensor, order: int, gen: torch.Generator) -> float:
     """The mean of psi from probes `[P, n]` to 500 of the features."""
     chosen = torch.randperm(len(features), generator=gen)[:PUBLISHED_FEATURES]
-    return float(psi_(torch.cdist(x, features[chosen].double()).square(), order).mean())
+    # As in `squared_distances`, few dimensions take differences.
+    mode = "donot_use_mm_for_euclid_dist" if x.shape[1] <= FEW_DIMENSIONS else "use_mm_for_euclid_dist"
+    return float(psi_(torch.cdist(x, features[chosen].double(), compute_mode=mode).square(), order).mean())
 
 
 def check_request(order: int, radii: Sequence[float], probes: int, mode: str) -> None:

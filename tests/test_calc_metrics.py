@@ -61,6 +61,9 @@ def test_a_folder_of_images_in_place_of_a_network(files):
     assert "other: 30 images were used, 1,000 were asked for" in err
     _, (mirrored,), _ = calc(*args, "--mirror=1")
     assert (plain["num_gen"], plain["num_real"], mirrored["num_real"]) == (30, 40, 80)
+    _, (other,), _ = calc(*args, "--kid-subsets=7", "--kid-subset-size=12", "--kid-degree=1")
+    assert (other["kid_subsets"], other["kid_subset_size"]) == (7, 12)
+    assert {"kid1k_full_degree1[tiny]", "kid1k_full_degree1_std[tiny]"} == set(other["results"])
 
 
 def test_processes_agree_with_one(files):

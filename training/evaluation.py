@@ -205,7 +205,9 @@ class DiversityWatch:
         samples = [sample for sample in drawn if isinstance(sample, torch.Tensor)]
         if not samples:  # the network has diverged
             return
-        distances = torch.cdist(self.detector.features_of(samples), self.features)
+        # By differences: a copy is at 0, where a matrix product would leave the rounding of the norms.
+        samples_features = self.detector.features_of(samples)
+        distances = torch.cdist(samples_features, self.features, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
         size = (samples[0].shape[1], samples[0].shape[2])
         cells = []

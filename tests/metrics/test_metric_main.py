@@ -9,6 +9,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics import metric_main
 from metrics.detectors import Detectors
+from metrics.kernel_inception_distance import KIDOptions
 from metrics.metric_main import MetricOptions, calc_metric, find_metric, prepare, report_metric
 from tests.metrics.test_feature_stats import Pictures
 
@@ -78,6 +79,39 @@ def test_the_same_images_are_at_no_distance():
     (csid,) = calc_metric("csid1k", opts)["results"].values()
     precision, recall = calc_metric("pr1k3", opts)["results"].values()
     assert fid == pytest.approx(0, abs=1e-4) and csid == 0 and precision == recall == 1
+
+
+def test_official_caps_on_real_images(monkeypatch):
+    """pr50k3_full takes 200,000 real images at most, kid50k_full 1,000,000; there were no caps."""
+    assert (metric_main.MOST_REAL_FOR_NEIGHBOURS, metric_main.MOST_REAL_FOR_KID) == (200_000, 1_000_000)
+    monkeypatch.setattr(metric_main, "MOST_REAL_FOR_NEIGHBOURS", 30)
+    monkeypatch.setattr(metric_main, "MOST_REAL_FOR_KID", 50)
+    for name, num_real in (("pr1k3_full", 30), ("dc1k5_full", 30), ("kid1k_full", 50), ("fid1k_full", 60)):
+        result = calc_metric(name, options())
+        assert result["num_real"] == num_real
+        said = [warning for warning in result["warnings"] if "a random subset, stand for it" in warning]
+        assert len(said) == (num_real < 60), result["warnings"]
+    first, second = (calc_metric("pr1k3_full", options(seed=seed))["results"] for seed in (0, 1))
+    assert first == calc_metric("pr1k3_full", options())["results"] != second  # the subset is drawn by the seed
+    monkeypatch.setattr(metric_main, "MOST_REAL_FOR_KID", 60)
+    assert not any("stand for it" in warning for warning in calc_metric("kid1k_full", options())["warnings"])
+
+
+def test_a_kid_says_how_it_was_computed():
+    result = calc_metric("kid1k", options(kid=KIDOptions(5, 20, 2)))
+    assert set(result["results"]) == {"kid1k_degree2[tiny]", "kid1k_degree2_std[tiny]"}
+    assert (result["kid_subsets"], result["kid_subset_size"], result["kid_degree"]) == (5, 20, 2)
+    assert result["standard_errors"]["kid1k_degree2[tiny]"] > 0
+    assert metric_main.score(result) == result["results"]["kid1k_degree2[tiny]"]
+
+
+def test_a_kid_of_few_images_says_so():
+    """60 images had no ± and no word why."""
+    opts = MetricOptions(detector=Detectors("tiny"), real=Pictures(60), generated=lambda count: Pictures(60))
+    result = calc_metric("kid1k", opts)
+    assert set(result["results"]) == {"kid1k[tiny]"} and result["standard_errors"]["kid1k[tiny]"] > 0
+    assert (result["kid_subsets"], result["kid_subset_size"]) == (1, 60)
+    assert "KID: its subsets have 60 images, 1,000 were asked for" in result["warnings"]
 
 
 def test_a_report_is_a_line_of_json(tmp_path):
