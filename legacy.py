@@ -47,6 +47,25 @@ def load_network_pkl(f: BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
     return with_half_precision(contents) if force_fp16 else contents
 
 
+class _LegacyUnpickler:
+    """The official name of what reads old pickles, for `_LegacyUnpickler(file).load()`."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+
+    def load(self) -> dict[str, Any]:
+        return load_network_pkl(self.file)
+
+
+def __getattr__(name: str) -> Any:
+    """Official names that are refused, each with what to use."""
+    if name in ("convert_tf_generator", "convert_tf_discriminator", "convert_network_pickle"):
+        raise AttributeError(
+            f"legacy.{name}: load_network_pkl converts by itself; legacy.py --source=OLD.pkl --dest=NEW.pkl writes a file"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def with_half_precision(contents: dict[str, Any]) -> dict[str, Any]:
     return contents | {name: with_fp16(contents[name]) for name in NETWORKS if contents.get(name) is not None}
 

@@ -229,4 +229,5 @@ def training_labels(contents: dict[str, Any]) -> Labels | None:
         return None
     kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
     dataset = ImageFolderDataset(**kwargs)
+    dataset.require_labels()
     return LabelTable(dataset)

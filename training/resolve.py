@@ -334,6 +334,8 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
     """The dataset, checked against the networks, its description and its line."""
     with naming("--data"):
         dataset = ImageFolderDataset(**dataset_kwargs(options))
+        if options.cond:
+            dataset.require_labels()
         info = dataset.describe()
         height, width = info["height"], info["width"]
         options.preset.check_size(height, width)

@@ -114,6 +114,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
     path = run_dir / OPTIONS_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
+        saved.get("training_set_kwargs", {}).pop("class_name", None)  # for scripts of other people, see official_fields
         source = saved["source"]
         is_ours = (
             are_options(saved["options"])
@@ -121,7 +122,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
             and isinstance(saved["desc"], str)
             and isinstance(saved.get("finished_kimg", 0), int | float)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--resume: {path} cannot be read ({type(error).__name__}); start a new run from a snapshot"
         ) from error

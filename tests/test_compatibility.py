@@ -1,0 +1,266 @@
+"""What programs written for the official code import and call, in our own words: see docs/compatibility.md.
+
+Measured before: each of these names was an ImportError, AttributeError or TypeError.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dnnlib
+import legacy
+from dnnlib.errors import UserError
+from tests import tiny
+from torch_utils import custom_ops, misc, persistence
+from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
+from training import augment, losses, networks, training_loop
+from training.dataset import ImageFolderDataset
+from training.loss import StyleGAN2Loss
+from training.official_loop import config_from_official
+
+SMALL = {"channel_base": 256, "channel_max": 16}
+
+
+# Ground
+
+
+def test_kernels_of_others_are_refused_by_name():
+    custom_ops.verbosity = "none"
+    with pytest.raises(UserError, match=r"get_plugin\('bias_act_plugin'\).*torch_utils\.ops"):
+        custom_ops.get_plugin("bias_act_plugin", sources=[])
+
+
+def test_no_weight_gradients():
+    """Inside the block a backward pass reaches the input only, outside both; second derivatives stay whole."""
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    with conv2d_gradfix.no_weight_gradients():
+        conv2d_gradfix.conv2d(x, w, padding=1).square().sum().backward()
+    assert w.grad is None and x.grad is not None
+    y = conv2d_gradfix.conv2d(x, w, padding=1)
+    assert torch.equal(y, torch.nn.functional.conv2d(x, w, padding=1))
+    with conv2d_gradfix.no_weight_gradients():
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    dx.square().sum().backward()
+    (expected_dx,) = torch.autograd.grad(
+        torch.nn.functional.conv2d(x, w, padding=1).square().sum(), x, create_graph=True
+    )
+    (expected,) = torch.autograd.grad(expected_dx.square().sum(), w)
+    assert torch.allclose(w.grad, expected)
+
+
+def test_transposed_convolution():
+    x, w = torch.randn(1, 4, 3, 3), torch.randn(4, 2, 3, 3)
+    y = conv2d_gradfix.conv_transpose2d(x, w, stride=2)
+    assert torch.equal(y, torch.nn.functional.conv_transpose2d(x, w, stride=2))
+
+
+def test_small_ops():
+    a, b, c = torch.randn(2, 3, 1, 1), torch.randn(2, 3, 4, 4), torch.randn(2, 1, 4, 4)
+    assert torch.allclose(fma.fma(a, b, c), a * b + c)
+    assert bias_act.activation_funcs["lrelu"].def_gain == np.sqrt(2)
+    assert upfirdn2d._parse_padding([1, 2]) == (1, 1, 2, 2)
+    assert upfirdn2d._parse_scaling(2) == (2, 2)
+    assert upfirdn2d._get_filter_size(torch.ones(3, 5)) == (5, 3)
+    grid = torch.zeros(1, 2, 2, 2)
+    assert grid_sample_gradfix.grid_sample(input=torch.ones(1, 1, 4, 4), grid=grid).shape == (1, 1, 2, 2)
+
+
+def test_ddp_sync_of_a_plain_module():
+    with misc.ddp_sync(torch.nn.Linear(1, 1), sync=False):
+        pass
+
+
+def test_import_hooks_are_refused():
+    with pytest.raises(UserError, match="source text in files is never run"):
+        persistence.import_hook(lambda meta: meta)
+
+
+def test_dnnlib(monkeypatch, tmp_path):
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", "elsewhere")
+    dnnlib.util.set_cache_dir(str(tmp_path))
+    assert dnnlib.util.make_cache_dir_path("downloads") == str(tmp_path / "downloads")
+    times = {
+        5: "5s",
+        59.7: "1m 00s",
+        184: "3m 04s",
+        3599.6: "1h 00m",
+        7384: "2h 03m",
+        93784: "1d 02h",
+        259200: "3d 00h",
+    }
+    assert {sec: dnnlib.util.format_time_brief(sec) for sec in times} == times
+    with pytest.raises(AttributeError, match=r"copy_files_and_create_dirs.*use shutil\.copytree"):
+        _ = dnnlib.util.copy_files_and_create_dirs
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = dnnlib.util.nonsense
+
+
+# Networks
+
+
+def test_networks_of_ada():
+    G = networks.Generator(16, 0, 16, 16, 3, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=SMALL)
+    D = networks.Discriminator(0, 16, 3, **SMALL)
+    assert G.mapping.w_avg_beta == 0.995 and G.synthesis.num_fp16_res == 0
+    assert G.synthesis.img_resolution_log2 == D.img_resolution_log2 == 4
+    assert {"Conv2dLayer", "ToRGBLayer", "MappingNetwork"} <= set(networks.__all__)
+
+
+def test_skip_w_avg_update():
+    """StyleGAN2-ADA's word for update_emas: w_avg follows in training mode, unless skipped."""
+    mapping, z = tiny.generator2().train().mapping, torch.randn(4, tiny.Z_DIM)
+    before = mapping.w_avg.clone()
+    mapping(z, None, skip_w_avg_update=True)
+    assert torch.equal(mapping.w_avg, before)
+    mapping(z, None, skip_w_avg_update=False)
+    assert not torch.equal(mapping.w_avg, before)
+
+
+def test_legacy_unpickler(tmp_path):
+    path = tiny.save(tmp_path / "network.pkl", tiny.generator2(), None)
+    with open(path, "rb") as file:
+        assert legacy._LegacyUnpickler(file).load()["G_ema"].z_dim == tiny.Z_DIM
+    with pytest.raises(AttributeError, match="load_network_pkl converts by itself"):
+        _ = legacy.convert_network_pickle
+
+
+def test_matrices_of_the_augmentation():
+    theta = torch.tensor([0.3, -1.0])
+    product = augment.rotate2d(theta) @ augment.rotate2d_inv(theta)
+    assert torch.allclose(product, torch.eye(3).expand(2, 3, 3), atol=1e-6)
+    point = torch.tensor([2.0, 3.0, 1.0])
+    assert torch.equal(augment.translate2d(1, -1) @ point, torch.tensor([3.0, 2.0, 1.0]))
+    assert torch.equal(augment.translate2d_inv(1, -1), augment.translate2d(-1, 1))
+    assert torch.equal(augment.scale2d(2, 4) @ augment.scale2d_inv(2, 4), torch.eye(3))
+    axis = torch.tensor([0.0, 0.0, 1.0])
+    assert torch.allclose(augment.rotate3d(axis, theta)[:, :2, :2], augment.rotate2d(theta)[:, :2, :2], atol=1e-6)
+    assert augment.translate3d(1, 2, 3)[:3, 3].tolist() == [1, 2, 3]
+    assert augment.scale3d(1, 2, 3).diagonal().tolist() == [1, 2, 3, 1]
+    assert augment.matrix([1, theta], [0, 1]).shape == (2, 2, 2)
+    for taps in augment.wavelets.values():
+        assert sum(taps) == pytest.approx(2**0.5) and sum(tap**2 for tap in taps) == pytest.approx(1)
+
+
+# Training
+
+
+def stylegan2_loss(**kwargs):
+    torch.manual_seed(0)
+    G = networks.Generator(16, 0, 16, 16, 3, mapping_kwargs={"num_layers": 2}, synthesis_kwargs=SMALL)
+    D = networks.Discriminator(0, 16, 3, **SMALL)
+    return StyleGAN2Loss("cpu", G, D, **kwargs)
+
+
+def accumulated(loss, phase):
+    """Which networks got gradients."""
+    loss.G.zero_grad(), loss.D.zero_grad()
+    batch = {"real_img": torch.zeros(2, 3, 16, 16), "real_c": None, "gen_z": torch.ones(2, 16), "gen_c": None}
+    loss.accumulate_gradients(phase=phase, gain=1, cur_nimg=0, **batch)
+    return {name for name in "GD" if any(p.grad is not None for p in getattr(loss, name).parameters())}
+
+
+def test_loss_object():
+    loss = stylegan2_loss(
+        pl_weight=2, style_mixing_prob=0.9, pl_no_weight_grad=True, blur_init_sigma=2, blur_fade_kimg=1
+    )
+    phases = {"Gmain": {"G", "D"}, "Greg": {"G"}, "Gboth": {"G", "D"}, "Dreg": {"D"}, "Dmain": {"D"}, "Dboth": {"D"}}
+    for phase, networks_with_gradients in phases.items():
+        found = accumulated(loss, phase)
+        assert networks_with_gradients <= found | ({"G"} if phase.startswith("G") else set()), phase
+    assert loss.pl_mean > 0
+    assert loss.blur_sigma(500) == 1 and loss.blur_sigma(2000) == 0
+    with pytest.raises(ValueError, match="phase is 'Other'"):
+        accumulated(loss, "Other")
+
+
+def test_loss_object_computes_r1():
+    """gamma / 2 times the squared gradient, as in the plain functions."""
+    loss, reals = stylegan2_loss(r1_gamma=6), torch.randn(2, 3, 16, 16)
+    (value,) = loss.parts("Dreg", reals, None, None, None, 0)
+    images = reals.clone().requires_grad_()
+    assert torch.allclose(value, 3 * losses.r1_penalty(loss.D(images, None), images))
+
+
+def test_loss_object_without_regularisation():
+    loss = stylegan2_loss(r1_gamma=0)
+    assert accumulated(loss, "Dreg") == set() and accumulated(loss, "Greg") == set()
+
+
+def test_sheets(tmp_path):
+    """Pixels of a sheet are those of the data, and images of [-1, 1] are rounded like them."""
+    dataset = ImageFolderDataset(tiny.write_images(tmp_path / "images", 3))
+    size, images, labels = training_loop.setup_snapshot_image_grid(dataset)
+    assert len(images) == len(labels) == size[0] * size[1] and images.shape[1:] == (3, 16, 16)
+    training_loop.save_image_grid(images[:4], tmp_path / "reals.png", drange=[0, 255], grid_size=(2, 2))
+    sheet = np.asarray(Image.open(tmp_path / "reals.png"))
+    assert np.array_equal(sheet[:16, 16:], images[1].transpose(1, 2, 0))
+    training_loop.save_image_grid(images[:4] / 127.5 - 1, tmp_path / "fakes.png", drange=[-1, 1], grid_size=(2, 2))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "fakes.png")), sheet)
+
+
+def official(tmp_path, **more):
+    """Keywords as the official train.py passes them."""
+    adam = {"class_name": "torch.optim.Adam", "betas": [0, 0.99], "eps": 1e-8, "lr": 0.002}
+    generator = {"class_name": "training.networks_stylegan2.Generator", "z_dim": 16, "w_dim": 16, **SMALL}
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "training_set_kwargs": {
+            "class_name": "training.dataset.ImageFolderDataset",
+            "path": str(tiny.write_images(tmp_path / "images", 8)),
+            "use_labels": False, "xflip": True, "max_size": 8, "resolution": 16, "random_seed": 3,
+        },
+        "data_loader_kwargs": {"pin_memory": True, "num_workers": 1, "prefetch_factor": 2},
+        "G_kwargs": {**generator, "mapping_kwargs": {"num_layers": 2}},
+        "D_kwargs": {
+            "class_name": "training.networks_stylegan2.Discriminator", "block_kwargs": {"freeze_layers": 0},
+            "mapping_kwargs": {}, "epilogue_kwargs": {"mbstd_group_size": 2}, **SMALL,
+        },
+        "G_opt_kwargs": adam, "D_opt_kwargs": adam,
+        "loss_kwargs": {"class_name": "training.loss.StyleGAN2Loss", "r1_gamma": 0.5, "pl_no_weight_grad": True},
+        "metrics": [], "num_gpus": 1, "batch_size": 4, "batch_gpu": 2, "ema_kimg": 1.25, "total_kimg": 0.008,
+        "kimg_per_tick": 1, "image_snapshot_ticks": 1, "network_snapshot_ticks": 1, "random_seed": 3, "rank": 0, **more,
+    }  # fmt: skip
+
+
+def test_official_keywords_of_the_training_loop(tmp_path):
+    config, run_dir, device = config_from_official(**official(tmp_path, G_reg_interval=4, ada_target=0.6))
+    assert (config.cfg, config.r1_gamma, config.seed, config.mbstd_group) == ("stylegan2", 0.5, 3, 2)
+    assert config.training_set_kwargs["xflip"] and config.G_kwargs["img_resolution"] == 16
+    assert run_dir == tmp_path / "run" and device.type == config.device
+
+
+def test_keywords_of_ada(tmp_path):
+    nested = {"class_name": "training.networks.Generator", "z_dim": 16, "w_dim": 16, "synthesis_kwargs": SMALL}
+    config, _, _ = config_from_official(**official(tmp_path, G_kwargs=nested))
+    assert config.G_kwargs["class_name"] == "training.networks_stylegan2.Generator"
+    assert config.G_kwargs["channel_base"] == 256 and "synthesis_kwargs" not in config.G_kwargs
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"abort_fn": print}, "abort_fn is not taken here: a signal"),
+        ({"resume_kimg": 5}, "resume_kimg.*--resume=latest"),
+        ({"loss_kwargs": {"class_name": "my.Loss"}}, r"loss_kwargs\.class_name.*--loss"),
+        ({"loss_kwargs": {"pl_decay": 0.5}}, r"loss_kwargs\.pl_decay"),
+        ({"loss_kwargs": {"gp_weight": 1}}, r"loss_kwargs\.gp_weight"),
+        ({"G_opt_kwargs": {"class_name": "torch.optim.SGD"}}, r"G_opt_kwargs\.class_name"),
+    ],
+)
+def test_keywords_that_are_refused(tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        training_loop.training_loop(**official(tmp_path, **more))
+
+
+def test_training_by_official_keywords(tmp_path):
+    """Two steps; scripts find in the folder what they look for. Measured before: TypeError, unexpected keywords."""
+    (tmp_path / "run").mkdir()
+    assert training_loop.training_loop(**official(tmp_path)) is False
+    options = json.loads((tmp_path / "run" / "training_options.json").read_text())
+    assert options["loss_kwargs"]["class_name"] == "training.loss.StyleGAN2Loss" and options["random_seed"] == 3
+    assert options["training_set_kwargs"]["class_name"] == "training.dataset.ImageFolderDataset"
+    assert list((tmp_path / "run").glob("network-snapshot-*.pkl"))
