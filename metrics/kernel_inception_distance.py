@@ -6,7 +6,7 @@ It is unbiased on few samples, where the Fréchet distance reads too high, and m
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -73,3 +73,9 @@ def standard_error(values: list[float], share: float) -> float | None:
         return None
     spread = float(np.var(values, ddof=1))
     return math.sqrt(spread * share / (1 - share) + spread / len(values))
+
+
+def compute_kid(opts: Any, max_real: int | None, num_gen: int, num_subsets: int, max_subset_size: int) -> float:
+    """The official name of the KID of `num_gen` generated images. opts: a `metric_utils.MetricOptions`."""
+    real, gen = opts.both("inception", max_real, num_gen)
+    return kernel_inception_distance(real, gen, num_subsets, max_subset_size, seed=opts.seed)[0]

@@ -7,7 +7,7 @@ neighbourhoods that hold a generated image: both forgive a stray real image, whi
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -78,3 +78,11 @@ def as_pair(real: ArrayLike, gen: ArrayLike, nhood_size: int) -> tuple[torch.Ten
     x, y = x.double(), y.double()
     origin = x.mean(dim=0)
     return x - origin, y - origin
+
+
+def compute_pr(
+    opts: Any, max_real: int | None, num_gen: int, nhood_size: int, row_batch_size: int = 0, col_batch_size: int = 0
+) -> tuple[float, float]:
+    """The official name of precision and recall of `num_gen` generated images. opts: a `metric_utils.MetricOptions`."""
+    real, gen = opts.both("vgg16", max_real, num_gen)
+    return precision_recall(real, gen, nhood_size)[:2]

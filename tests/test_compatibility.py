@@ -10,9 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
+import calc_metrics
 import dnnlib
 import legacy
 from dnnlib.errors import UserError
+from metrics import (
+    equivariance,
+    frechet_inception_distance,
+    kernel_inception_distance,
+    metric_main,
+    metric_utils,
+    perceptual_path_length,
+    precision_recall,
+)
+from metrics.frechet_distance import frechet_distance_of_features
 from tests import tiny
 from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
@@ -20,6 +31,7 @@ from training import augment, losses, networks, training_loop
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
 from training.official_loop import config_from_official
+from training.resume import rewind_files
 
 SMALL = {"channel_base": 256, "channel_max": 16}
 
@@ -264,3 +276,124 @@ def test_training_by_official_keywords(tmp_path):
     assert options["loss_kwargs"]["class_name"] == "training.loss.StyleGAN2Loss" and options["random_seed"] == 3
     assert options["training_set_kwargs"]["class_name"] == "training.dataset.ImageFolderDataset"
     assert list((tmp_path / "run").glob("network-snapshot-*.pkl"))
+
+
+# Metrics
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Official keywords of a metric, the embedded detector in place of Inception."""
+    data = str(tiny.write_images(tmp_path / "real", 12))
+    kwargs = {"class_name": "training.dataset.ImageFolderDataset", "path": data, "resolution": 16, "use_labels": False}
+    return {"G": tiny.generator2(), "dataset_kwargs": kwargs, "num_gpus": 1, "rank": 0, "device": torch.device("cpu")}
+
+
+def test_metric_by_official_keywords(judged, tmp_path, capsys):
+    """Measured before: TypeError. The name of the number says what has seen the images."""
+    progress = metric_utils.ProgressMonitor(verbose=False)
+    result = metric_main.calc_metric(metric="kid1k", progress=progress, detector="tiny", **judged)
+    assert list(result["results"]) == ["kid1k[tiny]"] and result["num_gpus"] == 1
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    metric_main.report_metric(result, run_dir=str(run_dir), snapshot_pkl=str(run_dir / "network.pkl"))
+    line = json.loads((run_dir / "metric-kid1k.jsonl").read_text())
+    assert line["snapshot_pkl"] == "network.pkl" and json.loads(capsys.readouterr().out)["metric"] == "kid1k"
+
+
+def test_bare_numbers_need_the_usual_detector(judged, monkeypatch, tmp_path):
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path / "empty"))
+    opts = metric_utils.MetricOptions(**judged)
+    with pytest.raises(UserError, match="weights of inception are not at hand"):
+        frechet_inception_distance.compute_fid(opts, max_real=None, num_gen=4)
+
+
+def test_bare_numbers(judged):
+    """They are those of the same features by the plain functions."""
+    opts = metric_utils.MetricOptions(**judged, detector="tiny")
+    real, gen = opts.both("inception", None, 20)
+    assert frechet_inception_distance.compute_fid(opts, None, 20) == frechet_distance_of_features(real, gen)
+    kid = kernel_inception_distance.compute_kid(opts, 1000, 20, num_subsets=3, max_subset_size=8)
+    assert kid == kernel_inception_distance.kernel_inception_distance(real, gen, 3, 8, 0)[0]
+    assert precision_recall.compute_pr(opts, None, 20, 3, 10, 10) == precision_recall.precision_recall(real, gen, 3)[:2]
+    url = "https://host/metrics/inception-v3-2015-12-05.pkl"
+    stats = metric_utils.compute_feature_stats_for_dataset(opts, url, {}, capture_mean_cov=True)
+    generated = metric_utils.compute_feature_stats_for_generator(opts, url, {}, capture_all=True, max_items=20)
+    assert np.array_equal(generated.get_all(), gen.numpy()) and stats.get_mean_cov()[0].shape == (stats.num_features,)
+
+
+def test_feature_stats_are_capped():
+    stats = metric_utils.FeatureStats(capture_all=True, max_items=3)
+    for _ in range(2):
+        stats.append_torch(torch.ones(2, 5))
+    assert stats.is_full() and stats.get_all().shape == (3, 5)
+
+
+def test_progress_monitor(capsys):
+    seen = []
+    monitor = metric_utils.ProgressMonitor(verbose=True, progress_fn=lambda *args: seen.append(args))
+    monitor.sub(tag="images", num_items=10, rel_lo=0, rel_hi=0.5).update(10)
+    assert seen == [(500, 1000)] and capsys.readouterr().out.startswith("images")
+
+
+def test_detectors_by_address(monkeypatch, tmp_path):
+    monkeypatch.setenv("DNNLIB_CACHE_DIR", str(tmp_path))
+    detector = metric_utils.get_feature_detector("https://host/vgg16.pkl")
+    with pytest.raises(UserError, match="weights of vgg16 are not at hand"):
+        detector(torch.zeros(1, 3, 16, 16), return_features=True)
+    with pytest.raises(UserError, match="no such detector"):
+        metric_utils.get_feature_detector("https://host/resnet.pkl")
+
+
+def test_labels_at_random(judged):
+    labels = next(metric_utils.iterate_random_labels(metric_utils.MetricOptions(**judged), batch_size=3))
+    assert labels.shape == (3, 0)
+
+
+def test_a_network_of_images_is_refused(judged):
+    """Its z are no noise: a number from Gaussian ones would be that of another network."""
+    G = tiny.generator2(encoder={"kind": "flatten-crop", "norm": "none"})
+    with pytest.raises(UserError, match=r"trained on source images.*calc_metrics\.py"):
+        metric_utils.MetricOptions(**judged | {"G": G})
+
+
+def test_path_lengths_by_official_names(judged):
+    def vgg16(images, resize_images, return_lpips):
+        return images.flatten(1) / 255
+
+    sampler = perceptual_path_length.PPLSampler(tiny.generator2(), {}, 1e-4, "w", "end", False, vgg16)
+    lengths = sampler(torch.zeros(3, 0))
+    assert lengths.shape == (3,) and lengths.min() > 0
+    with pytest.raises(UserError, match=r"epsilon=0\.1"):
+        perceptual_path_length.compute_ppl(metric_utils.MetricOptions(**judged), 4, 0.1, "w", "end", False, 2)
+
+
+def test_equivariance_by_official_names(judged):
+    opts = metric_utils.MetricOptions(**judged | {"G": tiny.generator3()})
+    values = equivariance.compute_equivariance_metrics(opts, 2, 2, compute_eqt_int=True, compute_eqt_frac=True)
+    assert len(values) == 2
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    moved, mask = equivariance.apply_integer_translation(x, 0.25, 0)
+    assert torch.equal(moved[..., 1:], x[..., :-1]) and mask.shape == x.shape and mask[..., 0].sum() == 0
+    assert torch.equal(equivariance.apply_fractional_translation(x, 0.25, 0)[0], moved)
+    assert torch.allclose(equivariance.rotation_matrix(0.5)[:2, :2], augment.rotate2d(0.5)[:2, :2])
+    assert equivariance.lanczos_window(torch.tensor([0.0, 3.0]), 3).tolist() == [1, 0]
+    with pytest.raises(AttributeError, match=r"apply_fractional_rotation.*turn\(images, move\)"):
+        _ = equivariance.apply_fractional_rotation
+
+
+def test_results_in_the_folder_of_the_run(tmp_path):
+    """calc_metrics.py appends beside a run's own lines; a run reads its own only, and takes back neither older ones."""
+    line = {"metric": "fid1k_full", "results": {}, "standard_errors": {}}
+    path = tmp_path / "metric-fid1k_full.jsonl"
+    lines = [{**line, "kimg": 1.0}, {**line, "kimg": 1.0, "by": "calc_metrics"}, {**line, "kimg": 2.0}, line]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    rewind_files(tmp_path, 1, 1.0, evaluation_due=True)
+    assert [json.loads(text) for text in path.read_text().splitlines()] == [lines[1], line]
+
+
+def test_run_of_a_snapshot(tmp_path):
+    path = tiny.save(tmp_path / "network-snapshot-000000.pkl", tiny.generator2(), None)
+    assert calc_metrics.run_of(str(path)) == (None, {})
+    (tmp_path / "training_options.json").write_text("{}")
+    assert calc_metrics.run_of(str(path)) == (tmp_path, {"kimg": 0, "by": "calc_metrics"})

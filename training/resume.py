@@ -208,7 +208,13 @@ def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: boo
     remove_parts(run_dir)
     keep_lines(run_dir / STATS, lambda index, line: index < num_ticks)
     for path in run_dir.glob("metric-*.jsonl"):
-        keep_lines(path, lambda index, line: line["kimg"] < kimg or (line["kimg"] == kimg and not evaluation_due))
+        keep_lines(path, lambda index, line: is_before(line, kimg, evaluation_due))
+
+
+def is_before(result: Mapping[str, Any], kimg: float, evaluation_due: bool) -> bool:
+    """Whether a result is of the time before a state, or of another program that does not say of which time."""
+    measured = result.get("kimg", -1)
+    return measured < kimg or (measured == kimg and ("by" in result or not evaluation_due))
 
 
 def keep_lines(path: Path, is_kept: Any) -> None:
