@@ -35,14 +35,20 @@ from training.snapshot import load_snapshot, read_snapshot, save_snapshot, save_
 NETWORKS = ("G", "D", "G_ema")
 
 
-def load_network_pkl(f: BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
+def load_network_pkl(
+    f: BinaryIO, force_fp16: bool = False, custom: bool = False, size: Any = None, scale_type: str | None = None
+) -> dict[str, Any]:
     """The contents of a snapshot: `G`, `D`, `G_ema`, `source`, `augment_pipe`, `training_set_kwargs`, `meta`.
 
     Reads this project's snapshots, the official pickles of StyleGAN3, StyleGAN2-ADA-PyTorch and TensorFlow StyleGAN2, and
     safetensors files that this script wrote. Networks are this project's, in eval mode on the CPU. `force_fp16` makes the
     four highest resolutions run in float16 on a GPU. Raises `UserError` (a ValueError) for any other file; never runs code
-    found in it.
+    found in it. `custom`, `size` and `scale_type` are dvschultz's: images of another size than the network's are refused.
     """
+    if custom or size is not None:
+        raise UserError(
+            "legacy.load_network_pkl: custom=True (images of another size) is not taken here; resize the images"
+        )
     contents = read_snapshot(f)
     return with_half_precision(contents) if force_fp16 else contents
 

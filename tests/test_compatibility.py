@@ -4,6 +4,7 @@ Measured before: each of these names was an ImportError, AttributeError or TypeE
 """
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 import calc_metrics
 import dnnlib
 import legacy
+import train
 from dnnlib.errors import UserError
 from metrics import (
     equivariance,
@@ -27,10 +29,14 @@ from metrics.frechet_distance import frechet_distance_of_features
 from tests import tiny
 from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
-from training import augment, losses, networks, training_loop
+from training import ada, augment, losses, networks, training_loop
+from training.config import TrainingOptions
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
 from training.official_loop import config_from_official
+from training.precision import plan_precision
+from training.progress import Progress
+from training.resolve import resolve
 from training.resume import rewind_files
 
 SMALL = {"channel_base": 256, "channel_max": 16}
@@ -136,6 +142,10 @@ def test_legacy_unpickler(tmp_path):
     path = tiny.save(tmp_path / "network.pkl", tiny.generator2(), None)
     with open(path, "rb") as file:
         assert legacy._LegacyUnpickler(file).load()["G_ema"].z_dim == tiny.Z_DIM
+    with open(path, "rb") as file:
+        assert legacy.load_network_pkl(file, custom=False, size=None, scale_type="pad")["G_ema"].z_dim == tiny.Z_DIM
+        with pytest.raises(UserError, match="custom=True"):
+            legacy.load_network_pkl(file, custom=True)
     with pytest.raises(AttributeError, match="load_network_pkl converts by itself"):
         _ = legacy.convert_network_pickle
 
@@ -397,3 +407,90 @@ def test_run_of_a_snapshot(tmp_path):
     assert calc_metrics.run_of(str(path)) == (None, {})
     (tmp_path / "training_options.json").write_text("{}")
     assert calc_metrics.run_of(str(path)) == (tmp_path, {"kimg": 0, "by": "calc_metrics"})
+
+
+# Flags of StyleGAN2-ADA
+
+
+def options_of(tmp_path, *flags, num=70):
+    data = tiny.write_images(tmp_path / "images", num)
+    return TrainingOptions(**train.parse([f"--data={data}", "--device=cpu", "--gpus=1", *flags]))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "expected"),
+    [
+        # batch, micro-batch, gamma, group, layers of mapping, cbase, rate, EMA, its ramp, kimg
+        ("auto", (32, None, 0.0002 * 256 / 32, 4, 2, 16384, 0.0025, 10, 0.05, 25000)),
+        ("paper256", (64, 8, 1, 8, 8, 16384, 0.0025, 20, None, 25000)),
+        ("paper512", (64, 8, 0.5, 8, 8, 32768, 0.0025, 20, None, 25000)),
+        ("paper1024", (32, 4, 2, 4, 8, 32768, 0.002, 10, None, 25000)),
+        ("cifar", (64, 32, 0.01, 32, 2, 32768, 0.0025, 500, 0.05, 100000)),
+    ],
+)
+def test_configurations_of_ada(tmp_path, cfg, expected):
+    """Each was refused before."""
+    config = resolve(options_of(tmp_path, f"--cfg={cfg}")).config
+    found = (
+        config.batch_size, config.batch_gpu, config.r1_gamma, config.D_kwargs["epilogue_kwargs"]["mbstd_group_size"],
+        config.G_kwargs["mapping_kwargs"]["num_layers"], config.D_kwargs["channel_base"], config.G_opt_kwargs["lr"],
+        config.ema_kimg, config.ema_rampup, config.total_kimg,
+    )  # fmt: skip
+    assert found == expected
+    assert (config.pl_weight, config.D_kwargs.get("architecture")) == ((0, "orig") if cfg == "cifar" else (2, None))
+
+
+def test_configurations_of_ada_take_other_values(tmp_path):
+    flags = ("--cfg=paper256", "--batch=16", "--gamma=3", "--kimg=5")
+    config = resolve(options_of(tmp_path, *flags)).config
+    assert (config.batch_size, config.batch_gpu, config.r1_gamma, config.total_kimg) == (16, None, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("side", "gpus", "batch", "cbase", "rate"),
+    [(32, 1, 32, 16384, 0.0025), (256, 8, 64, 16384, 0.0025), (512, 2, 16, 32768, 0.0025), (1024, 4, 16, 32768, 0.002)],
+)
+def test_auto_follows_the_resolution(side, gpus, batch, cbase, rate):
+    assert ada.auto_batch(side, gpus) == batch
+    options = ada.adapted(TrainingOptions(cfg="auto"), side, gpus, batch)
+    assert (options.cbase, options.glr, options.mbstd_group) == (cbase, rate, 4)
+    assert ada.adapted(TrainingOptions(cfg="auto", glr=1.0), side, gpus, batch).glr == 1
+
+
+def test_subset(tmp_path):
+    config = resolve(options_of(tmp_path, "--cfg=stylegan2", "--subset=40", "--mirror=1")).config
+    assert config.training_set_kwargs["max_size"] == 40 and config.desc.endswith("-subset40")
+    assert len(ImageFolderDataset(**config.training_set_kwargs)) == 80
+    with pytest.raises(UserError, match="--subset=90: there are only 70 images"):
+        resolve(options_of(tmp_path, "--cfg=stylegan2", "--subset=90"))
+
+
+def test_nhwc(tmp_path):
+    config = resolve(options_of(tmp_path, "--cfg=stylegan2", "--nhwc=1")).config
+    assert config.G_kwargs["fp16_channels_last"] and config.D_kwargs["block_kwargs"]["fp16_channels_last"]
+    with pytest.raises(UserError, match="--nhwc=True: --cfg=dcgan has no such thing"):
+        options_of(tmp_path, "--cfg=dcgan", "--nhwc=1")
+
+
+@pytest.mark.parametrize(
+    ("fp32", "allowed", "expected"),
+    [(False, None, True), (False, False, False), (True, None, False), (True, True, True)],
+)
+def test_allow_tf32(monkeypatch, fp32, allowed, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    plan = plan_precision(torch.device("cuda"), fp32, allowed)
+    assert plan.tf32 is expected and (allowed is None or "TF32" in plan.reason)
+    assert not plan_precision(torch.device("cpu"), fp32, allowed).tf32
+
+
+def test_names_of_published_networks():
+    assert train.parse(["--cfg=auto", "--resume=noresume"])["resume"] is None
+    assert train.parse(["--cfg=auto", "--resume=ffhq256"])["resume"].endswith("/ffhq-res256-mirror-paper256-noaug.pkl")
+    assert train.parse(["--cfg=auto", "--resume=mine.pkl"])["resume"] == "mine.pkl"
+
+
+def test_names_in_the_statistics(tmp_path):
+    progress = SimpleNamespace(device=torch.device("cpu"), earlier_sec=1800.0, start_time=0.0)
+    fields = Progress.official_fields(progress, 1800.0)
+    assert fields["Timing/total_hours"] == 1 and fields["Resources/peak_gpu_mem_gb"] == 0
+    assert 0.01 < fields["Resources/cpu_mem_gb"] < 100
