@@ -14,12 +14,14 @@ import dnnlib.interrupts  # before torch
 # isort: split
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
 import dnnlib.cli
+from dnnlib.downloads import is_url
 from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
@@ -27,6 +29,7 @@ from metrics.feature_stats import Images
 from metrics.kernel_inception_distance import DEGREE, NUM_SUBSETS, SUBSET_SIZE, KIDOptions
 from torch_utils import distributed
 from torch_utils.launcher import launch
+from training.checkpoint import OPTIONS_FILE
 from training.metric_inputs import (
     GeneratedImages,
     ImageSet,
@@ -109,8 +112,8 @@ def work(options: dict[str, Any], device: torch.device) -> int:
         elif distributed.get_rank() == 0:
             for warning in result["warnings"]:
                 print(f"Warning: {warning}", file=sys.stderr)
-            line = metric_main.report_metric(result, snapshot_pkl=options["network"])
-            print(line, flush=True)
+            run_dir, kimg = run_of(options["network"])
+            line = metric_main.report_metric({**result, **kimg}, run_dir, options["network"])
             if options["json_path"] is not None:
                 with open(options["json_path"], "a") as file:
                     file.write(line + "\n")
@@ -120,6 +123,19 @@ def work(options: dict[str, Any], device: torch.device) -> int:
         )
     distributed.shutdown()
     return 0
+
+
+def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
+    """The folder of the run that a snapshot lies in, if it does, and for how many kimg it was trained.
+
+    With its kimg a line in `metric-<name>.jsonl` goes where the snapshot goes: a resume that takes back the time after its
+    state takes back these lines, too.
+    """
+    folder = Path(network).parent
+    if is_url(network) or not Path(network).is_file() or not (folder / OPTIONS_FILE).is_file():
+        return None, {}
+    meta = load_snapshot(network)["meta"] or {}
+    return folder, {"kimg": meta.get("cur_nimg", 0) / 1000, "by": "calc_metrics"}
 
 
 def prepare(options: dict[str, Any], device: torch.device) -> metric_main.MetricOptions:

@@ -15,7 +15,7 @@ second-order terms are all there is.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -189,3 +189,9 @@ def variance_of_value(first: np.ndarray, second: np.ndarray, num_x: int, num_y: 
     first_order = 4 * (first[0] / num_x + first[1] / num_y)
     pairs = np.array([num_x * (num_x - 1), num_y * (num_y - 1), num_x * num_y])
     return float(max(first_order, 0.0) + (np.array([2, 2, 4]) * second / pairs).sum())
+
+
+def compute_kid(opts: Any, max_real: int | None, num_gen: int, num_subsets: int, max_subset_size: int) -> float:
+    """The official name of the KID of `num_gen` generated images. opts: a `metric_utils.MetricOptions`."""
+    real, gen = opts.both("inception", max_real, num_gen)
+    return kernel_inception_distance(real, gen, num_subsets, max_subset_size, seed=opts.seed)[0]

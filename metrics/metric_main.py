@@ -6,6 +6,7 @@ A number that was not made with the metric's usual detector says so in its name:
 import difflib
 import json
 import math
+import os
 import platform
 import re
 import time
@@ -248,8 +249,16 @@ def try_metric(name: str, opts: MetricOptions) -> tuple[dict[str, Any] | None, s
         return None, f"{name} could not be computed: {' '.join(reason.split())}"
 
 
-def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
-    """Compute one metric, on every process; the result as plain data. Raises `UserError`."""
+def calc_metric(metric: str, opts: MetricOptions | None = None, **official: Any) -> dict[str, Any]:
+    """Compute one metric, on every process; the result as plain data. Raises `UserError`.
+
+    official: without options, the official keywords (`metric_utils.MetricOptions`): `G=`, `dataset_kwargs=`, ….
+    """
+    if opts is None:
+        from metrics.metric_utils import MetricOptions as OfficialOptions
+
+        opts = OfficialOptions(**official).own
+        prepare([metric], opts)
     kind = find_metric(metric)
     started = time.monotonic()
     opts.warnings.clear()
@@ -295,12 +304,18 @@ def report_path(run_dir: Any, name: str) -> Path:
     return Path(run_dir) / f"metric-{name}.jsonl"
 
 
-def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None) -> str:
-    """One JSON line, also appended to `metric-<name>.jsonl` in the run's folder."""
-    line = json.dumps({**result, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
+def report_metric(
+    result_dict: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None, is_printed: bool = True
+) -> str:
+    """One JSON line, printed and appended to `metric-<name>.jsonl` in the run's folder, in which it names the snapshot."""
+    if run_dir is not None and snapshot_pkl is not None and os.path.dirname(snapshot_pkl):
+        snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
+    line = json.dumps({**result_dict, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
     if run_dir is not None:
-        with open(report_path(run_dir, result["metric"]), "a", encoding="utf-8") as file:
+        with open(report_path(run_dir, result_dict["metric"]), "a", encoding="utf-8") as file:
             file.write(line + "\n")
+    if is_printed:
+        print(line, flush=True)
     return line
 
 

@@ -14,7 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -270,3 +270,11 @@ def distinct(x: torch.Tensor, origin: torch.Tensor, scale: float, dtype: torch.d
     for part, rows in zip(coarse.split(ROWS), features.split(ROWS), strict=True):
         part.copy_((rows.double() - origin) * scale)
     return Samples(features, counts, origin, scale, Points.of(coarse))
+
+
+def compute_pr(
+    opts: Any, max_real: int | None, num_gen: int, nhood_size: int, row_batch_size: int = 0, col_batch_size: int = 0
+) -> tuple[float, float]:
+    """The official name of precision and recall of `num_gen` generated images. opts: a `metric_utils.MetricOptions`."""
+    real, gen = opts.both("vgg16", max_real, num_gen)
+    return precision_recall(real, gen, nhood_size)[:2]

@@ -153,6 +153,14 @@ def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = No
         raise RuntimeError(f"differs between processes: {', '.join(culprits[:10])} ({len(culprits)} tensors)")
 
 
+@contextlib.contextmanager
+def ddp_sync(module: torch.nn.Module, sync: bool) -> Iterator[None]:
+    """Official name: within the block, a DistributedDataParallel module exchanges gradients only with `sync`."""
+    is_quiet = isinstance(module, torch.nn.parallel.DistributedDataParallel) and not sync
+    with module.no_sync() if is_quiet else contextlib.nullcontext():
+        yield
+
+
 def _equals_rank0(tensor: torch.Tensor) -> bool:
     reference = distributed.broadcast_tensor(tensor)
     are_nan = (tensor != tensor) & (reference != reference)

@@ -308,14 +308,17 @@ class ImageFolderDataset(Dataset):
             raise BadImage(*self._files.where(raw_idx), "its pixels are not what its header announces")
         return widen(pixels, self.num_channels).transpose(2, 0, 1)
 
-    def _load_raw_labels(self) -> np.ndarray:
+    def _load_raw_labels(self) -> np.ndarray | None:
         self._label_source, labels = find_labels(self._files)
-        if labels is None:
+        return labels
+
+    def require_labels(self) -> None:
+        """Raise `UserError` where `use_labels` found none. (Programs ask with it whether there are any: `has_labels`.)"""
+        if not self.has_labels:
             raise UserError(
                 f"{self._path} has no labels: put a dataset.json into it, or its images into one subfolder per class, "
                 "or drop --cond"
             )
-        return labels
 
     def close(self) -> None:
         super().close()

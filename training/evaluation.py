@@ -85,6 +85,8 @@ class Evaluation:
             path = metric_main.report_path(self.run_dir, name)
             for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
                 result = json.loads(line)
+                if "kimg" not in result or "by" in result:  # of calc_metrics.py, or of another program
+                    continue
                 self.remember(result, result["kimg"])
                 if name == self.config.metrics[0] and metric_main.score(result) < self.best_score:
                     self.best_score, best = metric_main.score(result), result
@@ -137,7 +139,7 @@ class Evaluation:
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
         against = {} if self.config.metrics_data is None else {"metrics_data": self.config.metrics_data}
-        metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name)
+        metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name, is_printed=False)
         self.remember(result, kimg)
         for name, value in result["results"].items():
             events.add_scalar(f"Metrics/{name}", value, global_step=self.state.cur_nimg)

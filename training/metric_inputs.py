@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+import dnnlib
 from dnnlib.errors import UserError
+from metrics import metric_main
 from metrics.feature_stats import Images
 from torch_utils import seeding
 from training.dataset import ImageFolderDataset, Labels, LabelTable, to_uint8
+from training.encoders import IdentityEncoder
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
 from training.shards import set_exists, set_name
 from training.snapshot import feed_of, is_snapshot, load_snapshot
-from training.source import Draw, ImageSource, LatentFeed, Source, content_fingerprint
+from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
 NOISE_IMAGES, NOISE_SIDE = 10_000, 32
@@ -229,4 +232,50 @@ def training_labels(contents: dict[str, Any]) -> Labels | None:
         return None
     kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
     dataset = ImageFolderDataset(**kwargs)
+    dataset.require_labels()
     return LabelTable(dataset)
+
+
+class DatasetImages:
+    """The images of a `training.dataset.Dataset`, or of a subclass of somebody else."""
+
+    reads_ahead, may_skip, key = True, False, None
+
+    def __init__(self, dataset: Any):
+        self.dataset, self.name = dataset, dataset.name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        images = (np.asarray(self.dataset[int(index)][0]) for index in indices)
+        return [torch.from_numpy(np.array(x >> 8 if x.dtype == np.uint16 else x, dtype=np.uint8)) for x in images]
+
+
+def options_from_official(official: Any) -> metric_main.MetricOptions:
+    """What the keywords in a `metrics.metric_utils.MetricOptions` mean. Raises `UserError`."""
+    G, device = official.G, official.device
+    real = labels = None
+    if official.dataset_kwargs:
+        kwargs = {"class_name": "training.dataset.ImageFolderDataset", **official.dataset_kwargs}
+        dataset = dnnlib.util.construct_class_by_name(**kwargs)
+        real = DatasetImages(dataset)
+        labels = LabelTable(dataset) if dataset.has_labels else None
+    if G is None:
+        return metric_main.MetricOptions(
+            official.detectors, real, seed=official.seed, is_verbose=official.progress.verbose
+        )
+    if not isinstance(G.mapping.encoder, IdentityEncoder):
+        raise UserError(
+            "metrics: this G was trained on source images, which dataset_kwargs= do not hold; use calc_metrics.py --network"
+        )
+    if official.G_kwargs not in ({}, {"noise_mode": "random"}):
+        raise UserError(f"metrics: G_kwargs={dict(official.G_kwargs)} are not taken here; wrap G")
+    if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
+        labels = torch.eye(G.c_dim)
+    G = G.eval().requires_grad_(False).to(device)
+    feed = LatentFeed(GaussianSource(G.z_dim), G.mapping.encoder).to(device)
+    endless = GeneratedImages(G, feed, 0, official.seed, labels if G.c_dim > 0 else None)
+    return metric_main.MetricOptions(
+        official.detectors, real, endless.first, endless, official.seed, is_verbose=official.progress.verbose
+    )

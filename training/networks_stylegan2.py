@@ -443,6 +443,11 @@ class SynthesisNetwork(torch.nn.Module):
             self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
             setattr(self, block_name(self.sizes[level]), block)
 
+    @property
+    def img_resolution_log2(self) -> int:
+        """Official name: of 2^n pixels a side, n."""
+        return len(self.sizes) + 1
+
     def forward(self, ws: torch.Tensor, **block_kwargs: Any) -> torch.Tensor:
         """`[n, num_ws, w_dim]` -> images `[n, img_channels, h, w]` float32."""
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
@@ -668,6 +673,11 @@ class Discriminator(ImageDiscriminator):
             channels[0], cmap_dim=cmap_dim, resolution=resolutions[0], **epilogue_kwargs, **shared
         )
         setattr(self, block_name(self.sizes[0]), epilogue)
+
+    @property
+    def img_resolution_log2(self) -> int:
+        """Official name: of 2^n pixels a side, n."""
+        return len(self.sizes) + 1
 
     def forward(
         self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, **block_kwargs: Any

@@ -1,6 +1,7 @@
 """What a run tells people while it goes on: a bar or plain lines, log.txt, stats.jsonl, TensorBoard; and Ctrl-C."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -179,6 +180,7 @@ class Progress:
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
             "Timing/maintenance_sec": self.maintenance_sec,
             "Resources/peak_gb": peak_memory_gb(self.device),
+            **self.official_fields(now),
         }
         for name, value in timing.items():
             training_stats.report0(name, value)
@@ -189,6 +191,16 @@ class Progress:
             self.print_line(timing)
             with tolerated(STATS):
                 self.write_files(now)
+
+    def official_fields(self, now: float) -> dict[str, float]:
+        """The names under which scripts of other people look for hours and memory."""
+        is_gpu = self.device.type == "cuda"
+        return {
+            "Timing/total_hours": (self.earlier_sec + now - self.start_time) / 3600,
+            "Timing/total_days": (self.earlier_sec + now - self.start_time) / 86400,
+            "Resources/cpu_mem_gb": memory_gb(),
+            "Resources/peak_gpu_mem_gb": peak_memory_gb(self.device) if is_gpu else 0.0,
+        }
 
     def resume_clock(self) -> None:
         """After snapshots and metrics: their time, since the tick ended or the run went on, is no training time.
@@ -226,6 +238,15 @@ class Progress:
                 self._jsonl.close()
             if self.events is not None:
                 self.events.close()
+
+
+def memory_gb() -> float:
+    """Memory that this process has now, in GB (2^30 bytes); its peak where the system says only that."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (OSError, ValueError, AttributeError):
+        return peak_memory_gb(torch.device("cpu"))
 
 
 def peak_memory_gb(device: torch.device) -> float:

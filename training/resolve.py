@@ -18,6 +18,7 @@ from metrics.detectors import Detectors, open_detector
 from metrics.feature_stats import Images
 from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
+from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
 from training.cascade import last_generator
 from training.checkpoint import state_beside
@@ -108,12 +109,13 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     """One after the other. A run that is continued keeps what was measured at its beginning."""
     lines: dict[str, str | None] = {}
     device, lines["Device"] = choose_device(options)
+    options = adapt(options, device, point)
     options, why_source = choose_source(options.settled(), device)
     why_source = why_source if point is None else point.config["source"].get("why")
     lines["Chosen"] = None if why_source is None else choice_line(why_source)
     options, lines["Stage"] = settle_stage(options)
     num_gpus = choose_processes(options, device)
-    batch_size = 32 if options.batch is None else options.batch
+    batch_size = options.batch or options.preset.batch or 32
     dataset, data_info, lines["Data"] = open_data(options)
     source, encoder_kwargs, lines["Source"] = describe_source(options)
     source |= {} if why_source is None else {"why": why_source}
@@ -131,6 +133,22 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
         source=source, encoder_kwargs=encoder_kwargs, stage_cache=stage_cache, gamma=gamma, augment=augment,
         coreset=coreset, prior=prior, lines=lines,
     )  # fmt: skip
+
+
+def adapt(options: TrainingOptions, device: str, point: ResumePoint | None) -> TrainingOptions:
+    """With what the configuration makes of the resolution, and its micro-batch beside its own batch."""
+    preset = options.preset
+    if preset.adapts and (options.data or options.source):
+        with naming("--data"):
+            dataset = ImageFolderDataset(options.data or options.source)
+        side, gpus = max(dataset.image_shape[1:]), choose_processes(options, device)
+        dataset.close()
+        batch = auto_batch(side, gpus) if point is None else point.config["batch_size"]
+        options = dataclasses.replace(options, batch=options.batch or batch)
+        return adapted(options, side, gpus, options.batch)
+    if options.batch is None and preset.batch_gpu is not None:
+        return dataclasses.replace(options, batch_gpu=options.batch_gpu or preset.batch_gpu)
+    return options
 
 
 def configuration(decided: Decided, asked: dict[str, Any], point: ResumePoint | None) -> TrainingConfig:
@@ -204,8 +222,8 @@ def schedule_fields(options: TrainingOptions, batch_size: int) -> dict[str, Any]
         "blur_init_sigma": options.preset.blur_init_sigma if is_fresh else 0.0,
         "blur_fade_kimg": batch_size * 200 / 32,
         "ada_kimg": 500 if is_fresh else 100,
-        "ema_kimg": batch_size * 10 / 32,
-        "ema_rampup": 0.05 if is_fresh else None,
+        "ema_kimg": options.preset.ema_kimg or batch_size * 10 / 32,
+        "ema_rampup": options.preset.ema_rampup if is_fresh else None,
     }
 
 
@@ -218,6 +236,7 @@ def machine_fields(decided: Decided) -> dict[str, Any]:
         "batch_size": decided.batch_size,
         "batch_gpu": options.batch_gpu,
         "fp32": options.fp32,
+        "allow_tf32": options.allow_tf32,
         "cudnn_benchmark": not options.nobench and not options.deterministic,
         "cuda_graphs": options.cuda_graphs,
         "deterministic": options.deterministic,
@@ -341,13 +360,20 @@ def choose_processes(options: TrainingOptions, device: str) -> int:
 
 def dataset_kwargs(options: TrainingOptions) -> dict[str, Any]:
     assert options.data is not None
-    return {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
+    kwargs = {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
+    return kwargs if options.subset is None else kwargs | {"max_size": options.subset}
 
 
 def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, Any], str]:
     """The dataset, checked against the networks, its description and its line."""
     with naming("--data"):
         dataset = ImageFolderDataset(**dataset_kwargs(options))
+        if options.cond:
+            dataset.require_labels()
+        if options.subset is not None and options.subset * (1 + options.mirror) > len(dataset):
+            raise UserError(
+                f"--subset={options.subset}: there are only {len(dataset) // (1 + options.mirror):,} images; leave it out"
+            )
         info = dataset.describe()
         height, width = info["height"], info["width"]
         options.preset.check_size(height, width)
@@ -444,6 +470,8 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
     loss = LOSSES[options.loss]
+    if options.preset.gamma is not None and options.loss == options.preset.loss:
+        return options.preset.gamma, f"{options.preset.gamma:g}, that of --cfg={options.cfg}"
     if loss.gamma is not None:
         return loss.gamma, f"{loss.gamma:g}, the usual weight with --loss={options.loss}"
     if options.preset.gamma_at_256 == 0 and not loss.needs_penalty:
@@ -540,6 +568,8 @@ def generator_kwargs(
         kwargs["magnitude_ema_beta"] = 0.5 ** (batch_size / MAGNITUDE_HALF_LIFE)
     if preset.is_style_based:
         kwargs |= {"w_dim": options.w_dim} | precision_kwargs(options)
+    if options.nhwc:
+        kwargs["fp16_channels_last"] = True
     return kwargs
 
 
@@ -553,7 +583,8 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
         **growth_kwargs(options),
     }
     if preset.is_style_based:
-        kwargs |= {"block_kwargs": {"freeze_layers": options.freezed}, "mapping_kwargs": {}}
+        layout = {"fp16_channels_last": True} if options.nhwc else {}
+        kwargs |= {"block_kwargs": {"freeze_layers": options.freezed, **layout}, "mapping_kwargs": {}}
         kwargs |= precision_kwargs(options)
     if preset.has_minibatch_std:
         kwargs["epilogue_kwargs"] = {"mbstd_group_size": options.mbstd_group}
@@ -575,7 +606,7 @@ def adam(learning_rate: float | None, preset: Preset) -> dict[str, Any]:
 def precision_line(options: TrainingOptions, device: str) -> str:
     if device == "cpu" and not options.preset.is_style_based:
         return f"float32: the layers of {options.cfg} know no other"
-    return plan_precision(torch.device(device), options.fp32).reason
+    return plan_precision(torch.device(device), options.fp32, options.allow_tf32).reason
 
 
 def loss_line(config: TrainingConfig) -> str:
@@ -596,6 +627,8 @@ def describe_run(decided: Decided) -> str:
         parts += [set_name(options.source.split("?")[0]), "to"]
     parts += [decided.dataset.name, f"gpus{decided.num_gpus}", f"batch{decided.batch_size}"]
     parts.append(f"gamma{decided.gamma:.4g}")
+    if options.subset is not None:
+        parts.append(f"subset{options.subset}")
     if options.desc is not None:
         parts.append(options.desc)
     return "-".join(parts)

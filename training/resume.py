@@ -126,6 +126,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
     path = run_dir / OPTIONS_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
+        saved.get("training_set_kwargs", {}).pop("class_name", None)  # for scripts of other people, see official_fields
         source = saved["source"]
         is_ours = (
             are_options(saved["options"])
@@ -133,7 +134,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
             and isinstance(saved["desc"], str)
             and isinstance(saved.get("finished_kimg", 0), int | float)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--resume: {path} cannot be read ({type(error).__name__}); start a new run from a snapshot"
         ) from error
@@ -238,7 +239,13 @@ def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: boo
     remove_parts(run_dir)
     keep_lines(run_dir / STATS, lambda index, line: index < num_ticks)
     for path in run_dir.glob("metric-*.jsonl"):
-        keep_lines(path, lambda index, line: line["kimg"] < kimg or (line["kimg"] == kimg and not evaluation_due))
+        keep_lines(path, lambda index, line: is_before(line, kimg, evaluation_due))
+
+
+def is_before(result: Mapping[str, Any], kimg: float, evaluation_due: bool) -> bool:
+    """Whether a result is of the time before a state, or of another program that does not say of which time."""
+    measured = result.get("kimg", -1)
+    return measured < kimg or (measured == kimg and ("by" in result or not evaluation_due))
 
 
 def keep_lines(path: Path, is_kept: Any) -> None:

@@ -28,6 +28,7 @@ from training.checkpoint import (
     write_state,
 )
 from training.config import TrainingConfig
+from training.official_loop import official_fields
 from training.snapshot import save_snapshot
 from training.state import TrainingState, snapshot_generator
 
@@ -200,7 +201,13 @@ class Saver:
 
     def write_options(self, **more: Any) -> None:
         run = describe_run(self.config, self.state)
-        options = {**self.config.as_dict(), "batch_gpu_chosen": self.batch_gpu, "run": run, **more}
+        options = {
+            **self.config.as_dict(),
+            **official_fields(self.config),
+            "batch_gpu_chosen": self.batch_gpu,
+            "run": run,
+            **more,
+        }
         with atomic_write(self.run_dir / OPTIONS_FILE) as file:
             file.write((json.dumps(options, indent=2) + "\n").encode())
 

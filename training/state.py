@@ -106,7 +106,7 @@ def build_state(
         augment_pipe=build_augment_pipe(config, device),
         feed=LatentFeed(source, G.mapping.encoder).to(device),
         pl_mean=torch.zeros([], device=device),
-        precision=plan_precision(device, config.fp32),
+        precision=plan_precision(device, config.fp32, config.allow_tf32),
         conditions=build_conditions(config, device, verbose, None if saved is None else saved.get("prior")),
     )
     if saved is not None:

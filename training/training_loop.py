@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
 from dnnlib.files import tolerated
-from torch_utils import distributed
+from torch_utils import distributed, seeding
 from training.checkpoint import file_number, fitting, read_state, seed_random_state, settle_best, snapshot_path
 from training.config import TrainingConfig
 from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
+from training.grids import grid_size, save_grid
 from training.memory import choose_micro_batch
+from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
-from training.pictures import Pictures
+from training.pictures import Pictures, reals_by_row
 from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
 from training.resume import rewind_files, set_aside_damaged, set_aside_later
@@ -32,11 +35,21 @@ SNAPSHOT_TICKS = 50
 GPU_POLL_STEPS = 8  # looking at the losses or for signals makes the processor wait for the GPU
 
 
-def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None = None) -> bool:
+def training_loop(
+    config: TrainingConfig | None = None,
+    run_dir: Path = Path(),
+    device: torch.device | None = None,
+    state_file: Path | None = None,
+    **official: Any,
+) -> bool:
     """Train until the configuration's length, or a signal; True if the run was stopped. On every rank.
 
-    state_file: the training state to continue from, in the same folder.
+    state_file: the training state to continue from, in the same folder. official: without a configuration, the keywords
+    of the official training loop (`official_loop.config_from_official`).
     """
+    if config is None:
+        config, run_dir, device = config_from_official(run_dir=run_dir, **official)
+    assert device is not None
     set_up_backends(config)
     seed_random_state(config.seed, "process", distributed.get_rank())
     run = open_run(config, run_dir, device, state_file)
@@ -224,6 +237,24 @@ def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, step: Train
         num_workers=config.num_workers,
         order=None if step.target_coreset is None else step.target_coreset.order,
     )
+
+
+def setup_snapshot_image_grid(training_set: Any, random_seed: int = 0) -> tuple[tuple[int, int], Any, Any]:
+    """Official name: `((columns, rows), images, labels)` of a sheet of real images, a class a row where there are classes."""
+    _, height, width = training_set.image_shape
+    columns, rows = grid_size(height, width, "cuda")
+    indices = reals_by_row(training_set, columns, rows, seeding.generator(random_seed, "pictures"))
+    images, labels = zip(*(training_set[int(index)] for index in indices), strict=True)
+    return (columns, rows), np.stack(images), np.stack(labels)
+
+
+def save_image_grid(
+    img: Any, fname: str | os.PathLike, drange: tuple[float, float], grid_size: tuple[int, int]
+) -> None:
+    """Official name: images `[n, C, h, w]` whose black and white are `drange`, as one PNG."""
+    low, high = drange
+    images = (torch.as_tensor(np.asarray(img), dtype=torch.float32) - low) * (2 / (high - low)) - 1
+    save_grid(Path(fname), images, grid_size[0])
 
 
 def is_snapshot_tick(tick: int, interval: int | None) -> bool:

@@ -425,8 +425,10 @@ def test_labels_of_a_subset_keep_all_classes(tmp_path):
 def test_use_labels_without_labels(store, files):
     path = store(files)
     assert ImageFolderDataset(path).describe()["label_source"] is None
+    dataset = ImageFolderDataset(path, use_labels=True)  # programs written for the official class ask has_labels
+    assert not dataset.has_labels and dataset.label_dim == 0 and dataset.get_label(0).shape == (0,)
     with pytest.raises(UserError, match=r"has no labels: put a dataset\.json .* or drop --cond"):
-        ImageFolderDataset(path, use_labels=True)
+        dataset.require_labels()
 
 
 @pytest.mark.parametrize(

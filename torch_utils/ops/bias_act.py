@@ -29,6 +29,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": Activation(lambda x, alpha: F.silu(x), 0, np.sqrt(2)),
 }
 
+activation_funcs = ACTIVATIONS  # the official name
+
 
 # The activations that kernels run, as the slope below zero; None is the argument `alpha`.
 PIECEWISE_LINEAR = {"linear": 1.0, "relu": 0.0, "lrelu": None}

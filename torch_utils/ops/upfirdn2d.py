@@ -1,5 +1,6 @@
 """Pad, upsample, filter and downsample images: the resampling of StyleGAN2 and StyleGAN3."""
 
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -355,3 +356,8 @@ def check_image(x: torch.Tensor) -> None:
         raise ValueError("x must be a floating point tensor")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
+
+
+# Official names, which copies of the official conv2d_resample import.
+_parse_padding, _get_filter_size = parse_padding, filter_size
+_parse_scaling = functools.partial(parse_scaling, "scaling")
