@@ -38,6 +38,7 @@ from dnnlib.errors import UserError
 from training.dataset import to_float, to_uint8
 from training.grids import save_grid, save_stacks
 from training.image_files import CHANNEL_NAMES, encode_png
+from training.label_distribution import LabelDistribution
 from training.layers import image_size
 from training.prior_pictures import check_flags, open_given, save_for_images
 from training.sampling import (
@@ -182,13 +183,35 @@ def main(
 
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:
-    """Raises `UserError` for a class that the network does not have; says so where it has none."""
+    """Raises `UserError` for a class that the network does not have; says so where it has none, or has never seen it."""
     if sampler.prior is not None:
         if class_idx is not None:
             print(f"Warning: --class={class_idx} is ignored: the network knows features, no classes", file=sys.stderr)
         return
+    labels = sampler.label_distribution
+    if labels is not None and not labels.is_classes:
+        if class_idx is not None:
+            raise UserError(
+                f"--class={class_idx}: the network was trained with vectors of {labels.c_dim} numbers, not with classes; leave "
+                "--class out: each seed then draws one of the vectors that it was trained with"
+            )
+        return
+    if labels is not None and class_idx is not None and 0 <= class_idx < labels.c_dim:
+        warn_of_empty_class(class_idx, labels)
     if label(sampler.network.c_dim, class_idx) is None and class_idx is not None:
         print(f"Warning: --class={class_idx} is ignored, since the network is not conditional", file=sys.stderr)
+
+
+def warn_of_empty_class(class_idx: int, labels: LabelDistribution) -> None:
+    if labels.values[class_idx] > 0:
+        return
+    occurred = labels.occurred()
+    known = ", ".join(map(str, occurred[:10])) + (f" and {len(occurred) - 10} more" if len(occurred) > 10 else "")
+    print(
+        f"Warning: --class={class_idx}: the network never saw an image of this class, and nothing says what it makes of it; it "
+        f"was trained with images of {known}",
+        file=sys.stderr,
+    )
 
 
 def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | None, pairs: bool) -> None:

@@ -38,6 +38,7 @@ CLASS_MODULES = (
     "training.cascade",
     "training.source",
     "training.prior",
+    "training.label_distribution",
 )
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels
@@ -79,6 +80,13 @@ def class_path(cls: type) -> str:
 def is_persistent(value: Any) -> bool:
     """Whether the object's class is marked with `persistent_class`."""
     return _persistent_classes.get(class_path(type(value))) is type(value)
+
+
+def with_arguments(obj: Any, **changed: Any) -> Any:
+    """The same object (its parts are shared) that a file will say was built with other arguments."""
+    twin = type(obj).__new__(type(obj))
+    twin.__dict__.update(obj.__dict__, _init_kwargs={**obj._init_kwargs, **changed})
+    return twin
 
 
 def find_class(name: str) -> type:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,16 +16,19 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, check_seal
-from torch_utils import persistence, tensor_files
+from torch_utils import distributed, persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
 from training.discriminator import ImageDiscriminator
+from training.label_distribution import LabelDistribution
 from training.mapping import SourceGenerator
 from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
+from training.whereabouts import labels_of, source_places, travelling_name, without_folders
 
-KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior")
+KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
+OPTIONAL = {"prior", "labels"}
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
@@ -35,6 +39,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "training_set_kwargs": (dict,),
     "meta": (dict,),
     "prior": (InstancePrior, type(None)),
+    "labels": (LabelDistribution, type(None)),
 }
 # Path -> contents of snapshots that are yet to be made (networks on the meta device), for checks before they are.
 _expected: ContextVar[Mapping[str, dict[str, Any]] | None] = ContextVar("expected_snapshots", default=None)
@@ -64,9 +69,15 @@ def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
 
 
 def complete(contents: dict[str, Any]) -> dict[str, Any]:
-    """What is written: all parts; the prior only where there is one, as the only part that may be left out."""
-    kept = {key: value for key, value in contents.items() if key != "prior" or value is not None}
-    assert set(kept) | {"prior"} == set(KEYS)
+    """What is written: all parts, those that may be left out where there are any. Of paths only the names travel."""
+    kept = {key: value for key, value in contents.items() if key not in OPTIONAL or value is not None}
+    assert set(kept) | OPTIONAL == set(KEYS)
+    kept |= {key: without_folders(kept[key]) for key in ("training_set_kwargs", "meta")}
+    source, prior = kept["source"], kept.get("prior")
+    if isinstance(source, ImageSource):
+        kept["source"] = persistence.with_arguments(source, path=travelling_name(source.path))
+    if prior is not None and prior.weights is not None:
+        kept["prior"] = persistence.with_arguments(prior, weights=travelling_name(prior.weights))
     return kept
 
 
@@ -109,8 +120,26 @@ def check_contents(contents: dict[str, Any]) -> None:
         raise persistence.SnapshotError(
             f"the prior makes conditions of {prior.dim} numbers, and G_ema takes {contents['G_ema'].c_dim}"
         )
+    labels = contents["labels"]
+    if labels is not None and labels.c_dim != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"its labels are {labels.c_dim} numbers each, and G_ema takes {contents['G_ema'].c_dim}"
+        )
+    check_stages(contents["G_ema"])
     for key in ("training_set_kwargs", "meta"):
         persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
+
+
+def check_stages(network: torch.nn.Module) -> None:
+    """The labels that the stages of a cascade are asked for are labels. Raises `SnapshotError`."""
+    while isinstance(network, Cascade):
+        if network.first_labels is not None:
+            labels = LabelDistribution.from_values(network.first_labels)
+            if labels.c_dim != network.first.c_dim:
+                raise persistence.SnapshotError(
+                    f"a stage is asked for labels of {labels.c_dim} numbers, and takes {network.first.c_dim}"
+                )
+        network = network.first
 
 
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
@@ -164,8 +193,11 @@ def open_network_source(path_or_url: str) -> NetworkSource:
     check_stage(contents, path_or_url)
     root = contents["source"]
     if isinstance(root, ImageSource):
-        root = root.reopened()
-    return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url))
+        root = root.reopened(source_places(root.path, path_or_url))
+    labels, note = labels_of(contents, path_or_url)
+    if note is not None:
+        distributed.print0(f"Warning: {path_or_url}: {note}", file=sys.stderr)
+    return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url), labels)
 
 
 def check_stage(contents: dict[str, Any], shown: str) -> None:
