@@ -116,7 +116,7 @@ def labels_at(position: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
     For tracing, too: sums and comparisons only.
     """
-    position = position.clamp(0, BELOW_ONE)
+    position = torch.minimum(position, torch.full_like(position, BELOW_ONE))
     if values.ndim == 2:
         return values[(position * len(values)).long()]
     ends = (values.cumsum(0).double() / values.sum()).to(torch.float32)  # [c_dim]
