@@ -37,6 +37,7 @@ from training.file_index import (
     encode_name,
     share_a_name,
 )
+from training.file_kinds import GIVE, GIVE_IMAGES, describe_file
 from training.shards import part_paths
 from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 
@@ -455,6 +456,9 @@ def _open_one(path: Path) -> StoredFiles:
     if not files.names:
         kinds = "PNG, JPEG, WebP, BMP or TIFF"
         files.close()
+        what = describe_file(path)
+        if what is not None:
+            raise UserError(f"{path}: is {what.replace(GIVE, GIVE_IMAGES)}")
         raise UserError(f"{path}: holds no images; put {kinds} files into it, or check the path")
     return files
 
@@ -475,6 +479,9 @@ def _zip_complaint(path: Path, reason: str) -> str:
         return f"{path}: is empty (0 bytes); copy or download it again"
     if start == b"PK":
         return f"{path}: is {reason}; copy or download it again, or zip its files anew"
+    what = describe_file(path)
+    if what is not None:
+        return f"{path}: is {what.replace(GIVE, GIVE_IMAGES)}"
     return f"{path}: is neither a folder nor a zip; convert it with dataset_tool.py, or check the path"
 
 

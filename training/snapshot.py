@@ -15,12 +15,13 @@ import torch
 
 import dnnlib
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, check_seal
+from dnnlib.files import SEAL_BYTES, SEAL_MARK, atomic_write, check_seal
 from torch_utils import distributed, persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
 from training.discriminator import ImageDiscriminator
+from training.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
 from training.label_distribution import LabelDistribution
 from training.mapping import SourceGenerator
 from training.prior import InstancePrior
@@ -88,6 +89,12 @@ def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     has the same keys.
     """
     data = file.read()
+    is_sealed = data[-SEAL_BYTES:].startswith(SEAL_MARK)
+    what = describe_start(data[:START_BYTES], len(data), Path(str(getattr(file, "name", ""))).suffix.lower(), is_sealed)
+    if what is None and data.startswith(b"PK"):
+        what = SET_OF_IMAGES
+    if what is not None:
+        raise persistence.SnapshotError(f"is {what}")
     contents = tensor_files.unpack(data) if tensor_files.is_tensor_file(data) else persistence.load(io.BytesIO(data))
     if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
         contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
@@ -159,14 +166,12 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
 def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
     if not dnnlib.util.is_url(path_or_url):
         if Path(path_or_url).is_dir():
-            raise UserError(f"{path_or_url}: is a folder; give the network-snapshot-*.pkl in it")
+            what = describe_file(path_or_url) or "a folder; give the network-snapshot-*.pkl in it"
+            raise UserError(f"{path_or_url}: is {what}")
         if not Path(path_or_url).is_file():
             raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
         if STATE_PATTERN.fullmatch(Path(path_or_url).name):
-            raise UserError(
-                f"{path_or_url}: is a training state; to continue its run, name its folder with --resume, or take the "
-                "network-snapshot-*.pkl beside it"
-            )
+            raise UserError(f"{path_or_url}: is {STATE}")
     return dnnlib.util.open_url(path_or_url, verbose=verbose)
 
 
