@@ -37,6 +37,8 @@ from training.sampling import choose_device, writing
 from training.snapshot import is_snapshot, load_snapshot
 from training.whereabouts import training_data
 
+SHOWN_SIZES = 5  # in a warning
+
 
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
@@ -112,6 +114,8 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
     data = data if options["data"] is None else options["data"]
     with naming("--data"):
         real = None if data is None else ImageSet(data)
+        if real is not None and options["data"] is not None:
+            say_sizes(data, real)
     opts = metric_main.MetricOptions(
         detector=Detectors(
             options["detector"],
@@ -144,11 +148,25 @@ def open_network(
     its name where that is not found."""
     if not is_snapshot(path):
         images = ImageSet(path)
+        say_sizes(path, images)
         return lambda count: images, None, None, None  # of more than count a random subset is taken
     contents = load_snapshot(path, verbose=True)
     endless = open_generated(contents, path, 0, device, seed)
     data, name = training_data(contents, path), contents["training_set_kwargs"].get("path")
     return endless.first, endless, data, name if data is None and isinstance(name, str) else None
+
+
+def say_sizes(path: str, images: ImageSet) -> None:
+    """A warning where the images of a set have more than one size."""
+    sizes = images.sizes().most_common()
+    if len(sizes) < 2 or distributed.get_rank() != 0:
+        return
+    shown = ", ".join(f"{count:,} of {width}x{height}" for (width, height), count in sizes[:SHOWN_SIZES])
+    more = f" and {len(sizes) - SHOWN_SIZES:,} more sizes" if len(sizes) > SHOWN_SIZES else ""
+    print(
+        f"Warning: {path}: its images have several sizes ({shown}{more}), and each is resized to the detector's",
+        file=sys.stderr,
+    )
 
 
 @contextlib.contextmanager

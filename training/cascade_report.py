@@ -22,6 +22,7 @@ from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
 from training.sampling import Look, Sampler, open_sampler
 from training.shards import set_name
+from training.sheets import png_info
 from training.snapshot import fingerprint_file, load_snapshot
 from training.source import GaussianSource
 
@@ -179,7 +180,7 @@ def draw_journey(path: Path, sampler: Sampler, lineage: list[Stage]) -> None:
     names = ["noise z" if isinstance(sampler.feed.source, GaussianSource) else "source", *(s.name for s in lineage)]
     picture = arrange(columns, names[-len(columns) :])
     with atomic_write(path) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, format="PNG", pnginfo=png_info())
 
 
 def journey(sampler: Sampler, seeds: list[int]) -> list[np.ndarray]:

@@ -28,7 +28,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x08\x01\x12", f"a model of TensorFlow, which is not read (pickles of TensorFlow StyleGAN2 are); {GIVE}"),
 )
 ONNX = re.compile(rb"\x08[\x02-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", re.DOTALL)
-ONNX_WAY_OUT = "an ONNX model, which other programs run and nothing here reads; give the network-snapshot-*.pkl that legacy.py made it of"
+ONNX_WAY_OUT = "an ONNX model, which nothing here reads; give the network-snapshot-*.pkl that it was made of"
 OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before version 1.6
 CHECKPOINT = (
     f"a checkpoint of PyTorch (torch.save), which says what tensors there are and not of which network; {GIVE}, or an official "

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from dnnlib.files import whole_file
 from training.dataset import to_uint8
 from training.encoders import resize
+from training.sheets import png_info
 
 BACKGROUND = 255  # behind transparent pixels
 GAP = 2  # pixels between the pairs
@@ -45,9 +46,9 @@ def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
 
 
 def save_png(path: Path, picture: Image.Image) -> None:
-    """Whole or not at all: somebody may be looking, and the next one has the same name."""
+    """A sheet, marked as one. Whole or not at all: somebody may be looking, and the next one has the same name."""
     with whole_file(path) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, format="PNG", pnginfo=png_info())
 
 
 def save_grid(path: Path, images: torch.Tensor, columns: int) -> None:

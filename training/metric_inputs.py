@@ -44,6 +44,17 @@ class ImageSet:
     def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
         return list(self._pool.map(self._read, indices))
 
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """How many images have which width and height, by their headers; those that cannot be read count nowhere."""
+        return Counter(size for size in self._pool.map(self._size, range(len(self))) if size is not None)
+
+    def _size(self, index: int) -> tuple[int, int] | None:
+        try:
+            header = self._files.probe(index)
+        except BadImage:
+            return None
+        return header.width, header.height
+
     def _read(self, index: int) -> torch.Tensor | str:
         try:
             pixels = self._files.decode(int(index))
