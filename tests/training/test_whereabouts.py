@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from dnnlib.errors import UserError
 from tests import tiny
 from training import whereabouts
 from training.dataset import ImageFolderDataset
 from training.metric_inputs import open_generated
+from training.resume import merge
 from training.saving import with_absolute_paths
 from training.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
 from training.source import GaussianSource, ImageSource
@@ -76,6 +78,15 @@ def test_absolute_sets(tmp_path, monkeypatch):
     assert whole["training_set_kwargs"]["path"] == whole["options"]["data"] == f"{tmp_path}/a.zip"
     assert whole["source"]["path"] == f"{tmp_path}/one.pkl" and whole["options"]["source_pool"] == [f"{tmp_path}/b.zip"]
     assert whole["options"]["resume"] == "latest" and config["options"]["data"] == "a.zip"
+
+
+def test_the_same_file_by_another_path_is_no_other_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved = {"cfg": "dcgan", "metrics_data": str(tmp_path / "all.zip"), "kimg": 3}
+    merged, notes = merge(saved, {"metrics_data": "all.zip", "kimg": 3}, {"metrics_data", "kimg"}, tmp_path)
+    assert merged == saved and notes == []
+    with pytest.raises(UserError, match="--metrics-data=other.zip: the run in"):
+        merge(saved, {"metrics_data": "other.zip"}, {"metrics_data"}, tmp_path)
 
 
 def test_data_are_found_by_the_run_then_by_name(tmp_path, monkeypatch):
