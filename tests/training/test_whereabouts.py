@@ -85,7 +85,7 @@ def test_the_same_file_by_another_path_is_no_other_run(tmp_path, monkeypatch):
     saved = {"cfg": "dcgan", "metrics_data": str(tmp_path / "all.zip"), "kimg": 3}
     merged, notes = merge(saved, {"metrics_data": "all.zip", "kimg": 3}, {"metrics_data", "kimg"}, tmp_path)
     assert merged == saved and notes == []
-    with pytest.raises(UserError, match="--metrics-data=other.zip: the run in"):
+    with pytest.raises(UserError, match=r"--metrics-data=other\.zip: the run in"):
         merge(saved, {"metrics_data": "other.zip"}, {"metrics_data"}, tmp_path)
 
 
