@@ -12,8 +12,9 @@ python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip -
 import dnnlib.interrupts  # before torch
 
 # isort: split
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ from training.metric_inputs import (
     ImageSet,
     MirroredImages,
     open_generated,
-    training_data,
-    training_labels,
 )
 from training.sampling import choose_device, writing
 from training.snapshot import is_snapshot, load_snapshot
+from training.whereabouts import training_data
+
+SHOWN_SIZES = 5  # in a warning
 
 
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -145,10 +147,12 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         with writing("--json"), open(options["json_path"], "a"):
             pass
     with naming("--network"):
-        generated, sampler, data = open_network(options["network"], options["seed"], device)
+        generated, sampler, data, missing = open_network(options["network"], options["seed"], device)
     data = data if options["data"] is None else options["data"]
     with naming("--data"):
         real = None if data is None else ImageSet(data)
+        if real is not None and options["data"] is not None:
+            say_sizes(data, real)
     opts = metric_main.MetricOptions(
         detector=Detectors(
             options["detector"],
@@ -168,21 +172,53 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         is_strict=options["strict"],
         is_verbose=is_verbose,
     )
-    for detector in metric_main.prepare(options["metrics"], opts):
+    with naming_missing(missing):
+        detectors = list(metric_main.prepare(options["metrics"], opts))
+    for detector in detectors:
         distributed.print0(describe(detector), file=sys.stderr)
     return opts
 
 
 def open_network(
     path: str, seed: int, device: torch.device
-) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None]:
-    """So many images on demand, what looks inside (None for a folder or zip), and the data it was trained on."""
+) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None, str | None]:
+    """So many images on demand, what looks inside (None for a folder or zip), the path of the data it was trained on, and
+    its name where that is not found."""
     if not is_snapshot(path):
         images = ImageSet(path)
-        return lambda count: images, None, None  # of more than count a random subset is taken
+        say_sizes(path, images)
+        return lambda count: images, None, None, None  # of more than count a random subset is taken
     contents = load_snapshot(path, verbose=True)
-    endless = open_generated(contents, path, 0, device, seed, training_labels(contents))
-    return endless.first, endless, training_data(contents)
+    endless = open_generated(contents, path, 0, device, seed)
+    data, name = training_data(contents, path), contents["training_set_kwargs"].get("path")
+    return endless.first, endless, data, name if data is None and isinstance(name, str) else None
+
+
+def say_sizes(path: str, images: ImageSet) -> None:
+    """A warning where the images of a set have more than one size."""
+    sizes = images.sizes().most_common()
+    if len(sizes) < 2 or distributed.get_rank() != 0:
+        return
+    shown = ", ".join(f"{count:,} of {width}x{height}" for (width, height), count in sizes[:SHOWN_SIZES])
+    more = f" and {len(sizes) - SHOWN_SIZES:,} more sizes" if len(sizes) > SHOWN_SIZES else ""
+    print(
+        f"Warning: {path}: its images have several sizes ({shown}{more}), and each is resized to the detector's",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def naming_missing(name: str | None) -> Iterator[None]:
+    """Where --data is needed, say what the network was trained on, if that is known and not found."""
+    try:
+        yield
+    except UserError as error:
+        if name is None or not str(error).startswith("--data is needed"):
+            raise
+        raise UserError(
+            f"{error}; the network was trained on {name}, which is neither where its run found it nor in this folder or "
+            "beside the snapshot, or holds something else now"
+        ) from error
 
 
 if __name__ == "__main__":

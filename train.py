@@ -50,7 +50,7 @@ from dnnlib.files import only_one
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch, leaving_when_asked
-from training.ada import RESUME, resume_address
+from training.ada import PUBLISHED_NETWORKS, resume_address
 from training.cascade_run import CascadeRun
 from training.config import PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
@@ -189,7 +189,7 @@ def defaults(name: str) -> str:
     "--resume",
     help="latest, or a run folder: continue that run exactly, by its own options; latest is the newest run in --outdir, and "
     "starts one if there is none. A network pickle: start a new run from the weights that fit; "
-    f"{', '.join(RESUME)} are published ones, noresume is none",
+    f"{', '.join(PUBLISHED_NETWORKS)} are published ones, noresume is none",
     metavar="[latest|DIR|PATH|URL|NAME]",
     callback=lambda context, param, value: resume_address(value),
 )

@@ -14,6 +14,7 @@ import dnnlib.cli
 from tests import tiny
 from tests.conftest import ROOT
 from tests.tiny import write_images
+from training.dataset import ImageFolderDataset
 from training.snapshot import load_snapshot, save_snapshot
 from training.source import GaussianSource
 
@@ -33,7 +34,8 @@ def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("metrics")
     data = write_images(root / "data", 40)
     path = tiny.save(root / "network-snapshot-000001.pkl", tiny.generator2(), GaussianSource(tiny.Z_DIM))
-    save_snapshot(path, {**load_snapshot(path), "training_set_kwargs": {"path": str(data)}})
+    meta = {"data": {"path": "data", "fingerprint": ImageFolderDataset(data).fingerprint}}
+    save_snapshot(path, {**load_snapshot(path), "training_set_kwargs": {"path": str(data)}, "meta": meta})
     three = tiny.save(root / "three.pkl", tiny.generator3(), GaussianSource(tiny.Z_DIM))
     return {"data": data, "other": write_images(root / "other", 30, seed=1), "network": path, "three": three}
 

@@ -39,6 +39,7 @@ CLASS_MODULES = (
     "training.cascade",
     "training.source",
     "training.prior",
+    "training.label_distribution",
 )
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels
@@ -88,6 +89,13 @@ def import_hook(hook: Any) -> None:
         "persistence.import_hook: source text in files is never run here, and no hook would be called; networks of the "
         "official code come as this project's classes (legacy.load_network_pkl), change those"
     )
+
+
+def with_arguments(obj: Any, **changed: Any) -> Any:
+    """The same object (its parts are shared) that a file will say was built with other arguments."""
+    twin = type(obj).__new__(type(obj))
+    twin.__dict__.update(obj.__dict__, _init_kwargs={**obj._init_kwargs, **changed})
+    return twin
 
 
 def find_class(name: str) -> type:

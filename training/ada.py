@@ -8,7 +8,7 @@ PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/t
 NOTHING = "noresume"
 
 # Names that --resume takes, as the official documentation has them. The files are not part of this project.
-RESUME = {
+PUBLISHED_NETWORKS = {
     "ffhq256": f"{PUBLISHED}/ffhq-res256-mirror-paper256-noaug.pkl",
     "ffhq512": f"{PUBLISHED}/ffhq-res512-mirror-stylegan2-noaug.pkl",
     "ffhq1024": f"{PUBLISHED}/ffhq-res1024-mirror-stylegan2-noaug.pkl",
@@ -19,7 +19,7 @@ RESUME = {
 
 def resume_address(name: str | None) -> str | None:
     """What a value of --resume stands for: the address of a published network, nothing, or itself."""
-    return None if name == NOTHING else RESUME.get(str(name), name)
+    return None if name == NOTHING else PUBLISHED_NETWORKS.get(str(name), name)
 
 
 def auto_batch(side: int, gpus: int) -> int:

@@ -37,6 +37,7 @@ from training.shards import set_name
 from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
+from training.whereabouts import absolute_options
 
 # What the command line may say to all stages: where and how they are computed, not what.
 FROM_COMMAND_LINE = {
@@ -132,7 +133,7 @@ class CascadeRun:
     def check_unchanged(self, stage: Stage, run_dir: Path, options: TrainingOptions) -> None:
         """Raise `UserError` where the recipe says something else than what the stage's run was started with."""
         saved = read_options(run_dir)
-        before, now = saved["options"], dataclasses.asdict(options)
+        before, now = absolute_options(saved["options"]), absolute_options(dataclasses.asdict(options))
         is_over = saved.get("finished_kimg", -1) >= options.kimg
         free = (WITHOUT_EFFECT | ROUNDING) if is_over else (WITHOUT_EFFECT | ROUNDING | TUNABLE)
         if is_over and before["kimg"] > options.kimg:

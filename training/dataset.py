@@ -172,6 +172,11 @@ class Dataset(torch.utils.data.Dataset):
         assert self.has_onehot_labels
         return np.tile(self._get_raw_labels()[self._raw_idx], 2 if self._xflip else 1)
 
+    @property
+    def has_own_labels(self) -> bool:
+        """Whether there are labels, and images are not conditioned on something else."""
+        return self._conditions is None and self.has_labels
+
     def get_details(self, idx: int) -> EasyDict:
         """`raw_idx` (index among all images), `xflip` (mirrored?), `raw_label` (as stored)."""
         position = self._position(idx)
@@ -250,7 +255,7 @@ class LabelTable:
         return torch.from_numpy(self.dataset.get_labels(np.asarray(index)))
 
 
-Labels = torch.Tensor | LabelTable  # `[N, c_dim]`, indexed by rows
+Labels = Any  # `[N, c_dim]`, indexed by rows: a tensor, a `LabelTable` or a `LabelDistribution`
 
 
 class ImageFolderDataset(Dataset):

@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dnnlib.errors import naming
-from dnnlib.files import tolerated, whole_file
+from dnnlib.files import SHEET_TEXT, tolerated, whole_file
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
@@ -238,5 +238,5 @@ def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]
     for panel in axes.flat[len(names) :]:
         panel.set_visible(False)
     with whole_file(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+        figure.savefig(file, dpi=110, format="png", metadata=SHEET_TEXT)
     plt.close(figure)

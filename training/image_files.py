@@ -25,7 +25,7 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
-from training import zip_index
+from training import sheets, zip_index
 from training.file_index import (
     CACHE_FROM,
     CHUNK,
@@ -37,6 +37,7 @@ from training.file_index import (
     encode_name,
     share_a_name,
 )
+from training.file_kinds import GIVE, GIVE_IMAGES, describe_file
 from training.shards import part_paths
 from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 
@@ -163,6 +164,22 @@ class StoredFiles(ImageFiles):
     def where(self, index: int) -> tuple[str, str]:
         return str(self.path), printable(self.names[index])
 
+    def leave_out(self, indices: list[int]) -> None:
+        """Have the set hold all images but these."""
+        self._images = np.delete(self._images, indices)
+        self.names = Subset(self.all_names, self._images)
+
+    def start_of(self, index: int) -> bytes:
+        """The first bytes of an image's file; none where it cannot be read."""
+        try:
+            return self._start(int(self._images[index]))
+        except Exception:  # whoever reads all of it will say what is wrong
+            return b""
+
+    @abstractmethod
+    def _start(self, position: int) -> bytes:
+        """The first `sheets.START_BYTES` of the file at a position in `all_names`. May raise anything."""
+
     @abstractmethod
     def _header(self, position: int) -> Header:
         """The header of the file at a position in `all_names`. May raise anything."""
@@ -214,6 +231,10 @@ class FolderFiles(StoredFiles):
 
     def _open(self, position: int) -> IO[bytes]:
         return open(self.path / self.all_names[position], "rb", opener=_open_regular)
+
+    def _start(self, position: int) -> bytes:
+        with self._open(position) as file:
+            return file.read(sheets.START_BYTES)
 
     def _header(self, position: int) -> Header:
         with self._open(position) as file:
@@ -304,6 +325,14 @@ class ZipFiles(StoredFiles):
 
     def _read(self, position: int, max_bytes: int) -> bytes:
         return zip_index.read_member(self._opened(), self.all_names[position], self._entries[position], max_bytes)
+
+    def leave_out(self, indices: list[int]) -> None:
+        super().leave_out(indices)
+        self._cache = None  # which is of all images
+
+    def _start(self, position: int) -> bytes:
+        entry, name = self._entries[position], self.all_names[position]
+        return zip_index.read_start(self._opened(), name, entry, MAX_FILE_BYTES, sheets.START_BYTES)
 
     def _header(self, position: int) -> Header:
         entry = self._entries[position]
@@ -455,8 +484,32 @@ def _open_one(path: Path) -> StoredFiles:
     if not files.names:
         kinds = "PNG, JPEG, WebP, BMP or TIFF"
         files.close()
+        what = describe_file(path)
+        if what is not None:
+            raise UserError(f"{path}: is {what.replace(GIVE, GIVE_IMAGES)}")
         raise UserError(f"{path}: holds no images; put {kinds} files into it, or check the path")
+    _leave_out_sheets(files)
     return files
+
+
+def _leave_out_sheets(files: StoredFiles) -> None:
+    """Pictures of many images that the tools here wrote beside samples are no samples; says so. Large zips are taken as they
+    are: nobody packs millions of files by hand."""
+    if isinstance(files, ZipFiles) and len(files) > CACHE_FROM:
+        return
+    names = {index: name for index, name in enumerate(files.names) if name.lower().endswith(".png")}
+    starts = {index: sheets.look(files.start_of(index)) for index in names}
+    older = sheets.older_sheets((names[index], start) for index, start in starts.items())
+    found = [index for index, start in starts.items() if start.is_marked or names[index] in older]
+    if len(found) == len(files):
+        files.close()
+        raise UserError(
+            f"{files.path}: holds no samples: its {len(found):,} images are sheets that show many (such as "
+            f"{printable(names[found[0]])}); give the images themselves"
+        )
+    sheets.say_left_out(str(files.path), [printable(names[index]) for index in found], len(files))
+    if found:
+        files.leave_out(found)
 
 
 def _open_zip(path: Path) -> ZipFiles:
@@ -475,6 +528,9 @@ def _zip_complaint(path: Path, reason: str) -> str:
         return f"{path}: is empty (0 bytes); copy or download it again"
     if start == b"PK":
         return f"{path}: is {reason}; copy or download it again, or zip its files anew"
+    what = describe_file(path)
+    if what is not None:
+        return f"{path}: is neither a folder nor a zip, but {what.replace(GIVE, GIVE_IMAGES)}"
     return f"{path}: is neither a folder nor a zip; convert it with dataset_tool.py, or check the path"
 
 

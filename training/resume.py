@@ -23,6 +23,7 @@ from training.checkpoint import (
 )
 from training.config import PRESETS, TrainingConfig, TrainingOptions
 from training.snapshot import images_seen
+from training.whereabouts import absolute_options
 
 LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
@@ -168,10 +169,11 @@ def merge(
     """The run's options with those given now, and notes on what changes its numbers."""
     merged = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
     notes = []
+    whole_before, whole_now = absolute_options(merged), absolute_options(now)
     for name in sorted(given & set(now)):
         before, value = merged.get(name), now[name]
         flag = f"--{name.replace('_', '-')}"
-        if name in ("resume", "outdir") or before == value:
+        if name in ("resume", "outdir") or whole_before.get(name) == whole_now[name]:
             continue
         if name in REPORTS:
             notes.append(f"{flag}: {value} from here on (so far: {before}): {REPORTS[name]}")
@@ -196,7 +198,7 @@ def shown(value: Any) -> str:
 
 def differences(name: str, before: Any, now: Any) -> list[str]:
     """What differs between two values of JSON, a phrase each. Paths may: what they hold is checked by fingerprints."""
-    if name.endswith((".path", ".why")) or before == now:
+    if name.endswith((".path", ".why", "prior.weights")) or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())

@@ -31,6 +31,7 @@ from training.config import TrainingConfig
 from training.official_loop import official_fields
 from training.snapshot import save_snapshot
 from training.state import TrainingState, snapshot_generator
+from training.whereabouts import absolute_options, absolute_set
 
 AUTOSAVE_SEC = 600  # what a crash may cost
 
@@ -128,6 +129,7 @@ class Saver:
         networks = {"G": self.state.G, "D": self.state.D, "G_ema": generator, "augment_pipe": self.state.augment_pipe}
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
             "source": self.state.feed.source.root,
+            "labels": self.state.labels,
             "prior": None if self.state.conditions is None else self.state.conditions.prior,
             "training_set_kwargs": {
                 "class_name": "training.dataset.ImageFolderDataset",
@@ -202,7 +204,7 @@ class Saver:
     def write_options(self, **more: Any) -> None:
         run = describe_run(self.config, self.state)
         options = {
-            **self.config.as_dict(),
+            **with_absolute_paths(self.config.as_dict()),
             **official_fields(self.config),
             "batch_gpu_chosen": self.batch_gpu,
             "run": run,
@@ -210,6 +212,19 @@ class Saver:
         }
         with atomic_write(self.run_dir / OPTIONS_FILE) as file:
             file.write((json.dumps(options, indent=2) + "\n").encode())
+
+
+def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it goes into the folder of its run: readers stand in other folders than the run did."""
+    data, source = config["training_set_kwargs"], config["source"]
+    changed = {
+        "training_set_kwargs": {**data, "path": absolute_set(data["path"])},
+        "source": {**source, "path": absolute_set(source["path"])} if "path" in source else source,
+        "options": absolute_options(config["options"]),
+    }
+    if config.get("prior") is not None and config["prior"]["weights"] is not None:
+        changed["prior"] = {**config["prior"], "weights": absolute_set(config["prior"]["weights"])}
+    return {**config, **changed}
 
 
 def frozen(network: torch.nn.Module) -> torch.nn.Module:
@@ -231,5 +246,6 @@ def describe_run(config: TrainingConfig, state: TrainingState) -> dict[str, Any]
         "cur_nimg": state.cur_nimg,
         "seed": config.seed,
         "source": state.feed.source.describe(),
+        "data": {"path": config.training_set_kwargs["path"], "fingerprint": config.data_fingerprint},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
     }

@@ -13,6 +13,7 @@ from training.augment import AugmentPipe
 from training.cascade import Cascade, last_generator
 from training.checkpoint import fitting, read_state, state_beside
 from training.config import TrainingConfig
+from training.label_distribution import LabelDistribution
 from training.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.prior_features import FeatureConditions, build_conditions
 from training.snapshot import load_snapshot, open_network_source
@@ -36,6 +37,8 @@ class TrainingState:
     """What the networks compute in."""
     conditions: FeatureConditions | None = None
     """What stands in for labels with `--prior`, and the prior."""
+    labels: LabelDistribution | None = None
+    """Of the training data, where there are any."""
     cur_nimg: int = 0
     """Images that D has seen."""
     batch_idx: int = 0
@@ -251,5 +254,5 @@ def build_augment_pipe(config: TrainingConfig, device: torch.device) -> AugmentP
 def snapshot_generator(state: TrainingState) -> torch.nn.Module:
     """`G_ema`, behind the generators that feed it where the source is a network: it runs from plain noise."""
     if isinstance(state.feed.source, NetworkSource):
-        return Cascade.chain(state.feed.source.network, state.G_ema)
+        return Cascade.chain(state.feed.source.network, state.G_ema, state.feed.source.labels)
     return state.G_ema

@@ -19,6 +19,7 @@ from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.grids import grid_size, save_grid
+from training.label_distribution import LabelDistribution
 from training.memory import choose_micro_batch
 from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
@@ -169,12 +170,13 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
         clean_up(run_dir, state, state_file, evaluation_due=saved is not None and saved["evaluation_due"])
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
+    judged = labels if state.labels is None else state.labels  # the same that readers of a snapshot draw from
     step = TrainingStep(state, config, batch_gpu, labels)
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
-    evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
+    evaluation = Evaluation(run_dir, config, state, judged, keep_going=lambda: not stop.is_asked_anywhere())
     step.target_coreset = open_target_coreset(config, device)
-    watch = DiversityWatch(config, state, labels)
+    watch = DiversityWatch(config, state, judged)
     distributed.print0(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
     if saved is None and config.pretrain_kimg is not None:
         pretrain(step, dataset, config)
@@ -200,6 +202,7 @@ def load(
     state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
     if state.conditions is not None:
         dataset.condition_on(state.conditions, state.conditions.prior.dim)
+    state.labels = LabelDistribution.of(dataset)
     return dataset, state
 
 
