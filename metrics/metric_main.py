@@ -21,7 +21,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.equivariance import equivariance
-from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features
+from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features, content_order
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.inception_score import NUM_SPLITS, inception_score
 from metrics.kernel_inception_distance import DEGREE, FEWEST_FOR_ERROR, KIDOptions, kernel_inception_distance
@@ -291,10 +291,10 @@ def score(result: dict[str, Any]) -> float:
 
 
 def tag_of(detector: Detector | None, usual: str | None) -> str:
-    """What the name of a number must say: nothing where detector and resizing are the usual ones."""
+    """What the name of a number must say: nothing where detector, its weights and resizing are the usual ones."""
     if detector is None:
         return ""
-    parts = [] if detector.name == usual else [detector.name]
+    parts = [] if detector.title == usual else [detector.title]
     parts += ["clean"] if detector.resize == "clean" else []
     return f"[{'-'.join(parts)}]" if parts else ""
 
@@ -388,11 +388,13 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
 
 @register_family(r"is(?P<size>[1-9]\d{0,3})k", "is50k")
 def inception(size: str) -> Metric:
-    """Inception score, mean and standard deviation over ten splits."""
+    """Inception score, mean and standard deviation over ten random splits: files of a folder may be sorted by class."""
 
     def compute(opts: MetricOptions) -> Value:
+        assert opts.generated is not None
         gen, detector = opts.features_of_generated("inception", KILO * int(size))
-        mean, std = inception_score(detector.probabilities(gen.features))
+        order = content_order(opts.generated(KILO * int(size)), gen.indices, opts.seed)
+        mean, std = inception_score(detector.probabilities(gen.features[order]))
         errors = {"_mean": std / math.sqrt(NUM_SPLITS)}
         return Value({"_mean": mean, "_std": std}, detector, errors, {"num_gen": len(gen)})
 

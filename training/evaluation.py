@@ -22,7 +22,7 @@ from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
-from torch_utils import distributed, training_stats
+from torch_utils import distributed, seeding, training_stats
 from training.checkpoint import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
@@ -188,7 +188,8 @@ class DiversityWatch:
             return
         features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
         # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
-        density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
+        reals = self.features[seeding.spread(len(self.features), num, "watch", self.config.seed)]
+        density, coverage = density_coverage(reals, features, NHOOD_SIZE)
         training_stats.report0("Diversity/density", density)
         training_stats.report0("Diversity/coverage", coverage)
         self.best_coverage = max(self.best_coverage, coverage)

@@ -58,6 +58,10 @@ class ImageSet:
             return None
         return header.width, header.height
 
+    def identities(self, indices: np.ndarray) -> list[str]:
+        """What an image is known by, whatever its file is called. indices: ascending."""
+        return [identity for _, identity in self._files.identities(indices)]
+
     def _read(self, index: int) -> torch.Tensor | str:
         try:
             pixels = self._files.decode(int(index))

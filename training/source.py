@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.errors import UserError
-from torch_utils import persistence
+from torch_utils import persistence, seeding
 from training.cascade import stage_images
 from training.class_pairs import ClassPairs
 from training.dataset_labels import MAX_CLASSES, find_classes
@@ -198,14 +198,13 @@ class ImageSource(Source):
         } | ({} if self.pairs is None else {"labels": self.label_fingerprint, "pairs": self.pairs.sources.tolist()})
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The keepsake: evenly spaced images; of every class where classes are paired."""
+        """The keepsake: images from all over the set; of every class where classes are paired."""
         limit = min(KEEPSAKE_IMAGES, max(KEEPSAKE_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
         if self.pairs is not None:
             index = self.pairs.spread(limit)
             classes = self.pairs.classes[index]
             return {"images": self.images[index], "classes": classes, "class_pairs": self.pairs.sources}
-        index = torch.arange(limit) * len(self.images) // max(limit, 1)
-        return {"images": self.images[index]}
+        return {"images": self.images[seeding.spread(len(self.images), limit, "keepsake")]}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         images = state["images"]

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d
 
 from dnnlib.downloads import _Request
 from dnnlib.errors import UserError
-from metrics import detectors, inception_v3, tiny_detector, vgg16
+from metrics import detectors, inception_v3, metric_main, tiny_detector, vgg16
 from tests.torch_utils.test_official_pickles import official
 
 # The public state dict's convolutions in their order: name, channels out, kernel (h, w), stride, padding (h, w).
@@ -316,6 +316,11 @@ def test_weights_from_a_file(tmp_path, inception_state):
     detector = detectors.open_detector("auto", weights=str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (detector.name, detector.weights_hash) == ("inception", digest[:16])
+    assert detector.title == f"inception:{digest[:8]}"  # random weights printed a plain fid1k_full
+    assert f"not the published weights that are known here, which numbers say: [inception:{digest[:8]}]" in (
+        detectors.describe(detector)
+    )
+    assert metric_main.tag_of(detector, "inception") == f"[inception:{digest[:8]}]"
     images = torch.randint(256, [2, 3, 32, 32], dtype=torch.uint8)
     features = detector.features(images)
     assert features.shape == (2, 2048)
@@ -359,6 +364,16 @@ def test_published_weights_are_checked(monkeypatch, tmp_path):
     monkeypatch.setitem(detectors.PUBLIC, "inception", public)
     with pytest.raises(UserError, match=r"sha256 begins with .*--detector-weights=FILE.*--detector=tiny"):
         detectors.open_detector("inception")
+
+
+def test_weights_with_the_published_hash_need_no_mark(tmp_path, monkeypatch, inception_state):
+    path = tmp_path / "weights.pth"
+    torch.save(inception_state, path)
+    start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(detectors.PUBLIC, "inception", detectors.PublicWeights("http://localhost:1/x.pth", start, 1))
+    detector = detectors.open_detector("inception", weights=str(path))
+    assert detector.title == "inception" and metric_main.tag_of(detector, "inception") == ""
+    assert detectors.open_tiny("cpu").title == "tiny"
 
 
 def test_unknown_names():
