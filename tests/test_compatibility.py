@@ -494,3 +494,14 @@ def test_names_in_the_statistics(tmp_path):
     fields = Progress.official_fields(progress, 1800.0)
     assert fields["Timing/total_hours"] == 1 and fields["Resources/peak_gpu_mem_gb"] == 0
     assert 0.01 < fields["Resources/cpu_mem_gb"] < 100
+
+
+def test_lpips_of_a_projector():
+    """Images get gradients, as in the official projector; large ones must have been resized."""
+    network = torch.nn.Conv2d(3, 2, 3)
+    detector = metric_utils.FeatureDetector("vgg16", lambda usual: SimpleNamespace(name=usual, network=network))
+    images = torch.full([1, 3, 8, 8], 100.0, requires_grad=True)
+    detector(images, resize_images=False, return_lpips=True).square().sum().backward()
+    assert images.grad.abs().sum() > 0
+    with pytest.raises(UserError, match="resize images of more than 256 pixels"):
+        detector(torch.zeros(1, 3, 300, 300), return_lpips=True)
