@@ -258,7 +258,8 @@ def as_samples(real: ArrayLike, gen: ArrayLike, nhood_size: int) -> tuple[Sample
 def distinct(x: torch.Tensor, origin: torch.Tensor, scale: float, dtype: torch.dtype) -> Samples:
     """Hold each feature of `[N, d]` once: a collapsed generator makes as many copies as it makes images."""
     numbers: dict[bytes, int] = {}
-    firsts, number_of = [], []
+    firsts: list[int] = []
+    number_of: list[int] = []
     for index, row in enumerate(x.cpu().numpy()):
         digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
         number_of.append(numbers.setdefault(digest, len(firsts)))

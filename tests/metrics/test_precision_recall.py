@@ -69,7 +69,7 @@ def with_ties(kind: str, num: int, dim: int, rng: np.random.Generator) -> np.nda
     return pool.astype(np.float32)
 
 
-@pytest.mark.parametrize("chunk", [16, 400, 1 << 20])
+@pytest.mark.parametrize("chunk", [100, 1 << 20])
 @pytest.mark.parametrize("kind", ["no ties", "lattice", "copies", "far from the origin", "tight modes", "tiny numbers"])
 def test_equals_a_literal_loop(monkeypatch, kind, chunk):
     monkeypatch.setattr(pr, "CHUNK_ELEMENTS", chunk)
@@ -89,10 +89,9 @@ def test_copies_are_their_own_neighbours(dim):
     """By rounding, precision of 300 images x 4 copies was 0.967, 0.953, 0.807; density and coverage of 2 x 12 were 0."""
     x = features(300, 0, dim=dim).clip(min=0).astype(np.float32)
     four, twelve, five = np.repeat(x, 4, axis=0), np.repeat(x[:2], 12, axis=0), np.repeat(x[:100], 5, axis=0)
-    for copies in (x, four, twelve, five):
-        for k in (3, 5):
-            assert pr.precision_recall(copies, copies, k) == (1, 1)
-            assert pr.density_coverage(copies, copies, k) == (1, 1)
+    for copies, k in ((x, 5), (four, 3), (twelve, 5), (five, 3)):
+        assert pr.precision_recall(copies, copies, k) == (1, 1)
+        assert pr.density_coverage(copies, copies, k) == (1, 1)
 
 
 def test_an_open_ball_of_radius_zero_is_empty():
