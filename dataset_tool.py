@@ -22,9 +22,9 @@ import re
 import sys
 
 import click
-from tqdm import tqdm
 
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError, naming
 from training.dataset_convert import CHANNELS, TRANSFORMS, Result, convert
 from training.image_files import CHANNEL_NAMES

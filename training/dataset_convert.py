@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from training.dataset_labels import LABEL_FILE, Label, find_labels
 from training.file_index import HEADER_DTYPE

@@ -22,8 +22,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import DataError, UserError
 from training import zip_index
 from training.file_index import (
