@@ -64,7 +64,7 @@ def test_construct_and_call_by_name():
         "torch_utils.misc.torch.load",
         "dnnlib.util.importlib",
         "dnnlib.util.importlib.import_module",
-        "dnnlib.downloads.tqdm",  # a class, imported by a module of the project
+        "training.image_files.Path",  # a class, imported by a module of the project
         "dnnlib.downloads.dataclass",
         "dnnlib.util._resolve",
         "dnnlib.util.EasyDict.__init__",
