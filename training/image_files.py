@@ -242,7 +242,7 @@ class FolderFiles(StoredFiles):
 
     def __init__(self, path: Path):
         found, self._repeated = _walk(path)
-        self._spelling = {}  # canonical name: the name on disk, where it is another
+        self._spelling: dict[str, str] = {}  # canonical name: the name on disk, where it is another
         for name in found:
             known = self._spelling.setdefault(canonical(name), name)
             if known != name:
