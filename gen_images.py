@@ -35,10 +35,10 @@ from pathlib import Path
 
 import click
 import torch
-from tqdm import tqdm
 
 import dnnlib
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from training.dataset import to_float, to_uint8
 from training.grids import Finish, save_grid, save_stacks

@@ -30,10 +30,10 @@ import click
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 import dnnlib
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from gen_images import check_class, parse_range, parse_size
 from training.grids import BACKGROUND, save_png, tile

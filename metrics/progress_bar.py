@@ -2,7 +2,7 @@
 
 import sys
 
-from tqdm import tqdm
+from dnnlib.bars import tqdm
 
 LINE_SEC = 30.0
 

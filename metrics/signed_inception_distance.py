@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from metrics.features import as_feature_pair
 from metrics.progress_bar import progress_bar

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import dnnlib
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.files import tolerated
 from torch_utils import distributed, training_stats

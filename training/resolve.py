@@ -26,7 +26,7 @@ from training.config import CORESET_FACTOR, PRESETS, Preset, TrainingConfig, Tra
 from training.coreset import coreset_detector
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
-from training.image_files import open_files
+from training.image_files import counted, open_files, other_images
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
@@ -396,6 +396,10 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
         parts.append("mirrored copies added")
     if info["animated"]:
         parts.append(f"{info['animated']:,} animations, of which the first picture is taken")
+    others = other_images(dataset.files.left_out())
+    if others:
+        parts.append(f"{counted(others)} left out, which are not read")
+    parts += dataset.files.remarks()
     return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
 from training.cascade import stage_images
