@@ -14,7 +14,6 @@ from typing import NamedTuple
 from PIL.PngImagePlugin import PngInfo
 
 from dnnlib.files import SHEET_TEXT
-from torch_utils import distributed
 
 ((KEY, VALUE),) = SHEET_TEXT.items()
 MARK = b"tEXt" + KEY.encode() + b"\0" + VALUE.encode()
@@ -76,7 +75,11 @@ def older_sheets(starts: Iterable[tuple[str, Start]]) -> set[str]:
 def say_left_out(path: str, names: list[str], count: int) -> None:
     """Once for each set, on the terminal."""
     key = (path, *names)
-    if not names or key in _said or distributed.get_rank() != 0:
+    if not names or key in _said:
+        return
+    from torch_utils import distributed  # imports torch, which dataset_tool does without
+
+    if distributed.get_rank() != 0:
         return
     _said.add(key)
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
