@@ -5,6 +5,7 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.conftest import relative_error
+from torch_utils.ops import dispatch
 from training import networks_stylegan2, networks_stylegan3
 from training.layers import resolution_pyramid
 
@@ -100,3 +101,47 @@ def test_unknown_noise_mode(noise_mode):
     G = networks_stylegan2.Generator(**SMALL, c_dim=0, img_resolution=16, img_channels=3)
     with pytest.raises(ValueError, match="noise_mode"):
         G(torch.zeros(1, 16), None, noise_mode=noise_mode)
+
+
+LAYERS = (
+    networks_stylegan2.FullyConnectedLayer,
+    networks_stylegan2.Conv2dLayer,
+    networks_stylegan2.SynthesisLayer,
+    networks_stylegan2.ToRGBLayer,
+    networks_stylegan2.MinibatchStdLayer,
+    networks_stylegan3.FullyConnectedLayer,
+    networks_stylegan3.SynthesisInput,
+    networks_stylegan3.SynthesisLayer,
+)
+
+
+@pytest.mark.parametrize("impl", dispatch.IMPLS)
+@pytest.mark.parametrize("name", ["stylegan2 orig", "stylegan2 skip", "stylegan2 resnet", "stylegan3"])
+def test_outputs_of_layers_may_be_changed_in_place(name, impl):
+    """`self.skip(x).add_(y)`, as other people's blocks have it, ended the backward pass with a RuntimeError."""
+    torch.manual_seed(0)
+    shape = dict(c_dim=0, img_resolution=16, img_channels=3)
+    if name == "stylegan3":
+        G, D = networks_stylegan3.Generator(**SMALL, **shape), None
+    else:
+        size = dict(channel_base=128, channel_max=16, architecture=name.split()[1])
+        G = networks_stylegan2.Generator(**SMALL, **shape, architecture=name.split()[1])
+        D = networks_stylegan2.Discriminator(**shape, **size)
+    networks = torch.nn.ModuleList([G] if D is None else [G, D])
+    z = torch.randn(4, 16)
+
+    def gradients(hook):
+        handles = [layer.register_forward_hook(hook) for layer in networks.modules() if isinstance(layer, LAYERS)]
+        assert len(handles) > 20
+        with dispatch.forced(impl):
+            images = G(z, None, noise_mode="const")
+            scores = images if D is None else D(images, None)
+            first = torch.autograd.grad(scores.square().mean(), images, create_graph=True)
+            second = torch.autograd.grad(scores.square().mean() + first[0].square().sum(), list(networks.parameters()))
+        for handle in handles:
+            handle.remove()
+        return [*first, *second]
+
+    changed = gradients(lambda module, args, y: y.mul_(1.1).add_(0.1))
+    for actual, expected in zip(changed, gradients(lambda module, args, y: y * 1.1 + 0.1), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

@@ -80,9 +80,9 @@ def upfirdn2d(
     gain = finite("gain", gain)
     if min(_output_size(spec, _size(x), filter_size(f))) < 1:
         raise ValueError(f"padding {padding} leaves less of the {_size(x)} image than the {filter_size(f)} taps of f")
-    check_filter("f", f, x, impl)
-    check_plane(x, up, padding)
-    return dispatch.select("upfirdn2d", x, impl)(x, f, up, down, padding, flip_filter, gain)
+    check_filter("f", f, x)
+    extent = extent_of(x, [f], (*up, *down), up, padding)
+    return dispatch.select("upfirdn2d", x, impl, extent)(x, f, up, down, padding, flip_filter, gain)
 
 
 def filter2d(
@@ -147,13 +147,10 @@ def downsample_padding(f: torch.Tensor | None, down: tuple[int, int]) -> tuple[i
     return (width - down[0] + 1) // 2, (width - down[0]) // 2, (height - down[1] + 1) // 2, (height - down[1]) // 2
 
 
-MAX_FACTOR = 2**15  # up and down: derivatives go up by what the op went down
-MAX_PLANE = 2**31 - 1  # pixels of a channel, upsampled and padded
-
-
 # The reference.
 
 
+LEAST_TILE = 4  # pixels that a block of a GPU makes along an axis, at least
 FAST_CONV_PADDING = 3  # a CPU convolution that pads by more itself takes about 5 times as long
 
 
@@ -186,7 +183,9 @@ class _Resample(torch.autograd.Function):
         y = _resample(x, taps, spec)
         ctx.save_for_backward(taps)
         ctx.adjoint = spec.adjoint(_size(x), _size(y), _size(taps))
-        return y
+        return (
+            y.data
+        )  # no view of what only this function has seen: autograd refuses to have such a one changed in place
 
     @staticmethod
     def backward(ctx, dy):
@@ -288,25 +287,29 @@ def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
     return f.shape[-1], f.shape[0]
 
 
-def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor, impl: str) -> None:
-    """ValueError where `f` is not beside `x`, or too long for kernels that may be chosen."""
-    if f is None:
-        return
-    if f.device != x.device:
+def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
+    """ValueError where `f` is not beside `x`."""
+    if f is not None and f.device != x.device:
         raise ValueError(f"{name} is on {f.device}, must be on {x.device} like x")
-    if max(f.shape) > dispatch.MAX_TAPS and impl != dispatch.REFERENCE:
-        raise ValueError(
-            f"{name} has {max(f.shape)} taps along an axis, kernels take 1 to {dispatch.MAX_TAPS}; impl='ref' takes any number"
-        )
 
 
-def check_plane(x: torch.Tensor, up: tuple[int, int], padding: tuple[int, int, int, int]) -> None:
-    """ValueError where an upsampled and padded channel has more pixels than a 32-bit index counts."""
+def extent_of(
+    x: torch.Tensor,
+    filters: Sequence[torch.Tensor | None],
+    factors: Sequence[int],
+    up: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> dispatch.Extent:
+    """What kernels must take to run such a call, and its derivatives."""
     left, right, top, bottom = padding
     width = x.shape[3] * up[0] + max(left, 0) + max(right, 0)
     height = x.shape[2] * up[1] + max(top, 0) + max(bottom, 0)
-    if width * height > MAX_PLANE:
-        raise ValueError(f"x upsampled and padded is {width}x{height}, a channel may have up to {MAX_PLANE} pixels")
+    return dispatch.Extent(
+        taps=max(max(filter_size(f)) for f in filters),
+        factor=max(factors),
+        plane=width * height,
+        blocks=x.shape[0] * x.shape[1] * -(-width // LEAST_TILE) * -(-height // LEAST_TILE),
+    )
 
 
 def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
@@ -314,8 +317,6 @@ def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
     values = _integers(name, scaling, lengths=(1, 2))
     if min(values) < 1:
         raise ValueError(f"{name} is {scaling}, must be at least 1")
-    if max(values) > MAX_FACTOR:
-        raise ValueError(f"{name} is {scaling}, must be at most {MAX_FACTOR}")
     return values[0], values[-1]
 
 
