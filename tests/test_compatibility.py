@@ -303,7 +303,7 @@ def test_metric_by_official_keywords(judged, tmp_path, capsys):
     """Measured before: TypeError. The name of the number says what has seen the images."""
     progress = metric_utils.ProgressMonitor(verbose=False)
     result = metric_main.calc_metric(metric="kid1k", progress=progress, detector="tiny", **judged)
-    assert list(result["results"]) == ["kid1k[tiny]"] and result["num_gpus"] == 1
+    assert list(result["results"]) == ["kid1k[tiny]", "kid1k_std[tiny]"] and result["num_gpus"] == 1
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     metric_main.report_metric(result, run_dir=str(run_dir), snapshot_pkl=str(run_dir / "network.pkl"))

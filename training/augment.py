@@ -299,7 +299,12 @@ class _Draw:
         return torch.exp2(self.normal())
 
     def sometimes(self, rate: float, value: torch.Tensor, otherwise: float) -> torch.Tensor:
-        """`value` `[N, ...]` for each image with probability `rate * p`, else `otherwise`."""
+        """`value` `[N, ...]` for each image with probability `rate * p`, else `otherwise`.
+
+        What never happens does not happen where `value` is a quantile, either.
+        """
+        if rate == 0 and self.quantile is not None:
+            return torch.full_like(value, otherwise)
         return self.sometimes_at(rate * self.p, value, otherwise)
 
     def sometimes_at(self, probability: torch.Tensor, value: torch.Tensor, otherwise: float) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """What the golden files do not cover: rectangles, refused sizes, source images as input, translation."""
 
+import io
+import warnings
+
 import pytest
 import torch
 
@@ -32,6 +35,28 @@ def test_pyramid(size, expected):
 def test_sizes_that_the_networks_cannot_do(size, shown):
     with pytest.raises(UserError, match=shown):
         resolution_pyramid(size)
+
+
+@pytest.mark.parametrize("size", [4, [4, 8], [64, 4]])
+def test_a_generator_of_one_block(size):
+    """4x4 was refused; the official generator makes it, with these keys and two ws."""
+    height, width = size if isinstance(size, list) else (size, size)
+    G = networks_stylegan2.Generator(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=size, img_channels=3, channel_base=64, channel_max=8
+    )
+    assert G.num_ws == 2 and len(G.synthesis.sizes) == 1
+    images = G(torch.randn(2, 8), torch.zeros(2, 0), noise_mode="const")
+    assert images.shape == (2, 3, height, width) and images.std() > 0
+    images.sum().backward()
+    if size == 4:
+        parts = {name.split(".")[2] for name in G.state_dict() if name.startswith("synthesis.b4.")}
+        assert parts == {"const", "resample_filter", "conv1", "torgb"}
+
+
+@pytest.mark.parametrize("size", [2, [4, 20], [5, 32], [3, 4]])
+def test_sizes_that_one_block_cannot_do(size):
+    with pytest.raises(UserError, match="do not suit"):
+        resolution_pyramid(size, fewest_levels=0)
 
 
 @pytest.mark.parametrize("architecture", ["skip", "orig", "resnet"])
@@ -145,3 +170,24 @@ def test_outputs_of_layers_may_be_changed_in_place(name, impl):
     changed = gradients(lambda module, args, y: y.mul_(1.1).add_(0.1))
     for actual, expected in zip(changed, gradients(lambda module, args, y: y * 1.1 + 0.1), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_traced_generator_is_the_generator():
+    """`torch.jit.trace` failed ("padding is (tensor(3), …)"); what it records holds for other z and batch sizes."""
+    torch.manual_seed(0)
+    G = networks_stylegan2.Generator(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, channel_base=64, channel_max=8
+    )
+    G = G.eval().requires_grad_(False)
+
+    def make(z):
+        return G(z, torch.zeros([len(z), 0]), noise_mode="const")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch announces its successor, and that checks of shapes are not recorded
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.trace(make, torch.randn(2, 8)), file)
+        file.seek(0)
+        traced = torch.jit.load(file)
+    z = torch.randn(3, 8)
+    torch.testing.assert_close(traced(z), make(z), rtol=0, atol=1e-5)

@@ -183,9 +183,7 @@ class _Resample(torch.autograd.Function):
         y = _resample(x, taps, spec)
         ctx.save_for_backward(taps)
         ctx.adjoint = spec.adjoint(_size(x), _size(y), _size(taps))
-        return (
-            y.data
-        )  # no view of what only this function has seen: autograd refuses to have such a one changed in place
+        return y.data  # autograd lets nobody change a view in place of what only this function has seen
 
     @staticmethod
     def backward(ctx, dy):
@@ -193,14 +191,18 @@ class _Resample(torch.autograd.Function):
         return _Resample.apply(dy, taps.flip([0, 1]), ctx.adjoint), None, None
 
 
+def _resampled(x, taps, spec):
+    return _resample(x, taps, spec) if torch.jit.is_tracing() else _Resample.apply(x, taps, spec)  # which has no record
+
+
 def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
     f = torch.ones([1, 1], device=x.device) if f is None else f
     taps = (f if flip_filter else f.flip(list(range(f.ndim)))).to(x.dtype)
     if taps.ndim == 2:
-        return _Resample.apply(x, taps * gain, Resampling(up, down, padding))
+        return _resampled(x, taps * gain, Resampling(up, down, padding))
     taps, sign = taps * abs(gain) ** 0.5, math.copysign(1, gain)
-    x = _Resample.apply(x, taps[:, None] * sign, Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
-    return _Resample.apply(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
+    x = _resampled(x, taps[:, None] * sign, Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
+    return _resampled(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
 
 
 def _upfirdn2d_kernel(x, f, up, down, padding, flip_filter, gain):
@@ -217,7 +219,9 @@ def _resample(x, taps, spec):
     n, c, h, w = x.shape
     if x.numel() == 0:  # an empty batch, or all of the image was cropped
         return x.new_zeros([n, c, size[1], size[0]])
-    if not torch.compiler.is_compiling():  # an exported graph needs a number of groups that does not follow the batch
+    if not (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()
+    ):  # groups in a recorded graph must not follow the batch
         x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
     weight = taps.expand(x.shape[1], 1, *taps.shape)
     if spec.up != (1, 1):
@@ -262,7 +266,7 @@ def _spread(x, weight, spec):
 
 
 def _size(x):
-    return x.shape[-1], x.shape[-2]
+    return int(x.shape[-1]), int(x.shape[-2])
 
 
 def _output_size(spec, size, taps):
@@ -284,7 +288,7 @@ def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
         raise ValueError(f"{name} has shape {list(f.shape)}, must be [taps] or [height, width]")
     if f.requires_grad:
         raise ValueError(f"{name} requires a gradient, which no op gives; detach it")
-    return f.shape[-1], f.shape[0]
+    return int(f.shape[-1]), int(f.shape[0])
 
 
 def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
@@ -344,6 +348,8 @@ def add_padding(padding: int | Sequence[int], extra: Sequence[int]) -> tuple[int
 
 def _integers(name, value, lengths):
     values = [value] if isinstance(value, numbers.Number) else list(value)
+    if torch.jit.is_tracing():  # which makes tensors of sizes, and of what follows from them
+        values = [int(v) if isinstance(v, torch.Tensor) and v.ndim == 0 else v for v in values]
     if not all(isinstance(v, numbers.Integral) for v in values):
         raise ValueError(f"{name} is {value!r}, must hold integers")
     if len(values) not in lengths:
