@@ -12,30 +12,36 @@ python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip -
 import dnnlib.interrupts  # before torch
 
 # isort: split
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
 import dnnlib.cli
+from dnnlib.downloads import is_url
 from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
 from metrics.feature_stats import Images
+from metrics.kernel_inception_distance import DEGREE, NUM_SUBSETS, SUBSET_SIZE, KIDOptions
 from torch_utils import distributed
 from torch_utils.launcher import launch
+from training.checkpoint import OPTIONS_FILE
 from training.metric_inputs import (
     GeneratedImages,
     ImageSet,
     MirroredImages,
     open_generated,
-    training_data,
-    training_labels,
 )
 from training.sampling import choose_device, writing
 from training.snapshot import is_snapshot, load_snapshot
+from training.whereabouts import training_data
+
+SHOWN_SIZES = 5  # in a warning
 
 
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -69,6 +75,18 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--resize", help="How images get to its size", type=click.Choice(RESIZE_MODES), default="tf")
 @click.option("--seed", help="What the generated images are drawn by", type=int, default=0)
 @click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
+@click.option(
+    "--kid-subsets", help="Random subsets that a KID is the mean of", type=click.IntRange(min=1), default=NUM_SUBSETS
+)
+@click.option(
+    "--kid-subset-size", help="Images in each of them, at most", type=click.IntRange(min=2), default=SUBSET_SIZE
+)
+@click.option(
+    "--kid-degree",
+    help="Degree of its kernel; another than 3 shows in the name",
+    type=click.IntRange(1, 10),
+    default=DEGREE,
+)
 @click.option("--strict", help="Stop at images that cannot be read", is_flag=True)
 @click.option(
     "--json",
@@ -85,20 +103,41 @@ def main(gpus: int, device: str, **options: Any) -> int:
 
 
 def work(options: dict[str, Any], device: torch.device) -> int:
-    """One process of the computation."""
+    """One process of the computation. Raises `UserError` at the end if a metric failed: the others are computed first."""
     opts = prepare(options, device)
+    failed = []
     for name in options["metrics"]:
-        result = metric_main.calc_metric(name, opts)
-        if distributed.get_rank() == 0:
+        result, failure = metric_main.try_metric(name, opts)
+        if result is None:
+            distributed.print0(f"Warning: {failure}", file=sys.stderr)
+            failed.append(name)
+        elif distributed.get_rank() == 0:
             for warning in result["warnings"]:
                 print(f"Warning: {warning}", file=sys.stderr)
-            line = metric_main.report_metric(result, snapshot_pkl=options["network"])
-            print(line, flush=True)
+            run_dir, kimg = run_of(options["network"])
+            line = metric_main.report_metric({**result, **kimg}, run_dir, options["network"])
             if options["json_path"] is not None:
                 with open(options["json_path"], "a") as file:
                     file.write(line + "\n")
+    if failed:
+        raise UserError(
+            f"--metrics: {len(failed)} of {len(options['metrics'])} could not be computed: {', '.join(failed)}"
+        )
     distributed.shutdown()
     return 0
+
+
+def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
+    """The folder of the run that a snapshot lies in, if it does, and for how many kimg it was trained.
+
+    With its kimg a line in `metric-<name>.jsonl` goes where the snapshot goes: a resume that takes back the time after its
+    state takes back these lines, too.
+    """
+    folder = Path(network).parent
+    if is_url(network) or not Path(network).is_file() or not (folder / OPTIONS_FILE).is_file():
+        return None, {}
+    meta = load_snapshot(network)["meta"] or {}
+    return folder, {"kimg": meta.get("cur_nimg", 0) / 1000, "by": "calc_metrics"}
 
 
 def prepare(options: dict[str, Any], device: torch.device) -> metric_main.MetricOptions:
@@ -108,10 +147,12 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         with writing("--json"), open(options["json_path"], "a"):
             pass
     with naming("--network"):
-        generated, sampler, data = open_network(options["network"], options["seed"], device)
+        generated, sampler, data, missing = open_network(options["network"], options["seed"], device)
     data = data if options["data"] is None else options["data"]
     with naming("--data"):
         real = None if data is None else ImageSet(data)
+        if real is not None and options["data"] is not None:
+            say_sizes(data, real)
     opts = metric_main.MetricOptions(
         detector=Detectors(
             options["detector"],
@@ -126,25 +167,58 @@ def prepare(options: dict[str, Any], device: torch.device) -> metric_main.Metric
         sampler=sampler,
         notes=[sampler.note] if sampler is not None and sampler.note is not None else [],
         seed=options["seed"],
+        kid=KIDOptions(options["kid_subsets"], options["kid_subset_size"], options["kid_degree"]),
         batch_size=options["batch"],
         is_strict=options["strict"],
         is_verbose=is_verbose,
     )
-    for detector in metric_main.prepare(options["metrics"], opts):
+    with naming_missing(missing):
+        detectors = list(metric_main.prepare(options["metrics"], opts))
+    for detector in detectors:
         distributed.print0(describe(detector), file=sys.stderr)
     return opts
 
 
 def open_network(
     path: str, seed: int, device: torch.device
-) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None]:
-    """So many images on demand, what looks inside (None for a folder or zip), and the data it was trained on."""
+) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None, str | None]:
+    """So many images on demand, what looks inside (None for a folder or zip), the path of the data it was trained on, and
+    its name where that is not found."""
     if not is_snapshot(path):
         images = ImageSet(path)
-        return lambda count: images, None, None  # of more than count a random subset is taken
+        say_sizes(path, images)
+        return lambda count: images, None, None, None  # of more than count a random subset is taken
     contents = load_snapshot(path, verbose=True)
-    endless = open_generated(contents, path, 0, device, seed, training_labels(contents))
-    return endless.first, endless, training_data(contents)
+    endless = open_generated(contents, path, 0, device, seed)
+    data, name = training_data(contents, path), contents["training_set_kwargs"].get("path")
+    return endless.first, endless, data, name if data is None and isinstance(name, str) else None
+
+
+def say_sizes(path: str, images: ImageSet) -> None:
+    """A warning where the images of a set have more than one size."""
+    sizes = images.sizes().most_common()
+    if len(sizes) < 2 or distributed.get_rank() != 0:
+        return
+    shown = ", ".join(f"{count:,} of {width}x{height}" for (width, height), count in sizes[:SHOWN_SIZES])
+    more = f" and {len(sizes) - SHOWN_SIZES:,} more sizes" if len(sizes) > SHOWN_SIZES else ""
+    print(
+        f"Warning: {path}: its images have several sizes ({shown}{more}), and each is resized to the detector's",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def naming_missing(name: str | None) -> Iterator[None]:
+    """Where --data is needed, say what the network was trained on, if that is known and not found."""
+    try:
+        yield
+    except UserError as error:
+        if name is None or not str(error).startswith("--data is needed"):
+            raise
+        raise UserError(
+            f"{error}; the network was trained on {name}, which is neither where its run found it nor in this folder or "
+            "beside the snapshot, or holds something else now"
+        ) from error
 
 
 if __name__ == "__main__":

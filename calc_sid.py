@@ -30,7 +30,7 @@ from metrics import friendly_neighbours, sid_plots
 from metrics.detectors import NAMES, RESIZE_MODES, Detector, describe, open_detector
 from metrics.feature_stats import Images
 from metrics.friendly_neighbours import Ranking, Request, rank_sources
-from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS
+from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS, PUBLISHED_PROBES
 from training.metric_inputs import name_apart, open_images
 from training.sampling import choose_device, prepare_folder
 from training.shards import split_list
@@ -63,14 +63,28 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
     default="auto",
 )
 @click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
-@click.option("--resize", help="How images get to its size", type=click.Choice(RESIZE_MODES), default="tf")
 @click.option(
-    "--order", help="Order of the kernel; 0 is the logarithm", type=click.Choice([str(k) for k in ORDERS]), default="1"
+    "--resize",
+    help="How images get to its size  [default: tf; clean with --published]",
+    type=click.Choice(RESIZE_MODES),
 )
 @click.option(
-    "--probes", help="Points that distances are taken from", type=click.IntRange(min=2), default=DEFAULT_PROBES
+    "--order",
+    help="Order of the kernel; 0 is the logarithm, 2 has one (paper, equation 1); with --published plain powers",
+    type=click.Choice([str(k) for k in ORDERS]),
+    default="1",
 )
-@click.option("--published", help="The slow estimator of the paper's code, to compare with old numbers", is_flag=True)
+@click.option(
+    "--probes",
+    help=f"Points that distances are taken from  [default: {DEFAULT_PROBES}; {PUBLISHED_PROBES} with --published]",
+    type=click.IntRange(min=2),
+)
+@click.option(
+    "--published",
+    help="The slow estimator of the paper's code, to compare with old numbers: 20 rounds of 500 probes and features, "
+    "clean resizing, its kernel; a mean over probes where that code has a sum (500 times as large)",
+    is_flag=True,
+)
 @click.option("--max-images", help="Images of a set that are looked at", type=click.IntRange(min=2), default=50_000)
 @click.option("--num-gen", help="Images that a snapshot makes", type=click.IntRange(min=2), default=10_000)
 @click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
@@ -84,7 +98,8 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
         prepare_folder(folder, "--outdir")
     device = choose_device(options["device"])
     images = open_all(target, sources, options["num_gen"], device, options["seed"])
-    detector = open_detector(options["detector"], options["detector_weights"], options["resize"], device, verbose=True)
+    resize = options["resize"] or ("clean" if options["published"] else "tf")
+    detector = open_detector(options["detector"], options["detector_weights"], resize, device, verbose=True)
     print(describe(detector), file=sys.stderr)
     request = Request(
         order=int(options["order"]),

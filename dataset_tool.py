@@ -8,6 +8,10 @@ Examples:
     # images of any size: the largest centred square of each, resized
     python dataset_tool.py --source=photos/ --dest=datasets/photos256.zip --transform=center-crop --resolution=256x256
 
+    # sprites: no border, hard edges, their shape kept on a transparent square
+    python dataset_tool.py --source=sprites/ --dest=datasets/sprites64.zip --trim --transform=pad --resample=nearest \\
+        --resolution=64x64
+
     # data sets as they are published
     python dataset_tool.py --source=downloads/cifar-10-python.tar.gz --dest=datasets/cifar10.zip
     python dataset_tool.py --source=downloads/train-images-idx3-ubyte.gz --dest=datasets/mnist.zip
@@ -22,11 +26,11 @@ import re
 import sys
 
 import click
-from tqdm import tqdm
 
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError, naming
-from training.dataset_convert import CHANNELS, TRANSFORMS, Result, convert
+from training.dataset_convert import BITS, CHANNELS, RESAMPLE, TRANSFORMS, Result, convert
 from training.image_files import CHANNEL_NAMES
 from training.shards import part_paths
 
@@ -34,7 +38,7 @@ MAX_SIDE = 16_384
 
 EPILOG = """\b
 Sources, recognised by their names:
-  FOLDER, *.zip                 PNG, JPEG, WebP, BMP and TIFF files, with subfolders
+  FOLDER, *.zip                 PNG, JPEG, WebP, BMP, TIFF, GIF, PPM and TGA files, with subfolders and what links lead to
   A.zip,B.zip 'A-{00..63}.zip'  several of these as one (the quotes keep the braces from the shell)
   cifar-10-python.tar.gz        CIFAR-10, the training images
   train-images-idx3-ubyte.gz    MNIST and its kin, padded to 32x32; labels from the file beside it
@@ -43,7 +47,8 @@ Sources, recognised by their names:
 Labels come from the source's dataset.json, {"labels": [["name.png", class or vector], ...]}, else from its
 subfolders (one per class). They are written into the dataset.json of the result; --cond of train.py uses them.
 
-Gray, RGB and RGBA, 8 and 16 bit are kept. Where a source mixes them, all images get the widest of its kinds.
+Gray, RGB and RGBA, 8 and 16 bit are kept. Where a source mixes them, all images get the widest of its kinds. Colours
+under alpha 0 are written as black. Some of the images are shown in DEST.png, beside the set.
 """
 
 
@@ -63,12 +68,32 @@ def parse_resolution(ctx: click.Context, param: click.Parameter, value: str | No
 @click.option("--dest", required=True, metavar="PATH", help="Folder or .zip to write; never overwritten.")
 @click.option("--max-images", type=click.IntRange(min=1), metavar="INT", help="Take only the first so many images.")
 @click.option(
+    "--sample-seed", type=int, metavar="INT", help="Take a random sample of --max-images, drawn by this seed, instead."
+)
+@click.option(
     "--transform",
     type=click.Choice(TRANSFORMS),
-    help="center-crop: the largest centred square. center-crop-wide: a centred part as wide as --resolution, on a "
-    "black square. center-crop-dhariwal: the crop of the ADM papers. Without it, images are stretched.",
+    help="center-crop: the largest centred square. center-crop-wide: the middle rows, on a black square as wide as "
+    "--resolution (the official one, for LSUN's cars). center-crop-dhariwal: the crop of the ADM papers. pad: the whole "
+    "image, on a transparent or coloured rectangle. Without it, images are stretched.",
 )
 @click.option("--resolution", callback=parse_resolution, metavar="WxH", help="Resize to this width and height.")
+@click.option("--width", type=click.IntRange(1, MAX_SIDE), metavar="INT", help="Resize to this width.")
+@click.option("--height", type=click.IntRange(1, MAX_SIDE), metavar="INT", help="Resize to this height.")
+@click.option(
+    "--resample",
+    "--resize-filter",
+    "resample",
+    type=click.Choice(list(RESAMPLE)),
+    help="How to resize [default: lanczos]. nearest keeps the hard edges of sprites; with pad it enlarges them by whole "
+    "factors only.",
+)
+@click.option(
+    "--pad-color",
+    metavar="COLOR",
+    help="What --transform=pad puts around images: black, #rrggbb ... [default: transparent; white without alpha]",
+)
+@click.option("--trim", is_flag=True, help="First cut off a transparent border, or one of the colour of all corners.")
 @click.option(
     "--channels",
     type=click.Choice(list(CHANNELS)),
@@ -76,26 +101,48 @@ def parse_resolution(ctx: click.Context, param: click.Parameter, value: str | No
     show_default=True,
     help="What to write; dropping alpha puts the image onto white.",
 )
+@click.option(
+    "--bits",
+    type=click.Choice(list(BITS)),
+    default="auto",
+    show_default=True,
+    help="Bits of a sample; auto: 16 as soon as one image has them.",
+)
 @click.option("--strict", is_flag=True, help="Stop at an image that cannot be read, instead of skipping it.")
 def main(
     source: str,
     dest: str,
     max_images: int | None,
+    sample_seed: int | None,
     transform: str | None,
     resolution: tuple[int, int] | None,
+    width: int | None,
+    height: int | None,
+    resample: str | None,
+    pad_color: str | None,
+    trim: bool,
     channels: str,
+    bits: str,
     strict: bool,
 ) -> None:
     """Turn a collection of images into a data set for training."""
-    check_options(source, transform, resolution)
+    size = whole_size(resolution, width, height)
+    check_options(source, transform, size)
+    check_companions(max_images, sample_seed, transform, size, resample, pad_color, trim)
     with naming("--source"):
         result = convert(
             source,
             dest,
             max_images=max_images,
+            sample_seed=sample_seed,
             transform=transform,
-            size=resolution,
+            size=size,
             channels=channels,
+            bits=bits,
+            resample=resample or "lanczos",
+            pad_color=pad_color,
+            trim=trim,
+            sheet=True,
             strict=strict,
             report=lambda line: tqdm.write(line, file=sys.stderr),
         )
@@ -103,7 +150,38 @@ def main(
     print(summary(result, dest))
 
 
-def check_options(source: str, transform: str | None, resolution: tuple[int, int] | None) -> None:
+def whole_size(
+    resolution: tuple[int, int] | None, width: int | None, height: int | None
+) -> tuple[int | None, int | None] | None:
+    """`--resolution`, or `--width` and `--height`, of which one may be missing."""
+    if width is None and height is None:
+        return resolution
+    if resolution is not None:
+        raise click.UsageError("--resolution=WxH and --width, --height say the same; give one of them")
+    return width, height
+
+
+def check_companions(
+    max_images: int | None,
+    sample_seed: int | None,
+    transform: str | None,
+    size: tuple[int | None, int | None] | None,
+    resample: str | None,
+    pad_color: str | None,
+    trim: bool,
+) -> None:
+    """Refuse options that would do nothing."""
+    if sample_seed is not None and max_images is None:
+        raise click.UsageError("--sample-seed draws a sample of --max-images=INT, which is missing")
+    if pad_color is not None and transform != "pad":
+        raise click.UsageError("--pad-color is the colour of --transform=pad, which is missing")
+    if trim and (size is None or None in size):
+        raise click.UsageError("--trim leaves images of all sizes and needs --resolution=WxH, the size of the result")
+    if resample is not None and transform == "center-crop-dhariwal":
+        raise click.UsageError(f"--transform={transform} has filters of its own; leave --resample out")
+
+
+def check_options(source: str, transform: str | None, size: tuple[int | None, int | None] | None) -> None:
     """Refuse combinations that no source can satisfy."""
     with naming("--source"):
         missing = [part for part in part_paths(source) if not part.exists()]
@@ -111,9 +189,11 @@ def check_options(source: str, transform: str | None, resolution: tuple[int, int
         raise UserError(f"--source: {missing[0]}: no such file or folder; check the path")
     if transform is None:
         return
-    if resolution is None:
+    if size is None:
         raise click.UsageError(f"--transform={transform} needs --resolution=WxH, the size of the result")
-    width, height = resolution
+    width, height = size
+    if width is None or height is None:
+        raise click.UsageError(f"--transform={transform} needs --width and --height, the size of the result")
     if transform == "center-crop-wide" and width < height:
         raise click.UsageError(
             f"--transform={transform} needs a wide --resolution such as 512x384, not {width}x{height}"
@@ -144,7 +224,7 @@ def summary(result: Result, dest: str) -> str:
     return (
         f"Wrote {result.num_images:,} images of {width}x{height} ({kind}, {result.labels}) to {dest}; "
         f"{len(result.skipped):,} skipped"
-    )
+    ) + (f"\nSome of them: {result.sheet}" if result.sheet else "")
 
 
 if __name__ == "__main__":

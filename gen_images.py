@@ -15,6 +15,10 @@ python gen_images.py --network=network-snapshot-000200.pkl --seeds=0,3,5-10 --tr
 python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --translate=0.25,0 --rotate=30
 
 \b
+# Sprites: no half-transparent pixels, eight times as large
+python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --alpha-threshold=0.5 --scale=8
+
+\b
 # Trained with --prior=features: images for the features of given ones, and from one to the next in eight steps
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --seeds=0-3
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --prior-interpolate=8
@@ -23,6 +27,7 @@ python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos
 import dnnlib.interrupts  # before torch
 
 # isort: split
+import math
 import re
 import sys
 import time
@@ -30,14 +35,15 @@ from pathlib import Path
 
 import click
 import torch
-from tqdm import tqdm
 
 import dnnlib
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from training.dataset import to_float, to_uint8
-from training.grids import save_grid, save_stacks
+from training.grids import Finish, save_grid, save_stacks
 from training.image_files import CHANNEL_NAMES, encode_png
+from training.label_distribution import LabelDistribution
 from training.layers import image_size
 from training.prior_pictures import check_flags, open_given, save_for_images
 from training.sampling import (
@@ -55,6 +61,7 @@ from training.sampling import (
 
 COLUMNS = 8  # of the picture of pairs without --grid
 MAX_SEEDS = 1_000_000
+MAX_PIXELS = 1 << 27  # of an enlarged image
 PRIOR_SEEDS = range(4)  # for each of --prior-images without --seeds
 
 
@@ -134,6 +141,19 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 @click.option("--prior-detector", help="The weights that saw them in training, if moved", metavar="PATH")
 @click.option("--grid", help="Save grid.png as well, columns x rows", metavar="WxH", type=parse_size)
 @click.option("--pairs", help="Save pairs.png as well: what went in above what came out", is_flag=True)
+@click.option(
+    "--alpha-threshold",
+    help="Of networks with transparency: alpha below becomes 0, and the rest 1",
+    metavar="0..1",
+    type=click.FloatRange(0, 1),
+)
+@click.option(
+    "--scale",
+    help="Repeat every pixel so often in both directions",
+    metavar="INT",
+    type=click.IntRange(1, 64),
+    default=1,
+)
 @click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--batch", help="Images at a time  [default: by their size]", metavar="INT", type=click.IntRange(min=1))
 def main(
@@ -151,6 +171,8 @@ def main(
     prior_detector: str | None,
     grid: tuple[int, int] | None,
     pairs: bool,
+    alpha_threshold: float | None,
+    scale: int,
     device: str,
     batch: int | None,
 ) -> None:
@@ -162,6 +184,9 @@ def main(
     seeds = choose_seeds(sampler, seeds)
     check_class(sampler, class_idx)
     check_pictures(sampler, len(seeds), grid, pairs)
+    cells = grid[0] * grid[1] if grid is not None else len(seeds) if pairs else 1
+    check_finish(sampler, alpha_threshold, scale, cells)
+    finish = Finish(alpha_threshold, scale)
     if translate != (0, 0) or rotate != 0:
         move_image(sampler, translate, rotate)
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
@@ -170,25 +195,47 @@ def main(
         given = open_given(sampler, prior_images, prior_detector, prior_interpolate)
         prepare_folder(Path(outdir), "--outdir")
         with writing("--outdir"):
-            saved = save_for_images(sampler, seeds, given, prior_interpolate, look, batch, Path(outdir))
+            saved = save_for_images(sampler, seeds, given, prior_interpolate, look, batch, Path(outdir), finish)
         print(f"Saved {saved} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
         return
 
     prepare_folder(Path(outdir), "--outdir")
-    images = generate(sampler, seeds, look, Path(outdir), batch, is_kept=grid is not None or pairs)
-    names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs)
-    saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler)}", *names])
+    images = generate(sampler, seeds, look, Path(outdir), batch, finish, is_kept=grid is not None or pairs)
+    names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs, finish)
+    saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler, scale)}", *names])
     print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
 
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:
-    """Raises `UserError` for a class that the network does not have; says so where it has none."""
+    """Raises `UserError` for a class that the network does not have; says so where it has none, or has never seen it."""
     if sampler.prior is not None:
         if class_idx is not None:
             print(f"Warning: --class={class_idx} is ignored: the network knows features, no classes", file=sys.stderr)
         return
+    labels = sampler.label_distribution
+    if labels is not None and not labels.is_classes:
+        if class_idx is not None:
+            raise UserError(
+                f"--class={class_idx}: the network was trained with vectors of {labels.c_dim} numbers, not with classes; leave "
+                "--class out: each seed then draws one of the vectors that it was trained with"
+            )
+        return
+    if labels is not None and class_idx is not None and 0 <= class_idx < labels.c_dim:
+        warn_of_empty_class(class_idx, labels)
     if label(sampler.network.c_dim, class_idx) is None and class_idx is not None:
         print(f"Warning: --class={class_idx} is ignored, since the network is not conditional", file=sys.stderr)
+
+
+def warn_of_empty_class(class_idx: int, labels: LabelDistribution) -> None:
+    if labels.values[class_idx] > 0:
+        return
+    occurred = labels.occurred()
+    known = ", ".join(map(str, occurred[:10])) + (f" and {len(occurred) - 10} more" if len(occurred) > 10 else "")
+    print(
+        f"Warning: --class={class_idx}: the network never saw an image of this class, and nothing says what it makes of it; it "
+        f"was trained with images of {known}",
+        file=sys.stderr,
+    )
 
 
 def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | None, pairs: bool) -> None:
@@ -199,18 +246,32 @@ def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | No
         raise UserError("--pairs: the network was trained on noise, and there is nothing to show above its images")
 
 
+def check_finish(sampler: Sampler, alpha_threshold: float | None, scale: int, cells: int) -> None:
+    """Raises `UserError` where there is no alpha, or the picture of so many cells would become too large."""
+    channels = sampler.generator.img_channels
+    if alpha_threshold is not None and channels != 4:
+        kind = CHANNEL_NAMES.get(channels, f"{channels} channels")
+        raise UserError(f"--alpha-threshold: the network makes {kind} images, which have no alpha; leave it out")
+    height, width = image_size(sampler.generator.img_resolution)
+    pixels = cells * height * width
+    if scale > 1 and pixels * scale**2 > MAX_PIXELS:
+        what = "an image" if cells == 1 else f"a picture of {cells} images"
+        most = max(math.isqrt(MAX_PIXELS // pixels), 1)
+        raise UserError(f"--scale={scale}: makes {what} of {pixels * scale**2:,} pixels; use {most} at most")
+
+
 def generate(
-    sampler: Sampler, seeds: list[int], look: Look, folder: Path, batch: int, is_kept: bool
+    sampler: Sampler, seeds: list[int], look: Look, folder: Path, batch: int, finish: Finish, is_kept: bool
 ) -> torch.Tensor | None:
-    """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU if they shall be kept."""
+    """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU, not enlarged, if they shall be kept."""
     kept = []
     with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
         for first in range(0, len(seeds), batch):
             part = seeds[first : first + batch]
-            images = to_uint8(sampler.images(part, look)).cpu()
+            images = finish.threshold(to_uint8(sampler.images(part, look)).cpu())
             with writing("--outdir"):
                 for seed, pixels in zip(part, images.permute(0, 2, 3, 1).numpy(), strict=True):
-                    (folder / f"seed{seed:04d}.png").write_bytes(encode_png(pixels))
+                    (folder / f"seed{seed:04d}.png").write_bytes(encode_png(finish.enlarge(pixels)))
             if is_kept:
                 kept.append(images)
             bar.update(len(part))
@@ -226,18 +287,19 @@ def save_pictures(
     batch: int,
     grid: tuple[int, int] | None,
     pairs: bool,
+    finish: Finish,
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
     names = []
     if images is not None and grid is not None:
         names.append("grid.png")
         with writing("--outdir"):
-            save_grid(folder / names[-1], to_float(images), columns=grid[0])
+            save_grid(folder / names[-1], to_float(images), grid[0], finish)
     if images is not None and pairs:
         names.append("pairs.png")
         stages = [*pictures_before(sampler, seeds, look, batch), to_float(images)]
         with writing("--outdir"):
-            save_stacks(folder / names[-1], stages, columns=grid[0] if grid else min(len(seeds), COLUMNS))
+            save_stacks(folder / names[-1], stages, grid[0] if grid else min(len(seeds), COLUMNS), finish)
     return names
 
 
@@ -247,10 +309,10 @@ def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) 
     return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
 
 
-def describe_images(sampler: Sampler) -> str:
+def describe_images(sampler: Sampler, scale: int) -> str:
     height, width = image_size(sampler.generator.img_resolution)
     channels = sampler.generator.img_channels
-    return f"{width}x{height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"
+    return f"{scale * width}x{scale * height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"
 
 
 if __name__ == "__main__":

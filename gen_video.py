@@ -30,10 +30,10 @@ import click
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 import dnnlib
 import dnnlib.cli
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from gen_images import check_class, parse_range, parse_size
 from training.grids import BACKGROUND, save_png, tile
@@ -114,6 +114,8 @@ def main(
         raise UserError("--stages: the network has a single stage; a cascade is trained with --source=snapshot.pkl")
     columns, rows = grid
     arranged = arrange_seeds(choose_seeds(sampler, seeds), columns * rows, num_keyframes, shuffle_seed)
+    if video_path is not None:
+        check_moves(arranged)
     for path in filter(None, (video_path, sheet_path)):
         prepare_folder(path.parent, "--output")
 
@@ -125,7 +127,7 @@ def main(
         pictures = walk.pictures(np.arange(num_frames) / w_frames)
         frames = (frame_of(picture, columns) for picture in pictures)
         save_video(video_path, tqdm(frames, total=num_frames, desc="Frames", disable=None, leave=False), fps)
-        saved.append(f"{video_path} ({num_frames} frames, {num_frames / fps:.1f} s)")
+        saved.append(f"{video_path} ({num_frames} frames, {length_line(video_path, num_frames, fps)})")
     if sheet_path is not None and sheet is not None:
         save_sheet(sheet_path, list(walk.pictures(np.arange(sheet) * walk.num_keys / sheet)))
         saved.append(f"{sheet_path} ({sheet} moments)")
@@ -150,6 +152,30 @@ def choose_paths(output: str | None, sheet: int | None) -> tuple[Path | None, Pa
     if kind == ".png":
         return None, path
     return path, None if sheet is None else path.with_name(f"{path.stem}-sheet.png")
+
+
+def check_moves(arranged: np.ndarray) -> None:
+    """Raise `UserError` that names `--seeds` where every loop `[cells, K]` has a single seed, and nothing to turn into."""
+    if (arranged == arranged[:, :1]).all():
+        num_cells, what = len(arranged), "one seed" if len(arranged) == 1 else "one seed in every cell"
+        raise UserError(
+            f"--seeds: a video of {what} stands still; give {2 * num_cells} or more, such as --seeds=0-{4 * num_cells - 1} "
+            "(gen_images.py makes pictures that stand still)"
+        )
+
+
+def gif_delay(fps: int) -> int:
+    """Hundredths of a second for a frame: the format counts them, and viewers slow down what lasts less than two."""
+    return max(round(100 / fps), 2)
+
+
+def length_line(path: Path, num_frames: int, fps: int) -> str:
+    """How long a video lasts, as the file says; and where that is not the speed asked for, the one that it has."""
+    if path.suffix.lower() != ".gif":
+        return f"{num_frames / fps:.1f} s"
+    delay = gif_delay(fps)
+    note = "" if delay * fps == 100 else f", {100 / delay:.4g} frames per second where a GIF cannot have {fps}"
+    return f"{num_frames * delay / 100:.1f} s{note}"
 
 
 def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
@@ -186,11 +212,9 @@ def save_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
 
 
 def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    # The format counts hundredths of a second, and viewers slow down what lasts less than two of them.
-    duration = 10 * max(round(100 / fps), 2)
     images = (Image.fromarray(frame) for frame in frames)
     first = next(images)
-    first.save(path, save_all=True, append_images=images, duration=duration, loop=0)
+    first.save(path, save_all=True, append_images=images, duration=10 * gif_delay(fps), loop=0)
 
 
 def even_sides(frame: np.ndarray) -> np.ndarray:

@@ -39,14 +39,20 @@ from training.snapshot import load_snapshot, read_snapshot, save_snapshot, save_
 NETWORKS = ("G", "D", "G_ema")
 
 
-def load_network_pkl(f: BinaryIO, force_fp16: bool = False) -> dict[str, Any]:
+def load_network_pkl(
+    f: BinaryIO, force_fp16: bool = False, custom: bool = False, size: Any = None, scale_type: str | None = None
+) -> dict[str, Any]:
     """The contents of a snapshot: `G`, `D`, `G_ema`, `source`, `augment_pipe`, `training_set_kwargs`, `meta`.
 
     Reads this project's snapshots, the official pickles of StyleGAN3, StyleGAN2-ADA-PyTorch and TensorFlow StyleGAN2, and
     safetensors files that this script wrote. Networks are this project's, in eval mode on the CPU. `force_fp16` makes the
     four highest resolutions run in float16 on a GPU. Raises `UserError` (a ValueError) for any other file; never runs code
-    found in it.
+    found in it. `custom`, `size` and `scale_type` are dvschultz's: images of another size than the network's are refused.
     """
+    if custom or size is not None:
+        raise UserError(
+            "legacy.load_network_pkl: custom=True (images of another size) is not taken here; resize the images"
+        )
     contents = read_snapshot(f)
     return with_half_precision(contents) if force_fp16 else contents
 
@@ -58,6 +64,25 @@ def save_official_pkl(f: BinaryIO, contents: dict[str, Any]) -> list[str]:
     each. Raises `UserError` for networks other than StyleGAN2 and StyleGAN3.
     """
     return official_export.write(f, contents)
+
+
+class _LegacyUnpickler:
+    """The official name of what reads old pickles, for `_LegacyUnpickler(file).load()`."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+
+    def load(self) -> dict[str, Any]:
+        return load_network_pkl(self.file)
+
+
+def __getattr__(name: str) -> Any:
+    """Official names that are refused, each with what to use."""
+    if name in ("convert_tf_generator", "convert_tf_discriminator", "convert_network_pickle"):
+        raise AttributeError(
+            f"legacy.{name}: load_network_pkl converts by itself; legacy.py --source=OLD.pkl --dest=NEW.pkl writes a file"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def with_half_precision(contents: dict[str, Any]) -> dict[str, Any]:

@@ -50,8 +50,9 @@ from dnnlib.files import only_one
 from metrics.detectors import NAMES
 from torch_utils import distributed, misc
 from torch_utils.launcher import STOPPED, launch, leaving_when_asked
+from training.ada import PUBLISHED_NETWORKS, resume_address
 from training.cascade_run import CascadeRun
-from training.config import MBSTD_GROUP, PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
+from training.config import PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
 from training.encoders import ENCODERS, NORMS
 from training.losses import LOSSES
 from training.prior import NORMS as PRIOR_NORMS
@@ -62,6 +63,8 @@ from training.resolve import resolve
 from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
 from training.shards import split_list
 from training.training_loop import training_loop
+
+RESUME = "the same command with --resume=latest continues"
 
 
 def auto_int(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -99,7 +102,11 @@ def defaults(name: str) -> str:
 # Required and main features.
 @click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
 @click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
-@click.option("--cfg", help="Base configuration", type=click.Choice(list(PRESETS)))
+@click.option(
+    "--cfg",
+    help="Base configuration; auto, paper256, paper512, paper1024, cifar are those of StyleGAN2-ADA",
+    type=click.Choice(list(PRESETS)),
+)
 @click.option(
     "--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR|A,B|'{0..9}.zip']"
 )
@@ -149,7 +156,7 @@ def defaults(name: str) -> str:
 @click.option(
     "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
 )
-@click.option("--batch", help="Total batch size  [default: 32]", type=int)
+@click.option("--batch", help="Total batch size  [default: 32; that of --cfg]", type=int)
 @click.option("--gamma", help="R1 regularization weight  [default: by resolution and batch]", type=float)
 # Optional features.
 @click.option("--cond", help="Train a conditional model", metavar="BOOL", type=bool, default=False)
@@ -173,6 +180,7 @@ def defaults(name: str) -> str:
     default="memory",
 )
 @click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
+@click.option("--subset", help="Train with only N of the images, drawn by --seed", metavar="N", type=int)
 @click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
 @click.option(
     "--augpipe", help="Augmentation pipeline: blit, geom, color, filter, noise, cutout, bg, bgc, …", default="bgc"
@@ -180,8 +188,10 @@ def defaults(name: str) -> str:
 @click.option(
     "--resume",
     help="latest, or a run folder: continue that run exactly, by its own options; latest is the newest run in --outdir, and "
-    "starts one if there is none. A network pickle: start a new run from the weights that fit",
-    metavar="[latest|DIR|PATH|URL]",
+    "starts one if there is none. A network pickle: start a new run from the weights that fit; "
+    f"{', '.join(PUBLISHED_NETWORKS)} are published ones, noresume is none",
+    metavar="[latest|DIR|PATH|URL|NAME]",
+    callback=lambda context, param, value: resume_address(value),
 )
 @click.option(
     "--resume-augment",
@@ -218,10 +228,16 @@ def defaults(name: str) -> str:
     metavar="KIMG",
     type=float,
 )
-@click.option("--mbstd-group", help=f"Minibatch std group size  [default: {MBSTD_GROUP}]", type=int)
+@click.option("--mbstd-group", help=f"Minibatch std group size  [default: {defaults('mbstd_group')}]", type=int)
 # Misc settings.
 @click.option("--desc", help="String to include in result dir name", metavar="STR")
-@click.option("--metrics", help="Quality metrics", metavar="[NAME|A,B,C|none]", callback=metric_names, default="none")
+@click.option(
+    "--metrics",
+    help="Quality metrics (officially fid50k_full, which takes hours on a CPU)",
+    metavar="[NAME|A,B,C|none]",
+    callback=metric_names,
+    default="none",
+)
 @click.option(
     "--metrics-data",
     help="Data set that they compare with, such as all images where --data is a few of them  [default: --data]",
@@ -234,10 +250,13 @@ def defaults(name: str) -> str:
     default="auto",
 )
 @click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
-@click.option("--kimg", help="Total training duration", metavar="KIMG", type=float, default=25000)
+@click.option("--kimg", help=f"Total training duration  [default: {defaults('kimg')}]", metavar="KIMG", type=float)
 @click.option("--tick", help="How often to print progress", metavar="KIMG", type=float, default=4)
 @click.option(
-    "--snap", help="How often to save snapshots  [default: ticks 1, 2, 4, … 32, then 50]", metavar="TICKS", type=int
+    "--snap",
+    help="How often to save snapshots  [default: ticks 1, 2, 4, … 32, then 50; officially 50]",
+    metavar="TICKS",
+    type=int,
 )
 @click.option(
     "--keep",
@@ -254,6 +273,19 @@ def defaults(name: str) -> str:
 )
 @click.option("--seed", help="Random seed", metavar="INT", type=int, default=0)
 @click.option("--fp32", help="Disable mixed-precision", metavar="BOOL", type=bool, default=False)
+@click.option(
+    "--nhwc",
+    help="Keep feature maps channels-last in float16 (on a GPU, runs do so anyway)",
+    metavar="BOOL",
+    type=bool,
+    default=False,
+)
+@click.option(
+    "--allow-tf32",
+    help="Let a GPU round the inputs of float32 products to TF32  [default: unless --fp32=1; officially: no]",
+    metavar="BOOL",
+    type=bool,
+)
 @click.option("--nobench", help="Disable cuDNN benchmarking", metavar="BOOL", type=bool, default=False)
 @click.option(
     "--cuda-graphs", help="Replay the main phases on a GPU as CUDA graphs", metavar="BOOL", type=bool, default=False
@@ -285,9 +317,9 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
     return start(resolved.config, point)
 
 
-def start(config: TrainingConfig, point: ResumePoint | None) -> int:
-    """Train; the exit code."""
-    return launch(train_process, config.num_gpus, config.device, config, *where(point))
+def start(config: TrainingConfig, point: ResumePoint | None, way_on: str = RESUME) -> int:
+    """Train; the exit code. way_on: what continues a run that was stopped."""
+    return launch(train_process, config.num_gpus, config.device, config, *where(point), way_on)
 
 
 def train_cascade(path: str, given: dict[str, Any], outdir: str, dry_run: bool) -> int:
@@ -314,7 +346,9 @@ def where(point: ResumePoint | None) -> tuple[Path | None, Path | None]:
     return (None, None) if point is None else (point.run_dir, point.state)
 
 
-def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path | None, device: torch.device) -> int:
+def train_process(
+    config: TrainingConfig, run_dir: Path | None, state_file: Path | None, way_on: str, device: torch.device
+) -> int:
     """One process of the run, from its folder (a new one for None) to its end; the exit code."""
     if device.type == "cpu":
         misc.keep_freed_memory()
@@ -333,6 +367,7 @@ def train_process(config: TrainingConfig, run_dir: Path | None, state_file: Path
             distributed.print0(f"Run folder: {run_dir}")
             with distributed.naming_lost_peers():  # here, so that log.txt has its line, too
                 is_stopped = training_loop(config, run_dir, device, state_file)
+            distributed.print0(f"Stopped; {way_on}." if is_stopped else "Done.")
     except (UserError, KeyboardInterrupt, SystemExit):
         if is_writer and is_new:
             remove_unstarted(run_dir)

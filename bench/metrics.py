@@ -1,12 +1,18 @@
-"""How fast metrics are: detectors against the machine's matmul rate, and the SID against the published estimator.
+"""How fast metrics are: detectors against the machine's matmul rate, the SID against the published estimator, and the
+arithmetic of FID, KID, precision and recall in turns with torch-fidelity's, where that is installed.
 
 python bench/metrics.py
+python bench/metrics.py --only=peer    # pip install torch-fidelity: a peer, not a dependency
 python bench/metrics.py --large    # adds the SID of 50,000 against 50,000 features
 """
 
+import contextlib
+import io
 import resource
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, matmul_rate, median_seconds, save_result
 from metrics import detectors, inception_v3, vgg16
+from metrics.frechet_distance import fit_gaussian
+from metrics.kernel_inception_distance import NUM_SUBSETS, SUBSET_SIZE, kernel_inception_distance
+from metrics.precision_recall import precision_recall
 from metrics.signed_inception_distance import (
     DEFAULT_RADII,
     PUBLISHED_FEATURES,
@@ -27,6 +36,7 @@ from metrics.signed_inception_distance import (
 
 GFLOP = {"inception": 11.4, "vgg16": 30.9, "tiny": None}  # per image, forward; tiny is counted below
 DIMENSIONS, PROBES = 2048, 1000
+PEER_FEATURES = 10_000
 MEASURED_RADII = 1  # of the published estimator, whose radii cost the same
 
 
@@ -34,9 +44,13 @@ MEASURED_RADII = 1  # of the published estimator, whose radii cost the same
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--repeats", default=5, help="Measurements, of which the median counts", show_default=True)
 @click.option("--large", help="Also the SID of 50,000 against 50,000 features", is_flag=True)
-def main(device: str, repeats: int, large: bool) -> None:
-    """Print tables and write bench/results/metrics-DEVICE.json."""
+@click.option("--only", help="peer: the comparison with torch-fidelity alone", type=click.Choice(["peer"]))
+def main(device: str, repeats: int, large: bool, only: str | None) -> None:
+    """Print tables and write bench/results/metrics-DEVICE.json, of `--only=peer` metrics-peer.json."""
     place = torch.device(device)
+    if only == "peer":
+        save_result("metrics-peer", {"machine": describe_machine(), "peer": peer_times(repeats)})
+        return
     rate = matmul_rate(place, torch.float32)
     print(f"float32 matmul: {rate / 1e9:.0f} GFLOP/s")
     rows = [detector_row(name, place, rate, repeats) for name in ("inception", "vgg16", "tiny")]
@@ -56,6 +70,7 @@ def main(device: str, repeats: int, large: bool) -> None:
         print(
             f"SID, 50,000 against 50,000: {result['sid_large']['seconds']:.0f} s, peak {result['sid_large']['peak_gb']:.1f} GB"
         )
+    result["peer"] = peer_times(repeats)
     save_result(f"metrics-{device}", result)
 
 
@@ -111,6 +126,63 @@ def sid_times(device: torch.device, repeats: int) -> dict[str, Any]:
 def by_differences(probes: torch.Tensor, features: torch.Tensor, rows: int = 20) -> torch.Tensor:
     """Mean distance of `[P, n]` to `[F, n]` by way of `[rows, F, n]` differences."""
     return torch.cat([(part[:, None] - features).square().sum(dim=2).sqrt() for part in probes.split(rows)]).mean()
+
+
+def peer_times(repeats: int) -> dict[str, Any]:
+    """Ours and torch-fidelity's on the same features `[10,000, 2048]`, in turns, on the CPU; prints a line each."""
+    gen = torch.Generator().manual_seed(0)
+    basis = torch.randn([40, DIMENSIONS], generator=gen)  # of features that vary in few directions, as real ones do
+    x, y = (
+        (
+            torch.randn([PEER_FEATURES, 40], generator=gen) @ basis / 5
+            + torch.randn([PEER_FEATURES, DIMENSIONS], generator=gen) / 10
+        ).relu()
+        for _ in range(2)
+    )
+    ours: dict[str, Callable[[], Any]] = {
+        "FID statistics": lambda: fit_gaussian(x),
+        "KID": lambda: kernel_inception_distance(x, y),
+        "precision and recall": lambda: precision_recall(x, y),
+    }
+    try:
+        theirs = torch_fidelity_calls(x, y)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit this PyTorch
+        print(f"torch-fidelity is not at hand ({error}): ours only")
+        theirs = {}
+    rows = {}
+    for name, run in ours.items():
+        calls = {"ours": run} | ({"torch-fidelity": theirs[name]} if theirs else {})
+        seconds = in_turns(calls, repeats)
+        rows[name] = {**seconds, "ratio": seconds["ours"] / seconds["torch-fidelity"] if theirs else None}
+        told = "  ".join(f"{who} {value:.2f} s" for who, value in seconds.items())
+        print(f"{name}: {told}" + (f"  ({rows[name]['ratio']:.2f}x)" if theirs else ""), flush=True)
+    return rows
+
+
+def torch_fidelity_calls(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """The same computations of torch-fidelity; y are the generated features."""
+    from torch_fidelity import metric_fid, metric_kid, metric_prc
+
+    kid_options = {"kid_subsets": NUM_SUBSETS, "kid_subset_size": SUBSET_SIZE, "verbose": False}
+    prc_options = {"prc_neighborhood": 3, "prc_batch_size": 10_000, "save_cpu_ram": False, "verbose": False}
+    return {
+        "FID statistics": lambda: metric_fid.fid_features_to_statistics(x),
+        "KID": lambda: metric_kid.kid_features_to_metric(y, x, **kid_options),
+        "precision and recall": lambda: metric_prc.prc_features_to_metric(y, x, **prc_options),
+    }
+
+
+def in_turns(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, one after the other so many times: whatever slows the machine slows both."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, run in calls.items():
+            started = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                run()
+            if turn > 0:  # the first one warms up
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def large_sid(device: torch.device) -> dict[str, Any]:

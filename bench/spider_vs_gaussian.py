@@ -48,7 +48,7 @@ from bench.common import describe_machine, save_result
 from dnnlib.errors import UserError
 from metrics import metric_main
 from torch_utils.launcher import STOPPED
-from training.checkpoint import OPTIONS_FILE
+from training.checkpoint import OPTIONS_FILE, SNAPSHOT_PATTERN, numbered
 from training.resume import newest_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,10 +191,10 @@ def needs_stage_one(run: Run) -> bool:
 
 def last_snapshot(runs: list[Run], seed: int) -> Path:
     folder = next(run.folder for run in runs if run.name == STAGE_ONE and run.seed == seed)
-    found = sorted(folder.glob("*/network-snapshot-*.pkl"))
-    if not found:
+    found = [numbered(run_dir, SNAPSHOT_PATTERN)[:1] for run_dir in sorted(folder.glob("*/"))]
+    if not any(found):
         raise UserError(f"{folder}: has no snapshot yet; run {STAGE_ONE}/{seed} first (leave --only out)")
-    return found[-1]
+    return [path for newest in found for path in newest][-1]
 
 
 def train(run: Run, words: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dnnlib
 from dnnlib.errors import UserError
+from training.checkpoint import SNAPSHOT_PATTERN, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SEC = 0.5
@@ -28,7 +29,7 @@ SETTINGS = (
     "--aug=noaug", "--device=cpu", "--fp32=1", "--workers=1",
 )  # fmt: skip
 NUM_TICKS = 20  # of a training, and a snapshot every other one
-MIN_TICK_KIMG = 0.5  # snapshots are numbered by whole kimg
+MIN_TICK_KIMG = 0.5  # which is 31 steps
 
 
 @dataclass
@@ -110,7 +111,8 @@ class Training:
         )
 
     def snapshots(self) -> list[Path]:
-        return sorted(self.outdir.glob("*/network-snapshot-*.pkl"))
+        """Oldest first."""
+        return [path for run in sorted(self.outdir.glob("*/")) for path in reversed(numbered(run, SNAPSHOT_PATTERN))]
 
 
 def plan_trainings(outdir: Path, target: Path, source: Path, kimg: float, seed: int) -> dict[str, Training]:

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, TextIO
 
 import requests
 import urllib3
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 
 MAX_BYTES = 4 << 30  # of a file, unless the caller says more: several times the largest snapshot or detector

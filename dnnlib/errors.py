@@ -8,6 +8,10 @@ class UserError(ValueError):
     """What the user can mend. The scripts print its message as one line and leave with exit code 2."""
 
 
+class DataError(UserError, OSError):
+    """What is wrong with a set of images as a whole. Programs written for the official code catch an `IOError`."""
+
+
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
     """Put the flag (`--data`) before the message of a `UserError` raised inside the block."""

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from types import ModuleType
 from typing import Any
@@ -18,10 +19,12 @@ __all__ = [
     "call_func_by_name",
     "construct_class_by_name",
     "format_time",
+    "format_time_brief",
     "get_obj_by_name",
     "is_url",
     "make_cache_dir_path",
     "open_url",
+    "set_cache_dir",
 ]
 
 
@@ -100,3 +103,41 @@ def format_time(seconds: float) -> str:
     if days:
         return f"{days}d {hours:02d}h {minutes:02d}m"
     return f"{hours}h {minutes:02d}m {secs:02d}s" if hours else f"{minutes}m {secs:02d}s"
+
+
+def format_time_brief(seconds: float) -> str:
+    """Official name: the two largest units of a duration: '5s', '3m 04s', '2h 03m', '1d 02h'."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total}s"
+    for large, small, unit in (("m", "s", 60), ("h", "m", 3600), ("d", "h", 86400)):
+        if total < unit * (60 if unit < 3600 else 24) or large == "d":
+            return f"{total // unit}{large} {total % unit // {'m': 1, 'h': 60, 'd': 3600}[large]:02d}{small}"
+    raise AssertionError
+
+
+def set_cache_dir(path: str) -> None:
+    """Official name: like DNNLIB_CACHE_DIR, for this process and those that it starts."""
+    os.environ["DNNLIB_CACHE_DIR"] = path
+
+
+INSTEAD = {
+    "ask_yes_no": "click.confirm",
+    "tuple_product": "math.prod",
+    "get_dtype_and_ctype": "numpy.dtype, numpy.ctypeslib.as_ctypes_type",
+    "is_pickleable": "pickle.dumps in a try",
+    "get_module_from_obj_name": "get_obj_by_name",
+    "get_obj_from_module": "get_obj_by_name",
+    "get_module_dir_by_obj_name": "get_obj_by_name and inspect.getfile",
+    "is_top_level_function": "inspect.isfunction",
+    "get_top_level_function_name": "function.__module__ and function.__qualname__",
+    "list_dir_recursively_with_ignore": "pathlib.Path.rglob",
+    "copy_files_and_create_dirs": "shutil.copytree",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Official names that are refused, each with what to use."""
+    if name in INSTEAD:
+        raise AttributeError(f"dnnlib.util.{name} is not part of this project; use {INSTEAD[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ from torch_utils import official_pickles, torchscript
 
 NAMES = ("auto", "inception", "vgg16", "tiny")
 RESIZE_MODES = ("tf", "clean")
+KEYS = {"clean": "clean-clipped"}  # features that were kept before `clean` was clipped are others
 BATCH = 256  # images at a time, of those that lie in memory
 
 
@@ -52,11 +53,17 @@ class Detector:
     resize: str  # tf, clean; area for what has a way of its own
     prepare: Callable[[torch.Tensor], torch.Tensor]  # uint8 `[N, C, H, W]` to what the network takes
     num_features: int
+    is_published: bool = True  # whether the weights are the file that everybody has, by its hash
+
+    @property
+    def title(self) -> str:
+        """How numbers name it: with the start of the weights' hash where these are not the published ones."""
+        return self.name if self.is_published else f"{self.name}:{self.weights_hash[:8]}"
 
     @property
     def key(self) -> str:
         """What numbers of two detectors must share to be comparable."""
-        return f"{self.name}-{self.weights_hash}-{self.resize}"
+        return f"{self.name}-{self.weights_hash}-{KEYS.get(self.resize, self.resize)}"
 
     @property
     def device(self) -> torch.device:
@@ -168,12 +175,19 @@ def assemble(
         resize=resize,
         prepare=lambda images: normalise(shrink(to_rgb(images), size)),
         num_features={"inception": inception_v3.NUM_FEATURES, "vgg16": vgg16.NUM_FEATURES}[name],
+        is_published=is_published(name, weights_hash),
     )
+
+
+def is_published(name: str, weights_hash: str) -> bool:
+    return weights_hash.startswith(PUBLIC[name].sha256_start)
 
 
 def describe(detector: Detector) -> str:
     """One line on what sees the images, and how to have the usual one instead."""
     line = f"Detector: {detector.name} (weights {detector.weights_hash}, resize {detector.resize})"
+    if not detector.is_published:
+        return f"{line}; these are not the published weights that are known here, which numbers say: [{detector.title}]"
     if detector.name != "tiny":
         return line
     return (
@@ -337,10 +351,13 @@ def resize_tf(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def resize_clean(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubic with antialiasing, as Pillow does it on floating-point pixels (clean-fid)."""
+    """Bicubic with antialiasing as clean-fid does it: Pillow's, on floating-point pixels, clipped and not rounded.
+
+    Beside an edge the kernel overshoots, to -45 or 300 on noise; no image file could hold that.
+    """
     if images.shape[2:] == (size, size):
         return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp_(0, 255)
 
 
 def normalise_inception(images: torch.Tensor) -> torch.Tensor:
@@ -378,4 +395,12 @@ def open_lpips(
         parameter.data = lins[name].flatten().float()
     network = network.to(device).eval().requires_grad_(False)
     weights_hash = f"{vgg_hash[:8]}{lins_hash[:8]}"  # the number depends on both files
-    return Detector("lpips", network, weights_hash, "none", lambda images: normalise_vgg(to_rgb(images)), 0)
+    return Detector(
+        name="lpips",
+        network=network,
+        weights_hash=weights_hash,
+        resize="none",
+        prepare=lambda images: normalise_vgg(to_rgb(images)),
+        num_features=0,
+        is_published=is_published("vgg16", vgg_hash) and lpips_weights == LPIPS_URL,  # whose hash is not known here
+    )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy.special import j1
 
+from dnnlib.errors import UserError
 from metrics.sample_loop import over_samples
 from metrics.stopping import KeepGoing
 from torch_utils import seeding
@@ -173,3 +174,75 @@ def round_kernel(r: torch.Tensor) -> torch.Tensor:
     x = math.pi * r.clamp(min=1e-9)
     window = torch.cos(math.pi / 2 * (r / REACH).clamp(max=1)).square()
     return 2 * torch.from_numpy(j1(x.numpy())) / x * window
+
+
+# Official names.
+
+
+def sinc(x: torch.Tensor) -> torch.Tensor:
+    """sin(pi x) / (pi x)"""
+    return torch.sinc(x)
+
+
+def lanczos_window(x: torch.Tensor, a: float) -> torch.Tensor:
+    """sinc(x / a) within |x| < a, else 0."""
+    return torch.where(x.abs() < a, torch.sinc(x / a), torch.zeros_like(x))
+
+
+def rotation_matrix(angle: float) -> torch.Tensor:
+    """3x3"""
+    return torch.block_diag(_turn(float(angle)), torch.ones(1, 1))
+
+
+def _turn(angle: float) -> torch.Tensor:
+    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def apply_integer_translation(x: torch.Tensor, tx: float, ty: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `[n, C, h, w]` moved by these parts of their sides, in whole pixels; and a mask of their shape."""
+    shift = (round(float(tx) * x.shape[3]), round(float(ty) * x.shape[2]))
+    moved, known = translate(x, shift)
+    return moved, known.expand_as(x)
+
+
+def apply_fractional_translation(
+    x: torch.Tensor, tx: float, ty: float, a: int = LANCZOS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same with a Lanczos kernel for fractions of pixels."""
+    if a != LANCZOS:
+        raise UserError(f"apply_fractional_translation: a={a} is not taken here, it is {LANCZOS}")
+    moved, known = translate(x, (float(tx) * x.shape[3], float(ty) * x.shape[2]))
+    return moved, known.expand_as(x)
+
+
+def compute_equivariance_metrics(
+    opts: Any,
+    num_samples: int,
+    batch_size: int,
+    translate_max: float = TRANSLATE_MAX,
+    rotate_max: float = 1,
+    compute_eqt_int: bool = False,
+    compute_eqt_frac: bool = False,
+    compute_eqr: bool = False,
+) -> float | list[float]:
+    """EQ-T and EQ-R that are asked for, a number or a list. opts: a `metric_utils.MetricOptions`."""
+    if translate_max != TRANSLATE_MAX or rotate_max != 1:
+        raise UserError(f"compute_equivariance_metrics: translate_max is {TRANSLATE_MAX}, and rotate_max 1")
+    asked = dict(zip(KINDS, (compute_eqt_int, compute_eqt_frac, compute_eqr), strict=True))
+    args = (num_samples, opts.seed, batch_size)
+    values = [equivariance(opts.G, opts.own.sampler.latents, kind, *args).psnr for kind in KINDS if asked[kind]]
+    return values[0] if len(values) == 1 else values
+
+
+def __getattr__(name: str) -> Any:
+    """Official names that are refused: this project turns and filters in one pass of its own."""
+    if name in (
+        "construct_affine_bandlimit_filter",
+        "apply_affine_transformation",
+        "apply_fractional_rotation",
+        "apply_fractional_pseudo_rotation",
+    ):
+        raise AttributeError(
+            f"metrics.equivariance.{name} is not part of this project; turn(images, move) turns and filters"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

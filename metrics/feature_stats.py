@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ class FeatureSet:
     """Features of the images that could be read, in their order."""
 
     features: torch.Tensor  # [N, d] float32, possibly mapped from a file
+    indices: np.ndarray  # [N] which of the images they are of, ascending
     num_requested: int
     skipped: list[str]  # what is wrong with the images left out
 
@@ -80,13 +81,13 @@ def compute_features(
     indices = choose_indices(len(images), max_items, seed)
     path = None if images.key is None else cache_path(images, detector, indices)
     # All or none: a file may appear for one of them while the others look, and machines may have caches of their own.
-    is_cached = all(distributed.gather_objects(path is not None and path.with_suffix(".json").is_file()))
+    is_cached = all(distributed.gather_objects(path is not None and is_kept(path)))
     if is_cached and path is not None:
-        result = read_cache(path)
+        result = read_cache(path, indices)
     else:
         result = gather(images, detector, indices, batch_size, is_verbose, keep_going)
         if path is not None and distributed.get_rank() == 0:
-            write_cache(path, result)
+            write_cache(path, result, indices)
     report_skipped(images, result, is_strict)
     return result
 
@@ -97,6 +98,21 @@ def choose_indices(num: int, max_items: int | None, seed: int) -> np.ndarray:
         return np.arange(num)
     order = torch.randperm(num, generator=seeding.generator("metric-subset", seed))
     return np.sort(order[:max_items].numpy())
+
+
+def content_order(images: Images, indices: np.ndarray, seed: int) -> np.ndarray:
+    """A random order `[n]` of the images that follows from seed and contents: the same whatever the files are called.
+
+    What has no files (a generator) goes by number. indices: ascending.
+    """
+    identities = getattr(images, "identities", None)
+    names = [str(index) for index in indices.tolist()] if identities is None else identities(indices)
+    copies: Counter[str] = Counter()
+    places = []
+    for name in names:  # copies go to places of their own, or they would stay together
+        places.append(seeding.derive("content-order", seed, name, copies[name]))
+        copies[name] += 1
+    return np.argsort(np.array(places, dtype=np.int64), kind="stable")
 
 
 def gather(
@@ -126,7 +142,9 @@ def gather(
             bar.update(len(batch))
     rows, is_good = distributed.gather_rows(rows), distributed.gather_rows(is_good)
     skipped = [message for messages in distributed.gather_objects(skipped) for message in messages]
-    return FeatureSet(rows if not skipped else rows[is_good.bool()], len(indices), skipped)
+    if not skipped:
+        return FeatureSet(rows, indices, len(indices), skipped)
+    return FeatureSet(rows[is_good.bool()], indices[is_good.bool().numpy()], len(indices), skipped)
 
 
 def read_ahead(
@@ -184,25 +202,45 @@ def cache_path(images: Images, detector: Detector, indices: np.ndarray) -> Path:
     return cache_folder() / f"{title}-{detector.name}-{digest.hexdigest()[:32]}.npy"
 
 
-def read_cache(path: Path) -> FeatureSet:
-    """Mapped from the file: pages are read as they are needed."""
+def is_kept(path: Path) -> bool:
+    """Whether there is an entry of the cache that says which images it is of; older ones do where all could be read."""
+    try:
+        info = json.loads(path.with_suffix(".json").read_text())
+        return "missing" in info or not info["skipped"]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # it is damaged, which `read_cache` says
+
+
+def read_cache(path: Path, indices: np.ndarray) -> FeatureSet:
+    """Features of these images, mapped from the file: pages are read as they are needed."""
     try:
         info = json.loads(path.with_suffix(".json").read_text())
         features = torch.from_numpy(np.load(path, mmap_mode="c"))
-        if list(features.shape) != info["shape"]:
-            raise ValueError(f"{list(features.shape)} is not {info['shape']}")
+        kept = indices[~np.isin(indices, info.get("missing", []))]
+        if list(features.shape) != info["shape"] or len(features) != len(kept):
+            raise ValueError(f"{list(features.shape)} is not {info['shape']}, of {len(kept)} images")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: this entry of the cache is damaged ({error}); delete it") from error
-    return FeatureSet(features, info["num_requested"], info["skipped"])
+    return FeatureSet(features, kept, info["num_requested"], info["skipped"])
 
 
-def write_cache(path: Path, result: FeatureSet) -> None:
-    """Features first, then the description that makes them count; each under a temporary name until it is whole."""
+def write_cache(path: Path, result: FeatureSet, indices: np.ndarray) -> None:
+    """Features of what could be read of these images.
+
+    Features first, then the description that makes them count; each under a temporary name until it is whole.
+    """
     try:
         cache_folder(make=True)
         with atomic_write(path) as file:
             np.save(file, result.features.numpy())
-        info = {"num_requested": result.num_requested, "skipped": result.skipped, "shape": list(result.features.shape)}
+        info = {
+            "num_requested": result.num_requested,
+            "skipped": result.skipped,
+            "missing": np.setdiff1d(indices, result.indices).tolist(),
+            "shape": list(result.features.shape),
+        }
         with atomic_write(path.with_suffix(".json")) as file:
             file.write(json.dumps(info).encode())
     except (OSError, UserError) as error:

@@ -20,7 +20,8 @@ def as_features(features: ArrayLike | torch.Tensor, name: str, at_least: int = 2
         raise ValueError(f"{name}: features must be [N, d], not {list(x.shape)}")
     if len(x) < at_least:
         raise UserError(f"{name}: at least {at_least} samples are needed, not {len(x)}; use more images")
-    num_bad = int((~x.isfinite().all(dim=1)).sum())
+    # A finite sum has finite terms; where it is not, it may have overflowed only.
+    num_bad = 0 if x.sum().isfinite() else int((~x.isfinite().all(dim=1)).sum())
     if num_bad > 0:
         raise UserError(
             f"{name}: {num_bad} of {len(x)} samples have features that are NaN or infinite; "

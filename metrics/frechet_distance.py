@@ -32,12 +32,25 @@ def fit_gaussian(features: ArrayLike, name: str = "features") -> Gaussian:
     name: what the features are of, for messages. Raises `UserError` on fewer than two samples and on NaN or infinity.
     """
     x = as_features(features, name)
-    mean = sum(chunk.double().sum(dim=0) for chunk in x.split(CHUNK)) / len(x)
-    covariance = x.new_zeros([x.shape[1], x.shape[1]], dtype=torch.float64)
+    # About a point near the mean, no digits cancel, and one pass does.
+    origin = x[:CHUNK].double().mean(dim=0)
+    total = torch.zeros_like(origin)
+    products = x.new_zeros([x.shape[1], x.shape[1]], dtype=torch.float64)
     for chunk in x.split(CHUNK):
-        centred = chunk.double() - mean
-        covariance.addmm_(centred.T, centred)
-    return Gaussian(mean.cpu().numpy(), (covariance / len(x)).cpu().numpy())
+        shifted = chunk.to(torch.float64, copy=True).sub_(origin)
+        total += shifted.sum(dim=0)
+        products += gram(shifted)
+    offset = total / len(x)
+    covariance = (products / len(x)).addr_(offset, offset, alpha=-1)
+    return Gaussian((origin + offset).cpu().numpy(), covariance.cpu().numpy())
+
+
+def gram(x: torch.Tensor) -> torch.Tensor:
+    """`[N, d]` -> `[d, d]`, x^T x."""
+    if x.is_cuda:
+        return x.T @ x
+    columns = x.numpy()
+    return torch.from_numpy(columns.T @ columns)  # of which NumPy computes one half, PyTorch both
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

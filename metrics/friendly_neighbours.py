@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet, Images, compute_features
 from metrics.features import as_features
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.kernel_inception_distance import KID, kernel_inception_distance
-from metrics.signed_inception_distance import DEFAULT_PROBES, DEFAULT_RADII, SID, signed_inception_distance
+from metrics.signed_inception_distance import DEFAULT_RADII, SID, signed_inception_distance
 
 MAX_IMAGES = 50_000  # of a set; of larger ones a random subset
 TIE_SE = 2.0  # standard errors by which two values must differ to be told apart
@@ -31,7 +32,7 @@ class Request:
 
     order: int = 1
     radii: Sequence[float] = DEFAULT_RADII
-    probes: int = DEFAULT_PROBES
+    probes: int | None = None
     seed: int = 0
     mode: str = "shared"
     max_images: int = MAX_IMAGES
@@ -77,8 +78,13 @@ class Ranking:
     target: str
     num_target: int
     detector: str
+    """How numbers name it: with a hash where its weights are not the published ones."""
     neighbours: list[Neighbour]
     """The friendliest first."""
+    detector_hash: str = ""
+    """Of its weights, sha256, the first 16 digits."""
+    resize: str = ""
+    """How images got to its size."""
 
     @property
     def best(self) -> Neighbour:
@@ -87,7 +93,14 @@ class Ranking:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         sources = [neighbour.as_dict() for neighbour in self.neighbours]
-        return {"target": self.target, "num_target": self.num_target, "detector": self.detector, "sources": sources}
+        return {
+            "target": self.target,
+            "num_target": self.num_target,
+            "detector": self.detector,
+            "detector_hash": self.detector_hash,
+            "resize": self.resize,
+            "sources": sources,
+        }
 
 
 def rank_sources(target: Images, sources: dict[str, Images], detector: Detector, request: Request) -> Ranking:
@@ -95,6 +108,9 @@ def rank_sources(target: Images, sources: dict[str, Images], detector: Detector,
 
     sources: by path, which is what `best` gives back. Raises `UserError`.
     """
+    for images in (target, *sources.values()):  # before features of others take minutes
+        if len(images) < 2:
+            raise UserError(f"{images.name}: at least 2 samples are needed, not {len(images)}; use more images")
     sets = {path: features_of(images, detector, request) for path, images in {"": target, **sources}.items()}
     reference = sets.pop("")
     gaussian = fit_gaussian(reference.features, target.name)
@@ -114,7 +130,7 @@ def rank_sources(target: Images, sources: dict[str, Images], detector: Detector,
         fid = frechet_distance(fit_gaussian(features.features, name), gaussian)
         kid = kernel_inception_distance(reference.features, features.features, seed=request.seed)
         found.append(Neighbour(name, path, len(features), sid, fid, kid))
-    return Ranking(target.name, len(reference), detector.name, in_order(found))
+    return Ranking(target.name, len(reference), detector.title, in_order(found), detector.weights_hash, detector.resize)
 
 
 def features_of(images: Images, detector: Detector, request: Request) -> FeatureSet:
@@ -158,7 +174,8 @@ def table(ranking: Ranking) -> str:
     rows = [["rank", "source", "images", f"CSID{tag}", f"FID{tag}", f"KID{tag} x 1000", ""]]
     rows += [columns(neighbour) for neighbour in ranking.neighbours]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [f"target {ranking.target}, {ranking.num_target:,} images, detector {ranking.detector}"]
+    seen_by = f"detector {ranking.detector} (weights {ranking.detector_hash}, resize {ranking.resize})"
+    lines = [f"target {ranking.target}, {ranking.num_target:,} images, {seen_by}"]
     for row in rows:
         rank, *numbers = (
             cell.rjust(width) for cell, width in zip(row[:1] + row[2:6], widths[:1] + widths[2:6], strict=True)
@@ -176,7 +193,7 @@ def table(ranking: Ranking) -> str:
 
 def columns(neighbour: Neighbour) -> list[str]:
     """A row of the table, as text."""
-    kid, error = neighbour.kid
+    kid, error, _ = neighbour.kid
     return [
         str(neighbour.rank),
         neighbour.name,

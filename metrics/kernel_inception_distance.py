@@ -1,25 +1,67 @@
-"""The kernel inception distance (Binkowski 2018): an unbiased squared MMD under a cubic polynomial kernel.
+"""The kernel inception distance (Binkowski 2018): an unbiased squared MMD under a polynomial kernel, cubic by default.
 
     KID = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j),    k(x, y) = (x.y / d + 1)^3
 
 It is unbiased on few samples, where the Fréchet distance reads too high, and may come out slightly below 0.
+
+Its variance is a sum over the terms of Hoeffding's decomposition, which are uncorrelated:
+
+    Var(N, M) = 4 Var f / N + 4 Var g / M + 2 Var k_xx / N (N - 1) + 2 Var k_yy / M (M - 1) + 4 Var k_xy / N M
+
+with f(x) = E k(x, x') - E k(x, y), g(y) = E k(y, y') - E k(x, y), and k_xx, k_yy, k_xy what is left of a kernel's value
+without the effects of its row and its column. Where the two distributions are equal f and g are constant, and the
+second-order terms are all there is.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from metrics.features import as_feature_pair
 
-NUM_SUBSETS, SUBSET_SIZE = 100, 1000
+NUM_SUBSETS, SUBSET_SIZE, DEGREE = 100, 1000, 3
+SINGLE_SIZE = 1 << 19  # values in a subset's features; of fewer, products in float64 cost next to nothing
+FEWEST_FOR_ERROR = 4  # samples in a subset; of fewer nothing is left beside the effects of rows and columns
+
+
+@dataclass(frozen=True)
+class KIDOptions:
+    """How a KID is computed. Another degree is another distance; subsets change its noise only."""
+
+    num_subsets: int = NUM_SUBSETS
+    max_subset_size: int = SUBSET_SIZE
+    degree: int = DEGREE
+
+    def __post_init__(self):
+        if self.num_subsets < 1 or self.max_subset_size < 2 or self.degree < 1:
+            raise ValueError(f"{self}: at least one subset, of two samples, and degree 1 are needed")
 
 
 class KID(NamedTuple):
     value: float
     error: float | None
-    """One standard error; None where one subset holds everything, so that nothing tells how far it may be off."""
+    """One standard error; None where subsets have fewer than four samples."""
+    std: float | None = None
+    """The standard deviation over the subsets, which others publish: of a value from one subset, not of `value`. None
+    of one subset."""
+
+
+class Subset(NamedTuple):
+    """What one subset says."""
+
+    value: float
+    variances: "Variances | None"
+
+
+class Variances(NamedTuple):
+    """Unbiased estimates of the variances of the terms; below 0 where they are near it."""
+
+    first: np.ndarray  # [2] of f and g
+    second: np.ndarray  # [3] of k_xx, k_yy, k_xy
 
 
 def kernel_inception_distance(
@@ -28,48 +70,128 @@ def kernel_inception_distance(
     num_subsets: int = NUM_SUBSETS,
     max_subset_size: int = SUBSET_SIZE,
     seed: int = 0,
+    degree: int = DEGREE,
 ) -> KID:
-    """Mean over random subsets of the features `[N, d]` and `[M, d]`, in float64.
+    """Mean over random subsets of the features `[N, d]` and `[M, d]`, in float64 but for products of float32 features.
 
-    Subsets are drawn by NumPy's RandomState under `seed`, generated ones first. Raises `UserError` on features that are
-    not finite, `ValueError` on shapes that do not meet.
+    Subsets are drawn by NumPy's RandomState under `seed`, generated ones first; where one holds everything there is one
+    only. Raises `UserError` on features that are not finite, `ValueError` on shapes that do not meet.
     """
-    x, y = (z.cpu().numpy() for z in as_feature_pair(real, gen, ("real images", "generated images")))
+    KIDOptions(num_subsets, max_subset_size, degree)
+    x, y = as_feature_pair(real, gen, ("real images", "generated images"))
+    # Not in 16 bits, which do not average out.
+    x, y = (z.cpu().to(torch.promote_types(z.dtype, torch.float32)).numpy() for z in (x, y))
     size = min(len(x), len(y), max_subset_size)
+    if size == len(x) == len(y):
+        num_subsets = 1
     rng = np.random.RandomState(seed % 2**32)  # it knows no other seeds
-    values = []
+    subsets = []
     for _ in range(num_subsets):
         part_y = y[rng.choice(len(y), size, replace=False)]
         part_x = x[rng.choice(len(x), size, replace=False)]
-        values.append(squared_mmd(part_x, part_y))
-    return KID(float(np.mean(values)), standard_error(values, size / min(len(x), len(y))))
+        subsets.append(measure(part_x, part_y, degree))
+    values = [subset.value for subset in subsets]
+    error = standard_error([subset.variances for subset in subsets], len(x), len(y), size)
+    return KID(float(np.mean(values)), error, float(np.std(values)) if num_subsets > 1 else None)
 
 
-def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate from `[m, d]` and `[m, d]`, in float64."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
+def squared_mmd(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> float:
+    """The unbiased estimate from `[m, d]` and `[m, d]`; products of features as precise as these, all else in float64."""
+    return measure(x, y, degree).value
+
+
+def measure(x: np.ndarray, y: np.ndarray, degree: int) -> Subset:
+    """The squared MMD of `[m, d]` and `[m, d]` and the variances of its terms."""
     m = len(x)
-    within = sum((kernel(z, z).sum() - kernel_of_itself(z).sum()) / (m * (m - 1)) for z in (x, y))
-    return float(within - 2 * kernel(x, y).mean())
+    k_xx, k_yy, k_xy = kernel(x, x, degree), kernel(y, y, degree), kernel(x, y, degree)
+    for k in (k_xx, k_yy):
+        np.fill_diagonal(k, 0)
+    value = float((k_xx.sum() + k_yy.sum()) / (m * (m - 1)) - 2 * k_xy.mean())
+    return Subset(value, variances_of_terms(k_xx, k_yy, k_xy) if m >= FEWEST_FOR_ERROR else None)
 
 
-def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`[m, n]`"""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
+    """`[m, n]` float64.
 
-
-def kernel_of_itself(x: np.ndarray) -> np.ndarray:
-    """`[m]`, the diagonal of `kernel(x, x)`."""
-    return (np.square(x).sum(axis=1) / x.shape[1] + 1) ** 3
-
-
-def standard_error(values: list[float], share: float) -> float | None:
-    """Of the mean over subsets that each hold `share` of the samples.
-
-    Subsets overlap: their spread v, divided by their number, misses what they have in common. To first order v is
-    S^2 (1 - share) / m, and the error of the mean S^2 / N + v / B, with S^2 the variance of a sample's contribution.
+    Large products of float32 features are in float32: their rounding averages out, to a millionth of the KID's standard
+    error for a subset of 1,000.
     """
-    if share >= 1 or len(values) < 2:
+    base = products(x, y)
+    base /= x.shape[1]
+    base += 1
+    power = base.copy()
+    for _ in range(degree - 1):  # `**` costs more than the product
+        power *= base
+    return power
+
+
+def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x y^T, `[m, n]` float64. Of x and itself NumPy computes one half."""
+    if x.size >= SINGLE_SIZE:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = (x @ y.T).astype(np.float64)
+        if np.isfinite(found.sum()):
+            return found
+    x, y = (x.astype(np.float64),) * 2 if y is x else (x.astype(np.float64), y.astype(np.float64))
+    return x @ y.T
+
+
+def variances_of_terms(k_xx: np.ndarray, k_yy: np.ndarray, k_xy: np.ndarray) -> Variances:
+    """By an analysis of variance of the kernels' values; the diagonals of k_xx and k_yy are 0 and not among them."""
+    m = len(k_xy)
+    rows, left_xy = two_way(k_xy)
+    columns = k_xy.mean(axis=0) - k_xy.mean()
+    first, second = [], []
+    for k, across in ((k_xx, rows), (k_yy, columns)):
+        own, left = one_way(k)
+        second.append(left)
+        # The effects are those of f or g and the mean of what is left in a row.
+        first.append(np.var(own - across, ddof=1) - left / (m - 2) - left_xy / m)
+    return Variances(np.array(first), np.array([*second, left_xy]))
+
+
+def one_way(k: np.ndarray) -> tuple[np.ndarray, float]:
+    """Effects `[m]` of a symmetric `[m, m]` without its diagonal, and the variance of what is left, of m (m - 3) / 2."""
+    m = len(k)
+    mean = k.sum() / (m * (m - 1))
+    effects = (k.sum(axis=1) / (m - 1) - mean) * (m - 1) / (m - 2)
+    # Twice the sum of squares over i < j: those of the mean and of both effects are orthogonal to what is left.
+    squares = np.vdot(k, k) - m * (m - 1) * mean**2 - 2 * (m - 2) * np.vdot(effects, effects)
+    return effects, float(squares / (m * (m - 3)))
+
+
+def two_way(k: np.ndarray) -> tuple[np.ndarray, float]:
+    """Effects of the rows of `[m, m]`, and the variance of what is left, of (m - 1)^2."""
+    m = len(k)
+    mean = k.mean()
+    rows, columns = k.mean(axis=1) - mean, k.mean(axis=0) - mean
+    squares = np.vdot(k, k) - m**2 * mean**2 - m * (np.vdot(rows, rows) + np.vdot(columns, columns))
+    return rows, float(squares / (m - 1) ** 2)
+
+
+def standard_error(variances: list[Variances | None], num_x: int, num_y: int, size: int) -> float | None:
+    """Of the mean over subsets of `size` samples of `num_x` and `num_y`.
+
+    Over all subsets the mean would be the estimate from all samples; so many of them leave their share of what one
+    subset has beyond that.
+    """
+    known = [each for each in variances if each is not None]
+    if not known:
         return None
-    spread = float(np.var(values, ddof=1))
-    return math.sqrt(spread * share / (1 - share) + spread / len(values))
+    first = np.mean([each.first for each in known], axis=0)
+    second = np.mean([each.second for each in known], axis=0).clip(min=0)
+    of_all, of_one = (variance_of_value(first, second, *sizes) for sizes in ((num_x, num_y), (size, size)))
+    return math.sqrt(of_all + max(of_one - of_all, 0) / len(known))
+
+
+def variance_of_value(first: np.ndarray, second: np.ndarray, num_x: int, num_y: int) -> float:
+    """Of the estimate from so many samples."""
+    first_order = 4 * (first[0] / num_x + first[1] / num_y)
+    pairs = np.array([num_x * (num_x - 1), num_y * (num_y - 1), num_x * num_y])
+    return float(max(first_order, 0.0) + (np.array([2, 2, 4]) * second / pairs).sum())
+
+
+def compute_kid(opts: Any, max_real: int | None, num_gen: int, num_subsets: int, max_subset_size: int) -> float:
+    """The official name of the KID of `num_gen` generated images. opts: a `metric_utils.MetricOptions`."""
+    real, gen = opts.both("inception", max_real, num_gen)
+    return kernel_inception_distance(real, gen, num_subsets, max_subset_size, seed=opts.seed)[0]

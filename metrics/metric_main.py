@@ -6,6 +6,7 @@ A number that was not made with the metric's usual detector says so in its name:
 import difflib
 import json
 import math
+import os
 import platform
 import re
 import time
@@ -20,10 +21,10 @@ import torch
 from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.equivariance import equivariance
-from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features
+from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features, content_order
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.inception_score import NUM_SPLITS, inception_score
-from metrics.kernel_inception_distance import kernel_inception_distance
+from metrics.kernel_inception_distance import DEGREE, FEWEST_FOR_ERROR, KIDOptions, kernel_inception_distance
 from metrics.perceptual_path_length import perceptual_path_length
 from metrics.precision_recall import density_coverage, precision_recall
 from metrics.signed_inception_distance import signed_inception_distance
@@ -32,6 +33,9 @@ from torch_utils import distributed
 
 KILO = 1000
 PATHS = EQUIVARIANCE_IMAGES = 50 * KILO
+# Real images that a `_full` metric takes at most, as in the official code: neighbours cost their number squared.
+MOST_REAL_FOR_NEIGHBOURS = 200 * KILO
+MOST_REAL_FOR_KID = 1000 * KILO
 
 
 @dataclass
@@ -50,6 +54,8 @@ class MetricOptions:
     batch_size: int = BATCH
     is_strict: bool = False
     is_verbose: bool = False
+    kid: KIDOptions = field(default_factory=KIDOptions)
+    """Number and size of the subsets of a KID, and the degree of its kernel."""
     keep_going: KeepGoing = None
     """Asked now and then on all ranks; False ends the computation with `stopping.Stopped`."""
     notes: Sequence[str] = ()
@@ -63,10 +69,20 @@ class MetricOptions:
         self.generated, self.sampler = generated, sampler
         self._known = {key: features for key, features in self._known.items() if key[0] == "real"}
 
-    def features_of_both(self, usual: str, count: int, full: str | None) -> tuple[FeatureSet, FeatureSet, Detector]:
-        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images."""
+    def features_of_both(
+        self, usual: str, count: int, full: str | None, most_real: int | None = None
+    ) -> tuple[FeatureSet, FeatureSet, Detector]:
+        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images.
+
+        most_real: of a larger data set, where it is `full`, a random subset of so many images is taken.
+        """
         assert self.real is not None
         max_real = None if full else count
+        if full and most_real is not None and len(self.real) > most_real:
+            max_real = most_real
+            self.warnings.append(
+                f"{self.real.name}: {most_real:,} of its {len(self.real):,} images, a random subset, stand for it"
+            )
         real, detector = self._features(self.real, usual, ("real", max_real), max_real)
         return real, self.features_of_generated(usual, count)[0], detector
 
@@ -115,6 +131,8 @@ class Metric:
     needs_network: bool = False  # looks inside the generator
     needs_movable_input: bool = False  # moves the generator's input, which only StyleGAN3 has
     needs_classes: bool = False  # asks the detector what it sees
+    asked: int = 0  # how many images it generates
+    fewest: int = 0  # images, generated and real ones each, that it cannot do without
     main: str = ""  # of several values the one that snapshots are compared by
     better: str = "low"  # low, high, or near_zero
 
@@ -167,10 +185,11 @@ def find_metric(name: str) -> Metric:
     raise UserError(f"--metrics: {name} is not known{hint}; choose from {known}, or other sizes such as fid5k_full")
 
 
-def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
+def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = False) -> list[Detector]:
     """Check that the metrics can be computed, and open their detectors, before anything long begins.
 
-    On every process; rank 0 downloads. Raises `UserError`.
+    On every process; rank 0 downloads. may_lack_images: too few images are no reason to stop, `shortages` names them.
+    Raises `UserError`.
     """
     detectors = {}
     for name in names:
@@ -189,11 +208,57 @@ def prepare(names: Sequence[str], opts: MetricOptions) -> list[Detector]:
                     f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception"
                 )
             detectors[detector.key] = detector
+    for shortage in [] if may_lack_images else shortages(names, opts):
+        raise UserError(shortage)
     return list(detectors.values())
 
 
-def calc_metric(metric: str, opts: MetricOptions) -> dict[str, Any]:
-    """Compute one metric, on every process; the result as plain data. Raises `UserError`."""
+def shortages(names: Sequence[str], opts: MetricOptions) -> list[str]:
+    """Which of the metrics have too few images, real or generated, and the ways out."""
+    return [shortage for name in names if (shortage := shortage_of(name, opts)) is not None]
+
+
+def shortage_of(name: str, opts: MetricOptions) -> str | None:
+    metric = find_metric(name)
+    available = []
+    if metric.needs_real and opts.real is not None:
+        available.append((len(opts.real), opts.real.name))
+    if metric.asked > 0:
+        images = None if opts.generated is None else opts.generated(metric.asked)
+        title = "generated images" if images is None else images.name
+        available.append((metric.asked if images is None else min(metric.asked, len(images)), title))
+    for num, title in available:
+        if num < metric.fewest:
+            smaller = re.sub(r"(?<=\dk)\d+", str(num - 1), name)  # of those that have a k
+            way_out = f"use {smaller} or more images" if smaller != name and num >= 2 else "use more images"
+            return f"--metrics: {name} needs {metric.fewest} images at least, not {num} ({title}); {way_out}"
+    return None
+
+
+def try_metric(name: str, opts: MetricOptions) -> tuple[dict[str, Any] | None, str | None]:
+    """The result of a metric, or why it failed, in one line: a network may have diverged, or too few images be readable.
+
+    What can fail on one process and not on the others is an exception where there are several. May raise `Stopped`.
+    """
+    on_all = (ValueError, ArithmeticError, torch.linalg.LinAlgError)  # UserError is among them
+    alone = (OSError, MemoryError, torch.OutOfMemoryError) if distributed.get_world_size() == 1 else ()
+    try:
+        return calc_metric(name, opts), None
+    except (*on_all, *alone) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return None, f"{name} could not be computed: {' '.join(reason.split())}"
+
+
+def calc_metric(metric: str, opts: MetricOptions | None = None, **official: Any) -> dict[str, Any]:
+    """Compute one metric, on every process; the result as plain data. Raises `UserError`.
+
+    official: without options, the official keywords (`metric_utils.MetricOptions`): `G=`, `dataset_kwargs=`, ….
+    """
+    if opts is None:
+        from metrics.metric_utils import MetricOptions as OfficialOptions
+
+        opts = OfficialOptions(**official).own
+        prepare([metric], opts)
     kind = find_metric(metric)
     started = time.monotonic()
     opts.warnings.clear()
@@ -226,10 +291,10 @@ def score(result: dict[str, Any]) -> float:
 
 
 def tag_of(detector: Detector | None, usual: str | None) -> str:
-    """What the name of a number must say: nothing where detector and resizing are the usual ones."""
+    """What the name of a number must say: nothing where detector, its weights and resizing are the usual ones."""
     if detector is None:
         return ""
-    parts = [] if detector.name == usual else [detector.name]
+    parts = [] if detector.title == usual else [detector.title]
     parts += ["clean"] if detector.resize == "clean" else []
     return f"[{'-'.join(parts)}]" if parts else ""
 
@@ -239,12 +304,18 @@ def report_path(run_dir: Any, name: str) -> Path:
     return Path(run_dir) / f"metric-{name}.jsonl"
 
 
-def report_metric(result: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None) -> str:
-    """One JSON line, also appended to `metric-<name>.jsonl` in the run's folder."""
-    line = json.dumps({**result, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
+def report_metric(
+    result_dict: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None, is_printed: bool = True
+) -> str:
+    """One JSON line, printed and appended to `metric-<name>.jsonl` in the run's folder, in which it names the snapshot."""
+    if run_dir is not None and snapshot_pkl is not None and os.path.dirname(snapshot_pkl):
+        snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
+    line = json.dumps({**result_dict, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
     if run_dir is not None:
-        with open(report_path(run_dir, result["metric"]), "a", encoding="utf-8") as file:
+        with open(report_path(run_dir, result_dict["metric"]), "a", encoding="utf-8") as file:
             file.write(line + "\n")
+    if is_printed:
+        print(line, flush=True)
     return line
 
 
@@ -259,18 +330,32 @@ def fid(size: str, full: str | None) -> Metric:
         )
         return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
 
-    return Metric(compute)
+    return Metric(compute, asked=KILO * int(size), fewest=2)
 
 
 @register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")
 def kid(size: str, full: str | None) -> Metric:
-    def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
-        value, error = kernel_inception_distance(real.features, gen.features, seed=opts.seed)
-        errors = {} if error is None else {"": error}
-        return Value({"": value}, detector, errors, counts_of(real, gen))
+    """Kernel distance, with its standard deviation over the subsets."""
 
-    return Metric(compute)
+    def compute(opts: MetricOptions) -> Value:
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full, MOST_REAL_FOR_KID)
+        kid = opts.kid
+        value, error, std = kernel_inception_distance(
+            real.features, gen.features, kid.num_subsets, kid.max_subset_size, opts.seed, kid.degree
+        )
+        # Another kernel is another distance, and its name says so.
+        name = "" if kid.degree == DEGREE else f"_degree{kid.degree}"
+        subset_size = min(len(real), len(gen), kid.max_subset_size)
+        counts = {"kid_subsets": 1 if std is None else kid.num_subsets}
+        counts |= {"kid_subset_size": subset_size, "kid_degree": kid.degree}
+        results = {name: value} if std is None else {name: value, f"{name}_std": std}
+        errors = {} if error is None else {name: error}
+        warnings = [] if error is not None else [f"no ± of a KID of fewer than {FEWEST_FOR_ERROR} images"]
+        if subset_size < kid.max_subset_size:
+            warnings.append(f"KID: its subsets have {subset_size:,} images, {kid.max_subset_size:,} were asked for")
+        return Value(results, detector, errors, counts_of(real, gen) | counts, warnings)
+
+    return Metric(compute, asked=KILO * int(size), fewest=2)
 
 
 @register_family(r"pr(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "pr50k3_full", "pr50k3")
@@ -278,13 +363,14 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
     """Precision and recall, in VGG16's features."""
 
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("vgg16", KILO * int(size), full)
+        real, gen, detector = opts.features_of_both("vgg16", KILO * int(size), full, MOST_REAL_FOR_NEIGHBOURS)
         precision, recall = precision_recall(real.features, gen.features, int(nhood))
         results = {"_precision": precision, "_recall": recall}
         errors = {"_precision": binomial_error(precision, len(gen)), "_recall": binomial_error(recall, len(real))}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, usual="vgg16", main="_recall", better="high")
+    fewest = int(nhood) + 1
+    return Metric(compute, usual="vgg16", asked=KILO * int(size), fewest=fewest, main="_recall", better="high")
 
 
 @register_family(r"dc(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "dc50k5_full")
@@ -292,25 +378,35 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
     """Density and coverage."""
 
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
+        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full, MOST_REAL_FOR_NEIGHBOURS)
         density, coverage = density_coverage(real.features, gen.features, int(nhood))
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, main="_coverage", better="high")
+    return Metric(compute, asked=KILO * int(size), fewest=int(nhood) + 1, main="_coverage", better="high")
 
 
 @register_family(r"is(?P<size>[1-9]\d{0,3})k", "is50k")
 def inception(size: str) -> Metric:
-    """Inception score, mean and standard deviation over ten splits."""
+    """Inception score, mean and standard deviation over ten random splits: files of a folder may be sorted by class."""
 
     def compute(opts: MetricOptions) -> Value:
+        assert opts.generated is not None
         gen, detector = opts.features_of_generated("inception", KILO * int(size))
-        mean, std = inception_score(detector.probabilities(gen.features))
+        order = content_order(opts.generated(KILO * int(size)), gen.indices, opts.seed)
+        mean, std = inception_score(detector.probabilities(gen.features[order]))
         errors = {"_mean": std / math.sqrt(NUM_SPLITS)}
         return Value({"_mean": mean, "_std": std}, detector, errors, {"num_gen": len(gen)})
 
-    return Metric(compute, needs_real=False, needs_classes=True, main="_mean", better="high")
+    return Metric(
+        compute,
+        needs_real=False,
+        needs_classes=True,
+        asked=KILO * int(size),
+        fewest=NUM_SPLITS,
+        main="_mean",
+        better="high",
+    )
 
 
 @register_family(r"(?P<kind>c?sid)(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "sid50k_full", "csid50k_full")
@@ -326,7 +422,7 @@ def sid(kind: str, size: str, full: str | None) -> Metric:
         errors = {f"_r{radius:g}": float(error) for radius, error in zip(result.radii, result.se, strict=True)}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, better="near_zero")
+    return Metric(compute, asked=KILO * int(size), fewest=2, better="near_zero")
 
 
 def path_length(space: str, sampling: str, crop: bool) -> Metric:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dnnlib.errors import UserError
 from metrics.sample_loop import over_samples
 from metrics.stopping import KeepGoing
 from torch_utils import seeding
@@ -114,3 +115,47 @@ def summary(distances: np.ndarray) -> PathLength:
     )
     kept = distances[(distances >= low) & (distances <= high)]
     return PathLength(float(kept.mean()), float(kept.std(ddof=1) / math.sqrt(len(kept))), len(kept))
+
+
+def compute_ppl(
+    opts: Any, num_samples: int, epsilon: float, space: str, sampling: str, crop: bool, batch_size: int
+) -> float:
+    """The official name of the path length. opts: a `metric_utils.MetricOptions`."""
+    _check_epsilon(epsilon)
+    sampler, vectors = opts.own.sampler, opts.detectors("lpips").vectors
+    args = (opts.G, sampler.latents, vectors, num_samples, space, sampling, crop, opts.seed, batch_size)
+    return perceptual_path_length(*args).mean
+
+
+class PPLSampler(torch.nn.Module):
+    """The official name of a draw of path lengths: labels `[n, c_dim]` -> `[n]`.
+
+    vgg16: as `metric_utils.get_feature_detector` returns it, or anything that is called in that way.
+    """
+
+    def __init__(
+        self, G: Any, G_kwargs: dict[str, Any], epsilon: float, space: str, sampling: str, crop: bool, vgg16: Any
+    ):
+        super().__init__()
+        _check_epsilon(epsilon)
+        if G_kwargs and G_kwargs != {"noise_mode": "const", "force_fp32": True}:
+            raise UserError(f"PPLSampler: G_kwargs={G_kwargs}: only force_fp32 and noise that is the same at both ends")
+        self.G, self.space, self.sampling, self.crop, self.vgg16 = G, space, sampling, crop, vgg16
+        self.number = 0
+
+    def forward(self, c: torch.Tensor) -> torch.Tensor:
+        samples = list(range(self.number, self.number + len(c)))
+        self.number += len(c)
+
+        def latents(numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+            return torch.randn([len(numbers), self.G.z_dim], device=c.device), c
+
+        def vectors(images: torch.Tensor) -> torch.Tensor:
+            return self.vgg16(images, resize_images=False, return_lpips=True)
+
+        return distances_of(self.G, latents, vectors, samples, self.space, self.sampling, self.crop, seed=0)
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if epsilon != EPSILON:
+        raise UserError(f"path lengths: epsilon={epsilon} is not taken here, it is {EPSILON}")

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from dnnlib.files import whole_file
+from dnnlib.files import SHEET_TEXT, whole_file
 from metrics.friendly_neighbours import Ranking
 
 BAND_SE = 2  # standard errors on either side of a curve
@@ -54,5 +54,5 @@ def draw_matrix(path: Path, names: list[str], values: np.ndarray, detector: str)
 
 def save(path: Path, figure: Figure) -> None:
     with whole_file(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=120, format="png", metadata=SHEET_TEXT)
     plt.close(figure)

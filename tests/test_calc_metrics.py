@@ -14,6 +14,7 @@ import dnnlib.cli
 from tests import tiny
 from tests.conftest import ROOT
 from tests.tiny import write_images
+from training.dataset import ImageFolderDataset
 from training.snapshot import load_snapshot, save_snapshot
 from training.source import GaussianSource
 
@@ -33,7 +34,8 @@ def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("metrics")
     data = write_images(root / "data", 40)
     path = tiny.save(root / "network-snapshot-000001.pkl", tiny.generator2(), GaussianSource(tiny.Z_DIM))
-    save_snapshot(path, {**load_snapshot(path), "training_set_kwargs": {"path": str(data)}})
+    meta = {"data": {"path": "data", "fingerprint": ImageFolderDataset(data).fingerprint}}
+    save_snapshot(path, {**load_snapshot(path), "training_set_kwargs": {"path": str(data)}, "meta": meta})
     three = tiny.save(root / "three.pkl", tiny.generator3(), GaussianSource(tiny.Z_DIM))
     return {"data": data, "other": write_images(root / "other", 30, seed=1), "network": path, "three": three}
 
@@ -61,6 +63,9 @@ def test_a_folder_of_images_in_place_of_a_network(files):
     assert "other: 30 images were used, 1,000 were asked for" in err
     _, (mirrored,), _ = calc(*args, "--mirror=1")
     assert (plain["num_gen"], plain["num_real"], mirrored["num_real"]) == (30, 40, 80)
+    _, (other,), _ = calc(*args, "--kid-subsets=7", "--kid-subset-size=12", "--kid-degree=1")
+    assert (other["kid_subsets"], other["kid_subset_size"]) == (7, 12)
+    assert {"kid1k_full_degree1[tiny]", "kid1k_full_degree1_std[tiny]"} == set(other["results"])
 
 
 def test_processes_agree_with_one(files):
@@ -88,6 +93,7 @@ def test_processes_agree_with_one(files):
         ("network", ["--data=nowhere.zip"], "--data: nowhere.zip"),
         ("network", ["--detector=resnet"], "--detector"),
         ("network", ["--metrics=,"], "--metrics: names nothing"),
+        ("other", ["--data=DATA", "--metrics=fid1k_full,dc1k30_full"], "dc1k30_full needs 31 images at least, not 30"),
         (
             "network",
             ["--metrics=ppl2_wend", "--detector=vgg16", "--detector-weights=no.pth"],
@@ -101,6 +107,21 @@ def test_refusals(files, network, args, words):
     status, results, err = calc(f"--network={files.get(network, network)}", *args)
     assert status == 2 and results == []
     assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
+
+
+def test_a_metric_that_fails_leaves_the_others(files, tmp_path):
+    """One broken image: density and coverage find too few, after the FID; the metrics behind were never computed."""
+    folder = write_images(tmp_path / "some", 5)
+    sorted(folder.iterdir())[0].write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    path = tmp_path / "results.jsonl"
+    metrics = "fid1k_full,dc1k4_full,kid1k_full"
+    status, results, err = calc(
+        f"--network={folder}", f"--data={files['data']}", f"--metrics={metrics}", f"--json={path}"
+    )
+    assert status == 2 and "Warning: dc1k4_full could not be computed: generated images: at least 5 samples" in err
+    assert err.endswith("Error: --metrics: 1 of 3 could not be computed: dc1k4_full\n")
+    assert [result["metric"] for result in results] == ["fid1k_full", "kid1k_full"]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == results
 
 
 def test_equivariance_of_a_stylegan3(files, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -44,6 +45,9 @@ def test_ranking(files, tmp_path):
     lines = out.splitlines()
     assert lines[2].split()[:2] == ["1", "near"]
     assert "CSID[tiny]" in lines[1] and "its numbers are no FIDs" in err
+    assert re.search(r"detector tiny \(weights [0-9a-f]{16}, resize area\)$", lines[0])
+    ranking = json.loads((tmp_path / "sid.json").read_text())["rankings"][0]
+    assert ranking["detector_hash"] in lines[0] and ranking["resize"] == "area"
     assert {path.name for path in tmp_path.iterdir()} == {"sid.json", "sid.csv", "sid.png"}
     again = calc(*args, f"--outdir={tmp_path}")
     assert again[1] == out

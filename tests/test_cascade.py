@@ -35,6 +35,8 @@ STAGES = """stages:
 """
 TABLE = "table: [fid1k, csid1k]\n"
 NAMES = ("one", "two", "three")
+# Names of the runs; those fed by others were called network-snapshot-to-b-…, whatever the stage.
+RUNS = {"one": "stylegan2-a", "two": "stylegan2-one-to-b", "three": "stylegan3-t-two-to-c"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,6 +84,8 @@ def test_one_command_trains_judges_and_shows_three_stages(finished):
     folder, out = finished
     for number, name in enumerate(NAMES, 1):
         assert f"Stage {number} of 3, {name}:" in out
+        assert run_of(folder, name).name.startswith(f"00000-{RUNS[name]}-gpus1-batch8-gamma")
+        assert run_of(folder, name).name.endswith(f"-{name}")
         assert json.loads((run_of(folder, name) / "training_options.json").read_text())["finished_kimg"] == 0.032
     assert "steps draw from 12 outputs of the stages before, 2 of them new" in out
     assert "Resume: D:" in out
@@ -158,13 +162,14 @@ def test_stopped_in_stage_two_it_goes_on_to_the_same_bits(finished, root, tmp_pa
         [sys.executable, script, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == STOPPED, process.stdout + process.stderr
-    assert "Stage 2 of 3, two: stopped; the same command" in process.stdout
+    assert f"Stopped; the same command (--cascade={root / 'recipe.yaml'}) goes on in stage 2, two." in process.stdout
+    assert process.stdout.count("the same command") == 1 and "--resume" not in process.stdout.split("Stopped;")[1]
     assert not (folder / "three").exists() and not (folder / "cascade.pkl").exists()
     assert [row["name"] for row in json.loads((folder / "cascade.json").read_text())["stages"]] == ["one"]
 
     status, out, err = run_inside(*command)
     assert status == 0, out + err
-    assert "Stage 1 of 3, one: complete" in out and "goes on from training-state-000000.pt" in out
+    assert "Stage 1 of 3, one: complete" in out and "goes on from training-state-000000.024.pt" in out
     for name in NAMES:
         assert_same_run(run_of(whole, name), run_of(folder, name))
     for name in ("cascade.pkl", "cascade.png", "cascade.md"):
@@ -198,7 +203,8 @@ def test_a_signal_while_a_stage_is_judged_leaves_that_to_the_next_time(root, tmp
     monkeypatch.setattr(metric_main, "calc_metric", interrupted)
     status, out, err = cascade(recipe, tmp_path)
     assert status == STOPPED, out + err
-    assert "Stopped after the training of stage one" in out
+    assert f"Stopped; the same command (--cascade={recipe}) goes on after the training of stage one." in out
+    assert out.count("the same command") == 1
     monkeypatch.undo()
     status, out, _ = cascade(recipe, tmp_path)
     assert status == 0 and "one: complete" in out and "fid1k[tiny]" in out
@@ -279,7 +285,7 @@ def test_a_stage_that_was_moved_away_is_trained_anew_and_may_be_longer(twin, roo
         ("[{name: one, data: a}, {name: two, source: one, data: b, z-dim: 17}]", [], "stage two: --z-dim=17 is no sens"),
         (
             "[{name: one, data: a}, {name: two, source: one, data: c, resume: one, w-dim: 32, z-dim: 64, cfg: stylegan3-t}]", [],
-            "stage two: resume: no weights of one fit into this generator",
+            "/one/network-snapshot.pkl: nothing that its generator has learned fits into that of --cfg=stylegan3-t",
         ),
         ("[{name: one, data: b}, {name: two, source: one, data: b, resume: a/000.png}]", [], "stage two: --resume: "),
         ("[{name: one, data: a}]", ["--batch=4"], "--batch: belongs into the recipe of --cascade"),
@@ -300,6 +306,7 @@ def test_wrong_stages_are_found_before_the_first_starts(root, tmp_path, stages, 
     ("table", "args", "words"),
     [
         ("[is1k]", [], "stage one: table: is1k needs classes"),
+        ("[fid1k, dc1k500_full]", [], "stage one: table: dc1k500_full needs 501 images at least, not"),
         ("[fid1k]", ["--detector=inception", "--detector-weights=no.pth"], "stage one: --detector-weights: no.pth"),
     ],
 )

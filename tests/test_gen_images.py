@@ -112,6 +112,26 @@ def test_grid(run):
     assert np.all(grid[SIDE:, 2 * SIDE :] == 255)
 
 
+def test_alpha_becomes_all_or_nothing(run):
+    """71 % of the pixels of generated sprites were partly transparent, where the data have none."""
+    plain, _ = run("cascade", "--seeds=0,1", outdir="a")
+    folder, _ = run("cascade", "--seeds=0,1", "--alpha-threshold=0.5", "--grid=2x1", outdir="b")
+    before, after = pixels(plain / "seed0001.png"), pixels(folder / "seed0001.png")
+    assert ((before[..., 3] > 0) & (before[..., 3] < 255)).mean() > 0
+    assert np.array_equal(after[..., 3], np.where(before[..., 3] >= 127.5, 255, 0))
+    assert np.array_equal(after[..., :3], before[..., :3])
+    shown = np.where(after[..., 3:] == 255, after[..., :3], 255)
+    assert np.array_equal(pixels(folder / "grid.png")[:, SIDE:], shown)
+
+
+def test_scale(run):
+    plain, _ = run("spider", "--seeds=0-2", "--grid=3x1", "--pairs", outdir="a")
+    folder, said = run("spider", "--seeds=0-2", "--grid=3x1", "--pairs", "--scale=3", outdir="b")
+    assert "images of 48x48 pixels" in said
+    for name in ("seed0001.png", "grid.png", "pairs.png"):
+        assert np.array_equal(pixels(folder / name), pixels(plain / name).repeat(3, axis=0).repeat(3, axis=1))
+
+
 def test_pairs_of_source_images(run, tmp_path):
     photos = write_images(tmp_path / "photos", num=3, seed=9)
     folder, _ = run("spider", f"--source-images={photos}", "--pairs", "--grid=3x1")
@@ -180,6 +200,14 @@ def test_parse():
         ("gaussian", ["--seeds=0", "--rotate=5"], "--rotate.*StyleGAN3"),
         ("conditional", ["--seeds=0"], "--class is needed.*0 to 2"),
         ("conditional", ["--seeds=0", "--class=-1"], "--class=-1.*0 to 2"),
+        (
+            "gaussian",
+            ["--seeds=0", "--alpha-threshold=0.5"],
+            "--alpha-threshold: the network makes RGB images, which have no",
+        ),
+        ("cascade", ["--seeds=0", "--alpha-threshold=1.5"], "1.5 is not in the range"),
+        ("gaussian", ["--seeds=0", "--scale=65"], "65 is not in the range"),
+        ("gaussian", ["--seeds=0-999", "--grid=1000x1", "--scale=64"], "--scale=64: makes a picture .* use 22 at most"),
         ("spider", ["--source-images=nowhere.zip"], r"--source-images: nowhere\.zip: no such file"),
         ("gaussian", ["--seeds=5-2"], "'5-2' is no seed or range"),
         ("gaussian", ["--seeds=a"], "'a' is no seed or range"),

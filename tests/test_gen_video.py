@@ -78,11 +78,41 @@ def test_odd_sides_get_a_line():
 
 def test_gif_needs_no_extra_package(run, monkeypatch):
     monkeypatch.setattr(gen_video.importlib.util, "find_spec", lambda name: None)
-    run("gaussian", "--seeds=0-1", "--w-frames=4", "--fps=25", "--output=loop.gif")
+    said = run("gaussian", "--seeds=0-1", "--w-frames=4", "--fps=25", "--output=loop.gif")
     with Image.open("loop.gif") as image:
         assert (image.n_frames, image.size, image.info["duration"]) == (8, (SIDE, SIDE), 40)
+    assert "(8 frames, 0.3 s)" in said
     with pytest.raises(UserError, match=r"--output=loop.mp4: .*pip install imageio-ffmpeg"):
         run("gaussian", "--seeds=0-1", "--output=loop.mp4")
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "words"),
+    [
+        (30, 60, "60 frames, 1.2 s, 50 frames per second where a GIF cannot have 60"),
+        (30, 240, "60 frames, 1.2 s, 50 frames"),
+        (60, 48, "120 frames, 2.4 s, 50 frames"),
+        (10, 3, "20 frames, 6.6 s, 3.03 frames"),
+    ],
+)
+def test_the_length_printed_is_that_of_the_gif(run, frames, fps, words):
+    """1.0, 0.2, 2.5 and 6.7 s were printed: frames by --fps, of which the format has but hundredths of a second."""
+    assert words in run("gaussian", "--seeds=0-1", f"--w-frames={frames}", f"--fps={fps}", "--output=loop.gif")
+    length = 0
+    with Image.open("loop.gif") as image:
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            length += image.info["duration"] / 1000
+    assert f"{length:.1f} s" in words
+
+
+def test_a_loop_that_stands_still_is_refused_and_one_that_moves_beside_it_is_not(run):
+    """A video of one seed was made without a word."""
+    for args in (["--seeds=5"], ["--seeds=0-3", "--grid=2x2"], ["--seeds=7,7,7"], ["--seeds=5", "--num-keyframes=4"]):
+        with pytest.raises(UserError, match=r"--seeds: a video of one seed.* stands still; give"):
+            run("gaussian", *args, "--output=loop.gif")
+    assert list(Path.cwd().iterdir()) == []
+    run("gaussian", "--seeds=1,1,1,2", "--grid=2x1", "--w-frames=2", "--output=loop.gif")
 
 
 def test_sheet_shows_seeds_and_what_lies_between(run, snapshots):
@@ -137,7 +167,7 @@ def test_shuffle_and_class(run):
         ("gaussian", ["--output=loop.gif"], "--seeds is needed"),
         ("gaussian", ["--seeds=0", "--stages", "--output=loop.gif"], "--stages: .*single stage"),
         ("conditional", ["--seeds=0", "--output=loop.gif"], "--class is needed"),
-        ("gaussian", ["--seeds=0", "--output=/dev/null/loop.gif"], "--output: .*cannot be written"),
+        ("gaussian", ["--seeds=0-1", "--output=/dev/null/loop.gif"], "--output: .*cannot be written"),
     ],
 )
 def test_bad_input_writes_nothing(run, name, args, message):
@@ -153,7 +183,7 @@ def test_nothing_is_left_of_a_broken_video(run, monkeypatch):
 
     monkeypatch.setattr(gen_video, "save_gif", broken)
     with pytest.raises(UserError, match=r"--output: .*No space left"):
-        run("gaussian", "--seeds=0", "--output=loop.gif")
+        run("gaussian", "--seeds=0-1", "--output=loop.gif")
     assert list(Path.cwd().iterdir()) == []
 
 

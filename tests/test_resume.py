@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,16 @@ from tests.conftest import ROOT
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
-from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
+from training.checkpoint import (
+    SNAPSHOT_PATTERN,
+    STATE_PATTERN,
+    file_number,
+    keep_as_best,
+    newest_intact_state,
+    numbered,
+    read_state,
+    write_state,
+)
 from training.resume import rewind_files
 from training.snapshot import load_snapshot
 
@@ -58,13 +66,30 @@ def state_of(run_dir):
     return dict(leaves(read_state(path)))
 
 
+def snapshots_in(run_dir):
+    """Images seen, by what the snapshots hold; their names say the same."""
+    paths = numbered(run_dir, SNAPSHOT_PATTERN)[::-1]
+    found = [load_snapshot(path)["meta"]["cur_nimg"] for path in paths]
+    assert [path.name for path in paths] == [f"network-snapshot-{file_number(cur_nimg)}.pkl" for cur_nimg in found]
+    return found
+
+
+def best_of(run_dir, metric="fid1k"):
+    """Images seen at the line with the least value."""
+    lines = [json.loads(line) for line in (run_dir / f"metric-{metric}.jsonl").read_text().splitlines()]
+    return round(1000 * min(lines, key=lambda line: line["results"][f"{metric}[tiny]"])["kimg"])
+
+
 def stats_of(run_dir):
     lines = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if not name.startswith(TIMES)} for line in lines]
 
 
 def assert_same_run(a, b):
-    """Parameters, optimizers, ADA, statistics, generators of both processes, losses of every tick, pictures: all bits."""
+    """Parameters, optimizers, ADA, statistics, generators of both processes, losses of every tick, pictures: all bits.
+
+    b may have more pictures: those of where it was stopped.
+    """
     first, second = state_of(a), state_of(b)
     assert first.keys() == second.keys()
     for name, value in first.items():
@@ -73,7 +98,6 @@ def assert_same_run(a, b):
     assert stats_of(a) == stats_of(b)
     pictures = sorted(path.name for path in a.glob("*.png"))
     assert any(name.startswith("fakes0") for name in pictures)
-    assert pictures == sorted(path.name for path in b.glob("*.png"))
     for name in pictures:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
@@ -91,11 +115,35 @@ def test_stopping_and_going_on_is_the_undisturbed_run_to_the_bit(tmp_path, folde
     whole, _ = train(tmp_path / "whole", *args, cfg=cfg)
     parts, _ = train(tmp_path / "parts", *args, f"--kimg={stop_at}", cfg=cfg)
     output = resume(parts, "--kimg=0.048")
-    assert "goes on from training-state-000000.pt" in output
+    assert f"goes on from training-state-000000.0{stop_at * 1000:.0f}.pt" in output
     assert "exactly where the run was left" in output
     assert_same_run(whole, parts)
     assert state_of(whole)[".training.counters.cur_nimg"] == 48
+    assert snapshots_in(whole) == [16, 32, 48]
+    assert snapshots_in(parts) == sorted({16, 32, 48, round(stop_at * 1000)})
     assert any(name.startswith(".training.optimizers.G") for name in state_of(whole))
+
+
+def test_ticks_and_snapshots_may_come_at_other_times(tmp_path, folders):
+    """Another --tick was another run. Networks, optimizers, ADA and position do not depend on it, before or behind."""
+    args = [*spider(folders), "--kimg=0.064"]
+    whole, _ = train(tmp_path / "whole", *args, "--snap=1")
+    parts, _ = train(tmp_path / "parts", *args, "--kimg=0.024", "--snap=1")
+    output = resume(parts, "--kimg=0.064", "--tick=0.032", "--snap=1")
+    assert "--tick: 0.032 from here on (so far: 0.016): statistics are over other spans" in output
+    first, second = state_of(whole), state_of(parts)
+    of_networks = [name for name in first if name.startswith((".training", ".step")) and not name.endswith(".cur_tick")]
+    assert len(of_networks) > 100
+    for name in of_networks:
+        value = first[name]
+        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+    ticks = [round(1000 * line["Progress/kimg"]["mean"]) for line in stats_of(parts)]
+    assert ticks == [16, 32, 64]  # the tick that was under way ends at the next multiple
+    assert snapshots_in(parts) == [16, 24, 32, 64]
+    assert [snapshots_in(whole)[-1], state_of(parts)[".training.counters.cur_tick"]] == [64, 3]
+    output = resume(parts, "--kimg=0.08", "--tick=0.008", "--snap=2")
+    assert [round(1000 * line["Progress/kimg"]["mean"]) for line in stats_of(parts)] == [16, 32, 64, 72, 80]
+    assert snapshots_in(parts) == [16, 24, 32, 64, 72, 80]
 
 
 def test_a_third_stage_on_top_of_a_spider_goes_on_to_the_bit(tmp_path, folders):
@@ -190,21 +238,122 @@ def test_metrics_and_the_best_snapshot_go_on(tmp_path, folders):
     assert_same_run(whole, parts)
 
 
-def test_a_signal_does_not_replace_the_best_snapshot(tmp_path, folders, monkeypatch):
+@pytest.mark.parametrize(("place", "snapshots"), [("after a step", [16, 24]), ("within a step", [16])])
+def test_a_signal_replaces_no_snapshot(tmp_path, folders, monkeypatch, place, snapshots):
+    """All snapshots below a thousand images had one name: the best became another, or what was trained since was not kept.
+
+    After a step there is a new one, with pictures. Within a step there is not: its number is that of the step's beginning.
+    """
+    from training.phases import TrainingStep
     from training.progress import Progress
 
     def signalled(progress):
-        if progress.state.cur_nimg == 24:  # after the tick whose snapshot, of the same thousand images, is the best
+        if place == "after a step" and progress.state.cur_nimg == 24:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    honest = TrainingStep.run_phase
+
+    def run_phase(step, phase, batches):
+        if place == "within a step" and step.state.cur_nimg == 16 and phase.name == "Gmain":
+            os.kill(os.getpid(), signal.SIGTERM)
+        honest(step, phase, batches)
+
     monkeypatch.setattr(Progress, "step", signalled)
+    monkeypatch.setattr(TrainingStep, "run_phase", run_phase)
     args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.1"]
     status, out, err = run_inside(f"--outdir={tmp_path}", "--cfg=stylegan2", *TINY, *args)
     assert status == STOPPED, err
-    assert "is the best snapshot so far and stays" in out
     (run_dir,) = tmp_path.iterdir()
-    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == 16
-    assert read_state(newest_intact_state(run_dir)[0])["training"]["counters"]["cur_nimg"] == 24
+    assert ("is from the beginning of this step and stays" in out) == (place == "within a step")
+    assert snapshots_in(run_dir) == snapshots
+    numbers = [file_number(cur_nimg) for cur_nimg in snapshots]
+    assert sorted(path.name for path in run_dir.glob("fakes0*.png")) == [f"fakes{number}.png" for number in numbers]
+    first = run_dir / "network-snapshot-000000.016.pkl"
+    assert (run_dir / "network-best.pkl").read_bytes() == first.read_bytes()
+    counters = read_state(newest_intact_state(run_dir)[0])["training"]["counters"]
+    assert (counters["cur_nimg"], counters["phases_done"]) == ((24, 0) if place == "after a step" else (16, 1))
+
+
+@pytest.fixture(scope="module")
+def judged_run(folders, tmp_path_factory):
+    args = [f"--data={folders['target']}", "--metrics=fid1k", "--snap=1", "--kimg=0.032"]
+    run_dir, _ = train(tmp_path_factory.mktemp("judged"), *args)
+    return run_dir
+
+
+def test_what_a_lost_state_takes_back_is_set_aside(tmp_path, judged_run):
+    """The newest state is gone and the pace is another one: the snapshot of 32 images is made anew, and is another network."""
+    twin = copy_of(judged_run, tmp_path)
+    old = twin / "network-snapshot-000000.032.pkl"
+    before = old.read_bytes()
+    (twin / "training-state-000000.032.pt").unlink()
+    pretend_values(twin, [2.0, 1.0])
+    keep_as_best(twin / "network-best.pkl", old)
+    unfinished(twin)
+    output = resume(twin, "--glr=0.1", "--keep=2")
+    assert "network-snapshot-000000.032.pkl is of the time after the state that is continued" in output
+    assert (twin / "earlier-network-snapshot-000000.032.pkl").read_bytes() == before
+    assert (twin / "earlier-network-best.pkl").read_bytes() == before != old.read_bytes()
+    assert (twin / "network-best.pkl").read_bytes() == (twin / "network-snapshot-000000.016.pkl").read_bytes()
+    assert snapshots_in(twin) == [16, 32]
+
+
+def pretend_values(run_dir, values):
+    """Write others into the lines of the metric."""
+    path = run_dir / "metric-fid1k.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, value in zip(lines, values, strict=True):
+        line["results"]["fid1k[tiny]"] = value
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def unfinished(run_dir):
+    """As if the run had been killed before its end."""
+    options = json.loads((run_dir / "training_options.json").read_text())
+    del options["finished_kimg"]
+    (run_dir / "training_options.json").write_text(json.dumps(options))
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, judged_run):
+    """Its files have six digits, whatever the rest, and its best is a link; --keep does not take that away."""
+    twin = copy_of(judged_run, tmp_path)
+    (twin / "network-snapshot-000000.016.pkl").unlink()
+    (twin / "training-state-000000.016.pt").unlink()
+    (twin / "network-snapshot-000000.032.pkl").rename(twin / "network-snapshot-000000.pkl")
+    (twin / "training-state-000000.032.pt").rename(twin / "training-state-000000.pt")
+    (twin / "network-best.pkl").unlink()
+    (twin / "network-best.pkl").symlink_to("network-snapshot-000000.pkl")
+    pretend_values(twin, [2.0, 1.0])
+    before = (twin / "network-best.pkl").read_bytes()
+    output = resume(twin, "--kimg=0.064", "--keep=1")
+    assert "goes on from training-state-000000.pt" in output
+    assert [path.name for path in numbered(twin, SNAPSHOT_PATTERN)] == ["network-snapshot-000000.064.pkl"]
+    assert not (twin / "network-best.pkl").is_symlink()
+    assert (twin / "network-best.pkl").read_bytes() == before
+
+
+def test_an_evaluation_that_is_made_up_for_names_a_file_that_is_there(tmp_path, judged_run):
+    """An earlier version called it 000000; a full disk may have kept it from being written."""
+    twin = copy_of(judged_run, tmp_path)
+    path = twin / "training-state-000000.032.pt"
+    write_state(path, {**read_state(path), "evaluation_due": True})
+    (twin / "network-snapshot-000000.032.pkl").unlink()
+    unfinished(twin)
+    resume(twin)
+    lines = [json.loads(line) for line in (twin / "metric-fid1k.jsonl").read_text().splitlines()]
+    assert [line["snapshot_pkl"] for line in lines] == [f"network-snapshot-000000.0{n}.pkl" for n in (16, 32)]
+    assert snapshots_in(twin) == [16, 32]
+
+
+def test_tensorboard_counts_images_everywhere(judged_run):
+    """Losses were floored and metrics rounded to whole kimg: those of one snapshot stood at different steps."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(judged_run))
+    events.Reload()
+    for name in ("Loss/G/loss", "Metrics/fid1k[tiny]"):
+        assert [event.step for event in events.Scalars(name)] == [16, 32]
 
 
 @pytest.fixture(scope="module")
@@ -321,10 +470,8 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, folders):
 def test_old_files_go_and_the_best_and_last_stay(tmp_path, folders):
     args = [f"--data={folders['target']}", "--tick=1", "--batch=500", "--mbstd-group=1", "--snap=1", "--kimg=4"]
     run_dir, _ = train(tmp_path, *args, "--keep=1", "--metrics=fid1k")
-    best = Path(os.path.realpath(run_dir / "network-best.pkl"))
-    assert best.is_file()
-    kept = {path.name for path in run_dir.glob("network-snapshot-*.pkl")}
-    assert kept == {best.name, "network-snapshot-000004.pkl"}
+    assert [path.name for path in run_dir.glob("network-snapshot-*.pkl")] == ["network-snapshot-000004.pkl"]
+    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == best_of(run_dir)
     assert [path.name for path in run_dir.glob("training-state-*")] == ["training-state-000004.pt"]
 
 
@@ -346,7 +493,7 @@ def test_transfer_takes_over_what_is_asked_for(tmp_path, folders):
         path.unlink()
     status, _, err = run_inside("--cfg=stylegan2", *TINY, *args, "--resume-optimizer=1", f"--outdir={tmp_path / 'd'}")
     assert status == 2
-    assert "--resume-optimizer=1: there is no training-state-000000.pt" in err
+    assert "--resume-optimizer=1: there is no training-state-000000.032.pt" in err
 
 
 def test_nan_ends_the_run_with_the_state_before_it(tmp_path, folders, monkeypatch):
@@ -363,7 +510,7 @@ def test_nan_ends_the_run_with_the_state_before_it(tmp_path, folders, monkeypatc
     status, out, err = run_inside(*args)
     assert status == 2
     assert "losses or gradients of Gmain were not finite in 3 steps in a row" in err
-    assert "training-state-000000.pt" in err and len(err.splitlines()) == 1
+    assert "training-state-000000.016.pt" in err and len(err.splitlines()) == 1
     assert "2 more in a row are allowed" not in out and "1 more in a row are allowed (--nan-patience)" in out
     (run_dir,) = tmp_path.iterdir()
     counters = read_state(newest_intact_state(run_dir)[0])["training"]["counters"]
@@ -412,7 +559,7 @@ def test_a_damaged_newer_state_does_not_outlive_good_ones(tmp_path, folders):
         options.read_text().replace('"finished_kimg": 3.0', '"finished_kimg": 0')
     )  # as if it had been killed
     resume(run_dir, "--kimg=2.5", "--keep=1")
-    assert [path.name for path in numbered(run_dir, STATE_PATTERN)] == ["training-state-000002.pt"]
+    assert [path.name for path in numbered(run_dir, STATE_PATTERN)] == ["training-state-000002.500.pt"]
     assert (run_dir / f"{newest.name}.damaged").stat().st_size == 1000
     assert "Resume: 2.5 kimg" in resume(run_dir, "--kimg=3")
 

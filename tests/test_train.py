@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training.cascade import Cascade
-from training.checkpoint import read_state
+from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
 from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
 from training.source import GaussianSource, ImageSource
@@ -58,7 +58,7 @@ def train(tmp_path, *args, cfg="stylegan2"):
 
 
 def snapshot_of(run_dir):
-    return max(run_dir.glob("network-snapshot-*.pkl"))
+    return numbered(run_dir, SNAPSHOT_PATTERN)[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_run_leaves_everything_behind(spider_run):
     run_dir, output = spider_run
     names = {path.name for path in run_dir.iterdir()}
     expected = {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "sources.png", "fakes_init.png"}
-    expected |= {"pairs_init.png", "fakes000000.png", "pairs000000.png", "network-snapshot-000000.pkl"}
+    expected |= {"pairs_init.png", "fakes000000.032.png", "pairs000000.032.png", "network-snapshot-000000.032.pkl"}
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not any(name.endswith(".part") for name in names)
@@ -98,8 +98,8 @@ def test_a_run_leaves_everything_behind(spider_run):
 def test_pictures_have_the_size_of_their_cells(spider_run):
     run_dir, _ = spider_run
     assert Image.open(run_dir / "reals.png").size == (8 * 16, 5 * 16)
-    assert Image.open(run_dir / "fakes000000.png").size == (8 * 16, 5 * 16)
-    assert Image.open(run_dir / "pairs000000.png").size == (8 * 16, 5 * (16 + 16 + 2))
+    assert Image.open(run_dir / "fakes000000.032.png").size == (8 * 16, 5 * 16)
+    assert Image.open(run_dir / "pairs000000.032.png").size == (8 * 16, 5 * (16 + 16 + 2))
     assert np.asarray(Image.open(run_dir / "reals.png")).std() > 50
 
 
@@ -159,6 +159,26 @@ def test_resume_lists_what_did_not_fit(tmp_path, spider_run, folders):
     assert re.search(r"Resume: G: \d+ of \d+ tensors taken over, \d+ start afresh", output)
     assert re.search(r"G\.synthesis\.b4x8\.const: not in the snapshot", output)
     assert "mapping.fc0" not in output
+
+
+def test_resume_lists_what_the_file_has_and_the_network_has_not(tmp_path, spider_run, folders):
+    """`56 of 56 tensors taken over`, and two layers of a deeper mapping network were dropped without a word."""
+    data = [f"--source={folders['source']}", f"--data={folders['target']}"]
+    _, output = train(tmp_path, *data, f"--resume={snapshot_of(spider_run[0])}", "--kimg=0.008", "--map-depth=1")
+    assert re.search(r"Resume: G: (\d+) of \1 tensors taken over; 2 of the snapshot's have no place here\n", output)
+    for name in ("weight", "bias"):
+        assert f"  G.mapping.fc1.{name}: in the snapshot, and not in this network\n" in output
+    assert re.search(r"Resume: D: (\d+) of \1 tensors taken over\n", output)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_resume_refuses_weights_that_fit_nowhere(tmp_path, spider_run, folders, more):
+    """`0 of 13 tensors taken over`, and the run went on with the schedule of one that need not start carefully."""
+    args = [f"--data={folders['target']}", f"--resume={snapshot_of(spider_run[0])}", f"--outdir={tmp_path / 'runs'}"]
+    status, _, err = run_inside("--cfg=dcgan", "--batch=8", "--cbase=64", "--cmax=8", "--device=cpu", *args, *more)
+    assert status == 2
+    assert ".pkl: nothing that its generator has learned fits into that of --cfg=dcgan; give" in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 
 def test_classes(tmp_path):
@@ -363,8 +383,9 @@ def test_metrics_at_snapshots(tmp_path, folders):
     assert [line["kimg"] for line in lines] == [0.016, 0.032]
     assert all(line["results"]["fid1k_full[tiny]"] > 0 for line in lines)
     best = min(lines, key=lambda line: line["results"]["fid1k_full[tiny]"])
-    assert os.path.realpath(run_dir / "network-best.pkl") == str((run_dir / best["snapshot_pkl"]).resolve())
-    assert load_snapshot(run_dir / "network-best.pkl")["G_ema"] is not None
+    assert [line["snapshot_pkl"] for line in lines] == [f"network-snapshot-000000.0{n}.pkl" for n in (16, 32)]
+    assert (run_dir / "network-best.pkl").read_bytes() == (run_dir / best["snapshot_pkl"]).read_bytes()
+    assert load_snapshot(run_dir / "network-best.pkl")["meta"]["cur_nimg"] == round(best["kimg"] * 1000)
     assert Image.open(run_dir / "metrics.png").size[0] > 300
     stats = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
     assert 0 <= stats[-1]["Diversity/coverage"]["mean"] <= 1

@@ -14,7 +14,8 @@ import click
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
+
+from dnnlib.bars import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -69,7 +69,13 @@ class TransferReport:
         """One line: how much was taken over."""
         total = len(self.copied) + len(self.skipped)
         line = f"{len(self.copied)} of {total} tensors taken over"
-        return f"{line}, {len(self.skipped)} start afresh" if self.skipped else line
+        line += f", {len(self.skipped)} start afresh" if self.skipped else ""
+        return line + (f"; {len(self.unused)} of the snapshot's have no place here" if self.unused else "")
+
+    def left_out(self) -> list[str]:
+        """A line for each tensor, of either side, that was not taken over."""
+        unused = [f"{name}: in the snapshot, and not in this network" for name in self.unused]
+        return [*(f"{name}: {reason}" for name, reason in self.skipped), *unused]
 
 
 def transfer_params_and_buffers(
@@ -85,6 +91,16 @@ def transfer_params_and_buffers(
     dst_names = {name for name, _ in named_params_and_buffers(dst)}
     unused = [name for name, _ in named_params_and_buffers(src) if name not in dst_names]
     return TransferReport([name for name, _, _ in pairs], skipped, unused)
+
+
+def weights_in_common(src: torch.nn.Module, dst: torch.nn.Module) -> list[str]:
+    """Names of the weights that `transfer_params_and_buffers` copies, for networks on the meta device, too.
+
+    Weights have two dimensions and more: biases and strengths of noise have the same shape in networks of any width, and
+    without the weights before them they are nothing.
+    """
+    learned = {name for name, parameter in dst.named_parameters() if parameter.ndim >= 2}
+    return [name for name, _, _ in _match(src, dst)[0] if name in learned]
 
 
 def _match(
@@ -135,6 +151,14 @@ def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = No
     culprits = [name for name, num in zip(names, num_ranks, strict=True) if num]
     if culprits:
         raise RuntimeError(f"differs between processes: {', '.join(culprits[:10])} ({len(culprits)} tensors)")
+
+
+@contextlib.contextmanager
+def ddp_sync(module: torch.nn.Module, sync: bool) -> Iterator[None]:
+    """Official name: within the block, a DistributedDataParallel module exchanges gradients only with `sync`."""
+    is_quiet = isinstance(module, torch.nn.parallel.DistributedDataParallel) and not sync
+    with module.no_sync() if is_quiet else contextlib.nullcontext():
+        yield
 
 
 def _equals_rank0(tensor: torch.Tensor) -> bool:

@@ -30,6 +30,7 @@ FORMAT_VERSION = 7  # 6 is the last format that carried source text
 CLASS_MODULES = (
     "training.networks_stylegan2",
     "training.networks_stylegan3",
+    "training.networks",
     "training.networks_dcgan",
     "training.networks_resnet",
     "training.networks_r3gan",
@@ -38,6 +39,7 @@ CLASS_MODULES = (
     "training.cascade",
     "training.source",
     "training.prior",
+    "training.label_distribution",
 )
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels
@@ -79,6 +81,21 @@ def class_path(cls: type) -> str:
 def is_persistent(value: Any) -> bool:
     """Whether the object's class is marked with `persistent_class`."""
     return _persistent_classes.get(class_path(type(value))) is type(value)
+
+
+def import_hook(hook: Any) -> None:
+    """Official name; raises `UserError`: the source text in a file is never run, so that there is nothing to hook into."""
+    raise UserError(
+        "persistence.import_hook: source text in files is never run here, and no hook would be called; networks of the "
+        "official code come as this project's classes (legacy.load_network_pkl), change those"
+    )
+
+
+def with_arguments(obj: Any, **changed: Any) -> Any:
+    """The same object (its parts are shared) that a file will say was built with other arguments."""
+    twin = type(obj).__new__(type(obj))
+    twin.__dict__.update(obj.__dict__, _init_kwargs={**obj._init_kwargs, **changed})
+    return twin
 
 
 def find_class(name: str) -> type:

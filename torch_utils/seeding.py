@@ -28,6 +28,19 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
     return torch.Generator(device=device).manual_seed(derive(*key))
 
 
+def spread(count: int, limit: int, *key: int | str) -> torch.Tensor:
+    """At most `limit` of `count` rows, int64, ascending: a random one of each of as many equal stretches.
+
+    Every n-th row would be of one class where files of n classes take turns.
+    """
+    num = min(count, limit)
+    if num == 0:
+        return torch.arange(0)
+    edges = torch.arange(num + 1) * count // num
+    places = torch.rand([num], dtype=torch.float64, generator=generator("spread", *key))
+    return edges[:-1] + (places * edges.diff()).long()
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which samples of a batch a micro-batch holds: every `step`-th of `total`, from `start`.

@@ -68,7 +68,8 @@ def read_header(data: bytes) -> dict[str, str]:
     metadata = header.get("__metadata__") or {}
     if metadata.get("format") != FORMAT:
         raise SnapshotError(
-            "a safetensors file without classes and arguments; those that legacy.py --dest writes have them"
+            "a safetensors file of other origin, without classes and arguments: tensors alone do not say of which network; those "
+            "that legacy.py --dest writes have them, or give a network-snapshot-*.pkl"
         )
     return metadata
 

@@ -299,7 +299,12 @@ class _Draw:
         return torch.exp2(self.normal())
 
     def sometimes(self, rate: float, value: torch.Tensor, otherwise: float) -> torch.Tensor:
-        """`value` `[N, ...]` for each image with probability `rate * p`, else `otherwise`."""
+        """`value` `[N, ...]` for each image with probability `rate * p`, else `otherwise`.
+
+        What never happens does not happen where `value` is a quantile, either.
+        """
+        if rate == 0 and self.quantile is not None:
+            return torch.full_like(value, otherwise)
         return self.sometimes_at(rate * self.p, value, otherwise)
 
     def sometimes_at(self, probability: torch.Tensor, value: torch.Tensor, otherwise: float) -> torch.Tensor:
@@ -406,9 +411,7 @@ def _pixel_centers(length, like):
 
 def _matrix(rows):
     """From rows of numbers and `[N]` tensors."""
-    like = next(value for row in rows for value in row if isinstance(value, torch.Tensor))
-    values = [torch.as_tensor(v, dtype=like.dtype, device=like.device).expand_as(like) for row in rows for v in row]
-    return torch.stack(values, dim=-1).reshape(len(like), len(rows), -1)
+    return matrix(*rows)
 
 
 def _translate_2d(x, y):
@@ -430,3 +433,72 @@ def _rotate_about_grey(angle):
     keep, mix = (1 + 2 * cos) / 3, (1 - cos) / 3
     ahead, behind = mix + sin, mix - sin
     return _matrix([[keep, behind, ahead, 0], [ahead, keep, behind, 0], [behind, ahead, keep, 0], [0, 0, 0, 1]])
+
+
+# Official names of these matrices, of numbers or `[N]` tensors, and of the filters.
+
+
+def matrix(*rows, device=None):
+    """A matrix of rows of numbers `[rows, columns]`, or with tensors `[N]` among them `[N, rows, columns]`."""
+    tensors = [value for row in rows for value in row if isinstance(value, torch.Tensor)]
+    like = tensors[0] if tensors else torch.zeros([], device=device)
+    values = [torch.as_tensor(v, dtype=like.dtype, device=device or like.device) for row in rows for v in row]
+    return torch.stack(torch.broadcast_tensors(*values), dim=-1).unflatten(-1, (len(rows), -1))
+
+
+def translate2d(tx, ty, **kwargs):
+    return matrix([1, 0, tx], [0, 1, ty], [0, 0, 1], **kwargs)
+
+
+def translate3d(tx, ty, tz, **kwargs):
+    return matrix([1, 0, 0, tx], [0, 1, 0, ty], [0, 0, 1, tz], [0, 0, 0, 1], **kwargs)
+
+
+def scale2d(sx, sy, **kwargs):
+    return matrix([sx, 0, 0], [0, sy, 0], [0, 0, 1], **kwargs)
+
+
+def scale3d(sx, sy, sz, **kwargs):
+    return matrix([sx, 0, 0, 0], [0, sy, 0, 0], [0, 0, sz, 0], [0, 0, 0, 1], **kwargs)
+
+
+def rotate2d(theta, **kwargs):
+    theta = theta if isinstance(theta, torch.Tensor) else torch.tensor(float(theta))
+    cos, sin = theta.cos(), theta.sin()
+    return matrix([cos, -sin, 0], [sin, cos, 0], [0, 0, 1], **kwargs)
+
+
+def rotate3d(v, theta, **kwargs):
+    """About the axis v, a row of three numbers (Rodrigues' formula)."""
+    x, y, z = v[..., 0], v[..., 1], v[..., 2]
+    theta = theta if isinstance(theta, torch.Tensor) else torch.tensor(float(theta))
+    cos, sin = theta.cos(), theta.sin()
+    mix = 1 - cos
+    return matrix(
+        [x * x * mix + cos, x * y * mix - z * sin, x * z * mix + y * sin, 0],
+        [y * x * mix + z * sin, y * y * mix + cos, y * z * mix - x * sin, 0],
+        [z * x * mix - y * sin, z * y * mix + x * sin, z * z * mix + cos, 0],
+        [0, 0, 0, 1],
+        **kwargs,
+    )
+
+
+def translate2d_inv(tx, ty, **kwargs):
+    return translate2d(-tx, -ty, **kwargs)
+
+
+def scale2d_inv(sx, sy, **kwargs):
+    return scale2d(1 / sx, 1 / sy, **kwargs)
+
+
+def rotate2d_inv(theta, **kwargs):
+    return rotate2d(-theta, **kwargs)
+
+
+# Of unit energy; the other wavelets of the official table are not used by its pipeline, and not here.
+wavelets = {
+    "haar": [math.sqrt(0.5)] * 2,
+    "sym2": [math.sqrt(2) * tap for tap in _SYM2],
+    "sym6": list(_SYM6),
+}
+wavelets |= {"db1": wavelets["haar"], "db2": wavelets["sym2"][::-1]}

@@ -18,10 +18,11 @@ from metrics.stopping import Stopped
 from training.config import TrainingConfig
 from training.encoders import grid_for
 from training.grids import to_rgb
-from training.metric_inputs import ImageSet, open_generated, training_labels
+from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
 from training.sampling import Look, Sampler, open_sampler
 from training.shards import set_name
+from training.sheets import png_info
 from training.snapshot import fingerprint_file, load_snapshot
 from training.source import GaussianSource
 
@@ -110,7 +111,7 @@ def judge(
         return {}
     contents = load_snapshot(snapshot)
     device = torch.device(config.device)
-    generated = open_generated(contents, str(snapshot), 0, device, config.seed, training_labels(contents))
+    generated = open_generated(contents, str(snapshot), 0, device, config.seed)
     opts = metric_main.MetricOptions(
         detector=Detectors(config.detector, config.detector_weights, device=device, verbose=True),
         real=ImageSet(config.training_set_kwargs["path"]),
@@ -119,11 +120,14 @@ def judge(
         seed=config.seed,
         keep_going=keep_going,
     )
-    for detector in metric_main.prepare(names, opts):
+    for detector in metric_main.prepare(names, opts, may_lack_images=True):
         print(describe(detector))
     results = {}
     for name in names:
-        result = metric_main.calc_metric(name, opts)
+        result, failure = metric_main.try_metric(name, opts)
+        if result is None:
+            print(f"Warning: {failure}; the table goes without it")
+            continue
         for full_name, value in result["results"].items():
             error = result["standard_errors"].get(full_name)
             results[full_name] = {"value": value, "standard_error": error, "detector": result["detector"]}
@@ -179,13 +183,16 @@ def draw_journey(path: Path, sampler: Sampler, lineage: list[Stage]) -> None:
     names = ["noise z" if isinstance(sampler.feed.source, GaussianSource) else "source", *(s.name for s in lineage)]
     picture = arrange(columns, names[-len(columns) :])
     with atomic_write(path) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, format="PNG", pnginfo=png_info())
 
 
 def journey(sampler: Sampler, seeds: list[int]) -> list[np.ndarray]:
     """uint8 `[seeds, h, w, 3]` of the input (noise as grey pixels), of every stage before the last, and of the last."""
-    c_dim = sampler.network.c_dim
-    looks = [Look(class_idx=None if c_dim == 0 else row % c_dim) for row in range(len(seeds))]
+    labels = sampler.label_distribution
+    classes: list[int | None] = list(range(sampler.network.c_dim)) or [None]
+    if labels is not None:
+        classes = [*labels.occurred()] if labels.is_classes else [None]
+    looks = [Look(class_idx=classes[row % len(classes)]) for row in range(len(seeds))]
     each = [sampler.pictures_before([seed], look) for seed, look in zip(seeds, looks, strict=True)]
     before = [torch.cat(images) for images in zip(*each, strict=True)]
     if isinstance(sampler.feed.source, GaussianSource):

@@ -14,7 +14,6 @@ from dnnlib.files import atomic_write
 from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
-from training.cascade import last_generator
 from training.cascade_report import CascadeReport
 from training.checkpoint import SNAPSHOT_PATTERN, numbered
 from training.config import TrainingConfig, TrainingOptions
@@ -34,9 +33,11 @@ from training.resume import (
     newest_run,
     read_options,
 )
-from training.snapshot import expecting, fingerprint_file, is_snapshot, load_snapshot
+from training.shards import set_name
+from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
+from training.whereabouts import absolute_options
 
 # What the command line may say to all stages: where and how they are computed, not what.
 FROM_COMMAND_LINE = {
@@ -45,7 +46,7 @@ FROM_COMMAND_LINE = {
 }  # fmt: skip
 
 Parse = Callable[[list[str]], dict[str, Any]]  # arguments of train.py -> values of all of its options
-Start = Callable[[TrainingConfig, ResumePoint | None], int]  # trains; the exit code
+Start = Callable[[TrainingConfig, ResumePoint | None, str], int]  # trains, the text tells how to go on; the exit code
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,13 @@ class CascadeRun:
                 self.check_unchanged(stage, run_dir, options)
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
             resolved = resolve(options if point is None else point.options, point)
+            if point is None and stage.source is not None:  # whose file is called as the files of all stages are
+                name = set_name(self.plans[stage.source].snapshot)
+                resolved.config.desc = resolved.config.desc.replace(f"-{name}-to-", f"-{stage.source}-to-", 1)
             networks = build_on_meta(resolved.config)
-            if point is None:
-                self.check_warm_start(stage, resolved.config, networks)
             has_ended = point is not None and is_finished(point)
             if not has_ended:
-                self.check_table(resolved.config)
+                self.check_table(resolved)
         snapshot = last_snapshot(point.run_dir) if has_ended else str(self.folder / stage.name / "network-snapshot.pkl")
         if not has_ended:
             self.expected[snapshot] = expected_contents(resolved.config, networks)
@@ -126,12 +128,12 @@ class CascadeRun:
         options = self.parse(stage.arguments({**self.given, **snapshots, "outdir": str(self.folder / stage.name)}))
         if snapshots.get("resume") in self.expected:  # its training state is not there either
             options["resume_optimizer"] = False
-        return TrainingOptions(**options)
+        return TrainingOptions(**options | {"desc": stage.name})
 
     def check_unchanged(self, stage: Stage, run_dir: Path, options: TrainingOptions) -> None:
         """Raise `UserError` where the recipe says something else than what the stage's run was started with."""
         saved = read_options(run_dir)
-        before, now = saved["options"], dataclasses.asdict(options)
+        before, now = absolute_options(saved["options"]), absolute_options(dataclasses.asdict(options))
         is_over = saved.get("finished_kimg", -1) >= options.kimg
         free = (WITHOUT_EFFECT | ROUNDING) if is_over else (WITHOUT_EFFECT | ROUNDING | TUNABLE)
         if is_over and before["kimg"] > options.kimg:
@@ -161,19 +163,10 @@ class CascadeRun:
                 f"was fed by something else than what {stage.source or options.source or 'noise'} is now: {way_out}"
             )
 
-    def check_warm_start(self, stage: Stage, config: TrainingConfig, networks: Mapping[str, torch.nn.Module]) -> None:
-        """The weights that a stage starts from fit somewhere. Raises `UserError`."""
-        if stage.resume is None or config.resume is None:
-            return
-        start = last_generator(load_snapshot(config.resume)["G_ema"])
-        shapes = {(name, tensor.shape) for name, tensor in start.named_parameters()}
-        if not any((name, tensor.shape) in shapes for name, tensor in networks["G"].named_parameters()):
-            raise UserError(f"resume: no weights of {stage.resume} fit into this generator; use the same cfg and sizes")
-
-    def check_table(self, config: TrainingConfig) -> None:
+    def check_table(self, resolved: Resolved) -> None:
         """What the stage will be judged by can be computed. Raises `UserError`."""
         try:
-            check_metrics(self.recipe.table, config)
+            check_metrics(self.recipe.table, resolved.config, resolved.num_images)
         except UserError as error:
             raise UserError(str(error).replace("--metrics:", "table:", 1)) from error
 
@@ -198,8 +191,12 @@ class CascadeRun:
             is_done = report.add(stage, plan.resolved.config, Path(plan.snapshot), lambda: not stop.is_asked)
         if is_done and not stop.is_asked:
             return 0
-        print(f"Stopped after the training of stage {stage.name}; the same command goes on from there.")
+        print(f"Stopped; {self.way_on(f'after the training of stage {stage.name}')}.")
         return STOPPED
+
+    def way_on(self, where: str) -> str:
+        """What continues a cascade that was stopped."""
+        return f"the same command (--cascade={self.recipe.path}) goes on {where}"
 
     def run_stage(self, number: int, stage: Stage) -> int:
         """Train a stage to its end, unless it is there already; the exit code."""
@@ -213,9 +210,7 @@ class CascadeRun:
         print(f"{title}:")
         plan.resolved.print_summary()
         with self.naming(stage):
-            status = self.start(plan.resolved.config, plan.point)
-        if status == STOPPED:
-            print(f"{title}: stopped; the same command (--cascade={self.recipe.path}) goes on from there.")
+            status = self.start(plan.resolved.config, plan.point, self.way_on(f"in stage {number}, {stage.name}"))
         if status == 0:
             self.forget_expected(stage)
             self.plan(stage)

@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,41 +18,85 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, check_seal
+from dnnlib.files import PART, atomic_write, check_seal, whole_file
 from torch_utils import seeding
 
 FORMAT_VERSION = 1
 CONTENTS = {"training", "random", "num_processes", "batch_gpu", "evaluation_due"}  # and parts that loops add
-STATE_PATTERN = re.compile(r"training-state-(\d{6,})\.pt")
-SNAPSHOT_PATTERN = re.compile(r"network-snapshot-(\d{6,})\.pkl")
+NUMBER = r"(\d{6,})(?:\.(\d{3}))?"  # what `file_number` writes: thousands of images, and the rest of them
+STATE_PATTERN = re.compile(rf"training-state-{NUMBER}\.pt")
+SNAPSHOT_PATTERN = re.compile(rf"network-snapshot-{NUMBER}\.pkl")
 OPTIONS_FILE = "training_options.json"
 STATS = "stats.jsonl"
 BEST = "network-best.pkl"
 STATES_KEPT = 2  # unless --keep says otherwise: the last one, and the one before in case a disk fails
 
 
+def file_number(cur_nimg: int) -> str:
+    """The number of whatever is saved after so many images, in thousands and exact: `000200`, `000000.320`.
+
+    Versions before this one left the rest out, so that their `000000` holds anything below a thousand images.
+    """
+    kimg, rest = divmod(cur_nimg, 1000)
+    return f"{kimg:06d}.{rest:03d}" if rest else f"{kimg:06d}"
+
+
+def images_of(match: re.Match[str]) -> int:
+    """The inverse of `file_number`, of a name that matches one of the patterns."""
+    return int(match[1]) * 1000 + int(match[2] or 0)
+
+
 def state_path(run_dir: Path, cur_nimg: int) -> Path:
-    return run_dir / f"training-state-{cur_nimg // 1000:06d}.pt"
+    return run_dir / f"training-state-{file_number(cur_nimg)}.pt"
 
 
 def snapshot_path(run_dir: Path, cur_nimg: int) -> Path:
-    return run_dir / f"network-snapshot-{cur_nimg // 1000:06d}.pkl"
+    return run_dir / f"network-snapshot-{file_number(cur_nimg)}.pkl"
 
 
-def state_beside(snapshot: Path) -> Path:
-    """The training state that was saved with a snapshot. Raises `UserError` where there is none."""
-    match = SNAPSHOT_PATTERN.fullmatch(Path(os.path.realpath(snapshot)).name)
-    path = snapshot.parent / f"training-state-{match[1]}.pt" if match else None
-    if path is None or not path.is_file():
-        wanted = path.name if path else "training-state-….pt"
-        raise UserError(f"there is no {wanted} beside {snapshot}, which would hold what is asked for")
+def state_beside(snapshot: Path, cur_nimg: int) -> Path:
+    """The training state that was saved with a snapshot of so many images. Raises `UserError` where there is none."""
+    name = Path(os.path.realpath(snapshot)).name  # earlier versions linked network-best.pkl to the snapshot
+    path = state_path(snapshot.parent, cur_nimg)
+    if SNAPSHOT_PATTERN.fullmatch(name):
+        path = snapshot.parent / name.replace("network-snapshot", "training-state").replace(".pkl", ".pt")
+    if not path.is_file():
+        raise UserError(f"there is no {path.name} beside {snapshot}, which would hold what is asked for")
     return path
 
 
 def numbered(run_dir: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """The files of a kind, newest first."""
-    found = [(int(match[1]), path) for path in run_dir.iterdir() if (match := pattern.fullmatch(path.name))]
+    """The files of a kind, newest first: by their number, since names do not sort by it (`000001.500`, `000001`)."""
+    found = [(images_of(match), path) for path in run_dir.iterdir() if (match := pattern.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def keep_as_best(best: Path, snapshot: Path) -> None:
+    """Make `best` the network in a snapshot, whatever becomes of the file that it was measured in.
+
+    Both are one file under two names where the disk allows that, else it is copied. Files here are replaced whole, never
+    written to, so that a second name keeps what it was given.
+    """
+    temporary = best.with_name(f"{best.name}.{os.getpid()}{PART}")
+    try:
+        os.link(snapshot, temporary)
+        os.replace(temporary, best)
+    except OSError:  # exFAT, some network disks
+        with open(snapshot, "rb") as source, whole_file(best) as file:
+            shutil.copyfileobj(source, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def settle_best(run_dir: Path) -> None:
+    """Where an earlier version made `network-best.pkl` a link to a snapshot, let it be that network for good."""
+    best = run_dir / BEST
+    if best.is_symlink():
+        target = Path(os.path.realpath(best))
+        if target.is_file():
+            keep_as_best(best, target)
+        else:
+            best.unlink()
 
 
 def newest_intact_state(run_dir: Path) -> tuple[Path | None, list[str]]:
@@ -183,12 +228,8 @@ class BackgroundWriter:
 
 
 def rotate(run_dir: Path, keep: int | None) -> None:
-    """Delete older states, and with `keep` older snapshots; the last ones and the best snapshot stay."""
+    """Delete older states, and with `keep` older snapshots; the last ones stay, and the best under its own name."""
     for path in numbered(run_dir, STATE_PATTERN)[keep or STATES_KEPT :]:
         path.unlink(missing_ok=True)
-    if keep is None:
-        return
-    best = os.path.realpath(run_dir / BEST)
-    for path in numbered(run_dir, SNAPSHOT_PATTERN)[keep:]:
-        if os.path.realpath(path) != best:
-            path.unlink(missing_ok=True)
+    for path in numbered(run_dir, SNAPSHOT_PATTERN)[keep:] if keep is not None else []:
+        path.unlink(missing_ok=True)

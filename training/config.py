@@ -99,6 +99,20 @@ class Preset:
     """Blur of the images that D sees at the start, in pixels; it fades over the first images."""
     magnitude_ema: bool = False
     """Whether G tracks the magnitude of its activations (half-life 20 kimg)."""
+    batch: int | None = None
+    """Images of a step; None: 32."""
+    batch_gpu: int | None = None
+    """Of them that one process works on at a time, unless --batch says otherwise; None: the most that fits."""
+    mbstd_group: int = MBSTD_GROUP
+    gamma: float | None = None
+    """Weight of the penalty whatever the resolution; None: by the rules."""
+    kimg: float = 25000
+    ema_kimg: float | None = None
+    """Half-life of the average of G's weights; None: batch * 10 / 32."""
+    ema_rampup: float | None = 0.05
+    """Half-life as a share of the images seen, early on."""
+    adapts: bool = False
+    """Whether what is open follows from the resolution (`training.ada.adapted`)."""
     synthesis: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of G."""
     judging: dict[str, Any] = field(default_factory=dict)
@@ -112,20 +126,21 @@ STYLEGAN = {
     "has_minibatch_std": True,
 }
 
+STYLEGAN2 = {
+    **STYLEGAN,
+    "generator": "training.networks_stylegan2.Generator",
+    "check_size": check_pyramid,
+    "pl_weight": 2.0,
+    "G_reg_interval": 4,
+    "style_mixing_prob": 0.9,
+    "synthesis": {"fused_modconv_default": "inference_only"},
+}
+ADA = {"glr": 0.0025, "dlr": 0.0025}
+
 # Beside each row what its paper reports; published figures, not measured with this code.
 PRESETS = {
     # Karras 2020: FID 2.84 on FFHQ at 1024x1024
-    "stylegan2": Preset(
-        **STYLEGAN,
-        generator="training.networks_stylegan2.Generator",
-        check_size=check_pyramid,
-        map_depth=8,
-        glr=0.002,
-        pl_weight=2.0,
-        G_reg_interval=4,
-        style_mixing_prob=0.9,
-        synthesis={"fused_modconv_default": "inference_only"},
-    ),
+    "stylegan2": Preset(**STYLEGAN2, map_depth=8, glr=0.002),
     # Karras 2021, translation equivariant: FID 2.79 on FFHQ at 1024x1024
     "stylegan3-t": Preset(
         **STYLEGAN,
@@ -231,6 +246,38 @@ PRESETS = {
         z_dim=512,
         grow_kimg=800.0,
     ),
+    # Karras 2020b, the configurations of StyleGAN2-ADA; class-conditional CIFAR-10: FID 2.42
+    "auto": Preset(**STYLEGAN2, **ADA, map_depth=2, adapts=True),
+    "paper256": Preset(
+        **STYLEGAN2,
+        **ADA,
+        map_depth=8,
+        gamma=1,
+        batch=64,
+        batch_gpu=8,
+        mbstd_group=8,
+        cbase=16384,
+        ema_kimg=20,
+        ema_rampup=None,
+    ),
+    "paper512": Preset(
+        **STYLEGAN2, **ADA, map_depth=8, gamma=0.5, batch=64, batch_gpu=8, mbstd_group=8, ema_kimg=20, ema_rampup=None
+    ),
+    "paper1024": Preset(
+        **STYLEGAN2, map_depth=8, glr=0.002, gamma=2, batch=32, batch_gpu=4, ema_kimg=10, ema_rampup=None
+    ),
+    "cifar": Preset(
+        **STYLEGAN2 | {"pl_weight": 0.0, "G_reg_interval": 4, "style_mixing_prob": 0.0},
+        **ADA,
+        map_depth=2,
+        gamma=0.01,
+        batch=64,
+        batch_gpu=32,
+        mbstd_group=32,
+        kimg=100_000,
+        ema_kimg=500,
+        judging={"architecture": "orig"},
+    ),
 }
 
 
@@ -264,6 +311,7 @@ class TrainingOptions:
     prior_norm: str = "unit"
     prior_sampling: str = "memory"
     mirror: bool = False
+    subset: int | None = None
     aug: str = "ada"
     augpipe: str = "bgc"
     resume: str | None = None
@@ -288,13 +336,15 @@ class TrainingOptions:
     metrics_data: str | None = None
     detector: str = "auto"
     detector_weights: str | None = None
-    kimg: float = 25000
+    kimg: float = None  # type: ignore[assignment]  # that of the configuration
     tick: float = 4
     snap: int | None = None
     keep: int | None = None
     nan_patience: int = 10
     seed: int = 0
     fp32: bool = False
+    nhwc: bool = False
+    allow_tf32: bool | None = None
     nobench: bool = False
     cuda_graphs: bool = False
     deterministic: bool = False
@@ -306,6 +356,7 @@ class TrainingOptions:
         if self.cfg not in PRESETS:
             missing = "--cfg is missing (only --resume=latest goes without, once there is a run)"
             raise UserError(f"{missing if self.cfg is None else f'--cfg={self.cfg}'}: choose from {', '.join(PRESETS)}")
+        self.kimg = self.preset.kimg if self.kimg is None else self.kimg
         if self.resume is None and (self.resume_augment or self.resume_optimizer):
             raise UserError("--resume-augment and --resume-optimizer need --resume=network-snapshot-….pkl")
         if self.pretrain > 0 and self.resume is not None:
@@ -328,6 +379,7 @@ class TrainingOptions:
         for name in (
             "batch",
             "gpus",
+            "subset",
             "batch_gpu",
             "cbase",
             "cmax",
@@ -383,6 +435,7 @@ class TrainingOptions:
         """Flags that the configuration has nothing for."""
         missing = {"w_dim": None, "map_depth": None, "freezed": 0} if not self.preset.is_style_based else {}
         missing |= {"mbstd_group": None} if not self.preset.has_minibatch_std else {}
+        missing |= {"nhwc": False} if "fused_modconv_default" not in self.preset.synthesis else {}
         missing |= {"grow_kimg": None} if self.preset.grow_kimg is None else {}
         for name, unset in missing.items():
             if getattr(self, name) != unset:
@@ -412,7 +465,7 @@ class TrainingOptions:
             "loss": preset.loss,
             "map_depth": preset.map_depth,
             "grow_kimg": preset.grow_kimg,
-            "mbstd_group": MBSTD_GROUP if preset.has_minibatch_std else None,
+            "mbstd_group": preset.mbstd_group if preset.has_minibatch_std else None,
         }
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
@@ -519,6 +572,8 @@ class TrainingConfig:
     """Row of `training.losses.LOSSES`."""
     D_steps: int = 1
     """Steps of D for each of G."""
+    allow_tf32: bool | None = None
+    """Whether float32 products on a GPU may round their inputs; None: where it has the units and fp32 is not asked for."""
     pretrain_kimg: float | None = None
     """For which G learns to draw the training images that its latents are paired with, before the first step; None for none."""
 

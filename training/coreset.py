@@ -69,7 +69,9 @@ def squared_distances(points: torch.Tensor, centre: torch.Tensor) -> torch.Tenso
 
 def coverage_radius(points: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Largest distance of points `[..., N, d]` to the nearest of `[..., k, d]`: `[...]`."""
-    return torch.cdist(points, chosen).amin(dim=-1).amax(dim=-1)
+    # By differences, as those of the choice: of copies a matrix product would leave a radius above 0.
+    distances = torch.cdist(points, chosen, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.amin(dim=-1).amax(dim=-1)
 
 
 def choose_rows(points: torch.Tensor, k: int) -> tuple[torch.Tensor, list[Coverage]]:

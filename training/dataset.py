@@ -2,25 +2,36 @@
 
 import functools
 import hashlib
+import io
 import itertools
 import os
 import shlex
 import threading
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from dnnlib.errors import UserError
+from dnnlib.errors import DataError, UserError
 from dnnlib.util import EasyDict
 from torch_utils import seeding
 from training.dataset_labels import find_labels
-from training.image_files import CHANNEL_NAMES, BadImage, Header, ImageFiles, add_identities, open_files, widen
+from training.image_files import (
+    CHANNEL_NAMES,
+    MAX_FILE_BYTES,
+    BadImage,
+    Header,
+    ImageFiles,
+    add_identities,
+    open_files,
+    widen,
+)
 from training.shards import set_name
 
 LABEL_ROWS = 1 << 12  # one-hot rows that are made at a time
@@ -172,6 +183,11 @@ class Dataset(torch.utils.data.Dataset):
         assert self.has_onehot_labels
         return np.tile(self._get_raw_labels()[self._raw_idx], 2 if self._xflip else 1)
 
+    @property
+    def has_own_labels(self) -> bool:
+        """Whether there are labels, and images are not conditioned on something else."""
+        return self._conditions is None and self.has_labels
+
     def get_details(self, idx: int) -> EasyDict:
         """`raw_idx` (index among all images), `xflip` (mirrored?), `raw_label` (as stored)."""
         position = self._position(idx)
@@ -250,14 +266,18 @@ class LabelTable:
         return torch.from_numpy(self.dataset.get_labels(np.asarray(index)))
 
 
-Labels = torch.Tensor | LabelTable  # `[N, c_dim]`, indexed by rows
+Labels = Any  # `[N, c_dim]`, indexed by rows: a tensor, a `LabelTable` or a `LabelDistribution`
 
 
 class ImageFolderDataset(Dataset):
-    """Images of a folder (with its subfolders) or zip, or of several: PNG, JPEG, WebP, BMP, TIFF; others are ignored.
+    """Images of a folder (with its subfolders) or zip, or of several: PNG, JPEG, WebP, BMP, TIFF, GIF, PPM, TGA.
 
-    All must have one size and bit depth. Gray images among RGB ones are read as RGB; transparent among opaque ones
-    are refused. Labels come from `dataset.json`, else from subfolders. Raises `UserError` for what is not so.
+    All must have one size and bit depth. Colours under alpha 0 are read as black. Gray images among RGB ones are read
+    as RGB; transparent among opaque ones are refused. Labels come from `dataset.json`, else from subfolders. Raises
+    `UserError` for what is not so.
+
+    Subclasses override `_load_raw_image` and `_load_raw_labels`. What those written for the official class use stands
+    at the end; nothing here does.
     """
 
     def __init__(
@@ -296,7 +316,7 @@ class ImageFolderDataset(Dataset):
     def _check_resolution(self, resolution: int | None) -> None:
         _, height, width = self.image_shape
         if resolution is not None and (height, width) != (resolution, resolution):
-            raise UserError(
+            raise DataError(
                 f"{self._path}: its images are {width}x{height}, not {resolution}x{resolution}; "
                 + _convert(self._path, f"--resolution={resolution}x{resolution}")
             )
@@ -308,14 +328,17 @@ class ImageFolderDataset(Dataset):
             raise BadImage(*self._files.where(raw_idx), "its pixels are not what its header announces")
         return widen(pixels, self.num_channels).transpose(2, 0, 1)
 
-    def _load_raw_labels(self) -> np.ndarray:
+    def _load_raw_labels(self) -> np.ndarray | None:
         self._label_source, labels = find_labels(self._files)
-        if labels is None:
+        return labels
+
+    def require_labels(self) -> None:
+        """Raise `UserError` where `use_labels` found none. (Programs ask with it whether there are any: `has_labels`.)"""
+        if not self.has_labels:
             raise UserError(
                 f"{self._path} has no labels: put a dataset.json into it, or its images into one subfolder per class, "
                 "or drop --cond"
             )
-        return labels
 
     def close(self) -> None:
         super().close()
@@ -372,13 +395,55 @@ class ImageFolderDataset(Dataset):
             "kept_in_memory": self.fits_in_memory,
         }
 
+    @property
+    def files(self) -> ImageFiles:
+        """The files, with the numbers that `get_details` calls `raw_idx`."""
+        return self._files
+
+    # Names of the official class -------------------------------------------------------------------------------------
+
+    @property
+    def _image_fnames(self) -> list[str]:
+        """Names of the images by `raw_idx`."""
+        return list(self._files.names)
+
+    @property
+    def _all_fnames(self) -> set[str]:
+        """Names of all files."""
+        parts = self._files.parts
+        return set(self._files.names).union(*(part.all_names for part in parts))
+
+    @property
+    def _type(self) -> str:
+        return "dir" if self._path.is_dir() else "zip"
+
+    @staticmethod
+    def _file_ext(fname: str) -> str:
+        """The extension in small letters, with its dot."""
+        return os.path.splitext(fname)[1].lower()
+
+    def _open_file(self, fname: str) -> IO[bytes]:
+        """Any file of the set, by its name. Raises `FileNotFoundError`."""
+        for part in self._files.parts:
+            if fname in part.all_names:
+                return io.BytesIO(part.read_file(fname, MAX_FILE_BYTES))
+        names = self._image_fnames
+        if fname not in names:
+            raise FileNotFoundError(f"{self._path}: holds no file named {fname}")
+        return io.BytesIO(self._files.read(names.index(fname)))
+
+    def _get_zipfile(self) -> zipfile.ZipFile:
+        """The archive, opened anew."""
+        return zipfile.ZipFile(self._path)
+
 
 def _subset(num_images: int, max_size: int | None, random_seed: int) -> np.ndarray:
     if max_size is None or max_size >= num_images:
         return np.arange(num_images)
     if max_size < 1:
         raise UserError(f"a dataset of {max_size} images was asked for; use 1 or more")
-    order = _random_state("subset", random_seed).permutation(num_images)
+    # The subset that the official code draws by the same seed.
+    order = np.random.RandomState(random_seed % (1 << 32)).permutation(num_images)
     return np.sort(order[:max_size])
 
 
@@ -443,7 +508,7 @@ def _difference(first: Header, other: Header) -> tuple[str, str, str]:
         size = f"{first.width}x{first.height}"
         return size, f"{other.width}x{other.height}", f"--resolution={size}"
     if first.bits != other.bits:
-        return f"{first.bits}-bit", f"{other.bits}-bit", ""
+        return f"{first.bits}-bit", f"{other.bits}-bit", "--bits=8"
     return CHANNEL_NAMES[first.channels], CHANNEL_NAMES[other.channels], "--channels=rgb"
 
 

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
+from PIL import Image, ImageColor
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from training.dataset_labels import LABEL_FILE, Label, find_labels
 from training.file_index import HEADER_DTYPE
@@ -35,8 +35,11 @@ from training.image_files import (
     CHANNEL_NAMES,
     BadImage,
     Header,
+    clear_hidden,
+    counted,
     decode,
     encode_png,
+    has_hidden,
     open_files,
     probe,
     reason_for,
@@ -45,7 +48,13 @@ from training.image_files import (
 from training.zip_index import printable
 
 CHANNELS = {"keep": 0, "gray": 1, "rgb": 3, "rgba": 4}
-TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal")
+BITS = {"auto": 0, "8": 8, "16": 16}
+TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad")
+RESAMPLE = {
+    name.lower(): Image.Resampling[name] for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
+}
+SHEET_IMAGES, SHEET_COLUMNS = 48, 8
+SHEET_CELL = 64, 128  # pixels of a side: small images are enlarged by a whole factor, large ones made smaller
 MAX_ARRAY_BYTES = 1 << 30  # of MNIST and CIFAR files; the real ones have less than 600 MB
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -62,6 +71,10 @@ class Collection(ABC):
     where: str
     names: Sequence[str]
     labels: Sequence[Label] | np.ndarray | None = None
+
+    def remarks(self) -> list[str]:
+        """What was left out, a sentence each."""
+        return []
 
     @abstractmethod
     def header(self, index: int) -> Header:
@@ -83,11 +96,16 @@ class FileCollection(Collection):
         self.where, self.names = str(path), self._files.names
         _, self.labels = find_labels(self._files, np.float64)
 
+    def remarks(self) -> list[str]:
+        left_out = self._files.left_out()
+        others = [f"Left out, for they are no images that are read here: {counted(left_out)}"] if left_out else []
+        return [*others, *self._files.remarks()]
+
     def header(self, index: int) -> Header:
         return self._files.probe(index)
 
     def pixels(self, index: int) -> np.ndarray:
-        return self._files.decode(index)
+        return self._files.decode_as_stored(index)
 
     def close(self) -> None:
         self._files.close()
@@ -293,19 +311,35 @@ class Plan:
     bits: int
     size: Size
     transform: str | None
+    resample: Image.Resampling = Image.Resampling.LANCZOS
+    pad_color: str | None = None
+    trim: bool = False
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """`[H, W, C]` of any type -> of this plan's. Raises `TooSmall`."""
-        pixels = to_channels(to_bits(pixels, self.bits), self.channels)
+    def apply(self, pixels: np.ndarray) -> "tuple[np.ndarray, list[str]]":
+        """`[H, W, C]` of any type -> of this plan's, and which of `CHANGES` were made. Raises `TooSmall`."""
+        changes = ["hidden"] if self.channels == 4 and has_hidden(pixels) else []
+        pixels = clear_hidden(to_bits(pixels, self.bits))
+        if self.trim:
+            trimmed = trim_border(pixels)
+            changes += ["trimmed"] if trimmed.shape != pixels.shape else []
+            pixels = trimmed
+        pixels = to_channels(pixels, self.channels)
+        if self.transform is None and pixels.shape[1] * self.size[1] != pixels.shape[0] * self.size[0]:
+            changes.append("stretched")
+        return clear_hidden(self._fit(pixels)), changes
+
+    def _fit(self, pixels: np.ndarray) -> np.ndarray:
         width, height = self.size
         if self.transform == "center-crop":
             side = min(pixels.shape[:2])
-            return resize(crop_center(pixels, side, side), self.size)
+            return resize(crop_center(pixels, side, side), self.size, self.resample)
         if self.transform == "center-crop-wide":
-            return letterbox(pixels, self.size)
+            return letterbox(pixels, self.size, self.resample)
         if self.transform == "center-crop-dhariwal":
             return crop_center(shrink_by_halves(pixels, width), width, height)
-        return resize(pixels, self.size)
+        if self.transform == "pad":
+            return pad(pixels, self.size, self.resample, pad_values(self.pad_color, pixels.shape[2], pixels.dtype))
+        return resize(pixels, self.size, self.resample)
 
     @property
     def output_size(self) -> Size:
@@ -314,8 +348,61 @@ class Plan:
 
 
 def to_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """8-bit pixels as 16-bit where asked for: 255 becomes 65,535."""
-    return pixels.astype(np.uint16) * 257 if bits == 16 and pixels.dtype == np.uint8 else pixels
+    """8-bit pixels as 16-bit or the other way, rounded: 255 is 65,535."""
+    if bits == 16 and pixels.dtype == np.uint8:
+        return pixels.astype(np.uint16) * 257
+    if bits == 8 and pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return pixels
+
+
+def trim_border(pixels: np.ndarray) -> np.ndarray:
+    """Cut off what is transparent all around or, in an opaque image, the colour that all four corners have.
+
+    An image of nothing else stays as it is.
+    """
+    if pixels.shape[2] == 4 and (pixels[:, :, 3] == 0).any():
+        is_content = pixels[:, :, 3] > 0
+    else:
+        corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+        if (corners != corners[0]).any():
+            return pixels
+        is_content = (pixels != corners[0]).any(axis=2)
+    rows, columns = np.flatnonzero(is_content.any(axis=1)), np.flatnonzero(is_content.any(axis=0))
+    if len(rows) == 0:
+        return pixels
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def pad_values(color: str | None, channels: int, dtype: np.dtype) -> np.ndarray:
+    """A colour by its name or `#rrggbb` as `[channels]`; None: transparent, or white where there is no alpha.
+
+    Raises `UserError`.
+    """
+    if color is None:
+        return np.array([0, 0, 0, 0] if channels == 4 else [np.iinfo(dtype).max] * channels).astype(dtype)
+    try:
+        value = ImageColor.getcolor(color, "RGB")
+    except ValueError as error:
+        raise UserError(f"--pad-color={color}: is no colour; use a name such as black, or #rrggbb") from error
+    pixel = to_bits(np.array(value, np.uint8).reshape(1, 1, 3), 8 * np.dtype(dtype).itemsize)
+    return to_channels(pixel, channels)[0, 0]
+
+
+def pad(pixels: np.ndarray, size: Size, resample: Image.Resampling, color: np.ndarray) -> np.ndarray:
+    """As large as it fits into the size, its shape kept, in the middle of the colour `[C]`.
+
+    With `NEAREST` images are enlarged by whole factors only, so that all pixels of a sprite stay alike.
+    """
+    height, width = pixels.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    if resample == Image.Resampling.NEAREST and scale > 1:
+        scale = int(scale)
+    inner = max(round(width * scale), 1), max(round(height * scale), 1)
+    canvas = np.broadcast_to(color, [size[1], size[0], pixels.shape[2]]).copy()
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    canvas[top : top + inner[1], left : left + inner[0]] = resize(pixels, inner, resample)
+    return canvas
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -360,13 +447,17 @@ def crop_center(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     return pixels[top : top + height, left : left + width]
 
 
-def letterbox(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """The largest centred part of the wanted aspect, at `size`, on a black (or transparent) square of its width."""
+def letterbox(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+    """The middle rows at `size`, on a black (or transparent) square of its width: the official `center-crop-wide`.
+
+    As many rows are taken as the whole image has at the new width. So images wider than that lose more and are squeezed,
+    and those whose shape is wider than the size are too small.
+    """
     width, height = size
-    crop_height = round(height * pixels.shape[1] / width)
-    if pixels.shape[1] < width or pixels.shape[0] < crop_height:
+    num_rows = round(width * pixels.shape[0] / pixels.shape[1])
+    if pixels.shape[1] < width or num_rows < height:
         raise TooSmall
-    strip = resize(crop_center(pixels, pixels.shape[1], crop_height), size)
+    strip = resize(crop_center(pixels, pixels.shape[1], num_rows), size, resample)
     canvas = np.zeros([width, width, pixels.shape[2]], dtype=pixels.dtype)
     top = (width - height) // 2
     canvas[top : top + height] = strip
@@ -487,6 +578,7 @@ class Result:
     bits: int = 0
     labels: str = "no labels"
     skipped: list[str] = field(default_factory=list)
+    sheet: Path | None = None  # a picture of some of them
 
 
 def convert(
@@ -494,29 +586,57 @@ def convert(
     dest: str | os.PathLike,
     *,
     max_images: int | None = None,
+    sample_seed: int | None = None,
     transform: str | None = None,
-    size: Size | None = None,
+    size: tuple[int | None, int | None] | None = None,
     channels: str = "keep",
+    bits: str = "auto",
+    resample: str = "lanczos",
+    pad_color: str | None = None,
+    trim: bool = False,
+    sheet: bool = False,
     strict: bool = False,
     num_workers: int | None = None,
     report: Report = tqdm.write,
 ) -> Result:
     """Write the images of `source` into the folder or zip `dest`; `report` is told what is skipped or changed.
 
-    `size` (width, height) is needed by transforms and by images of differing sizes. With `strict`, an image that
-    cannot be read ends the conversion. Raises `UserError`, and then nothing has been written.
+    `size` (width, height) is needed by transforms and by images of differing sizes; where one side is None the images
+    keep theirs. `max_images` are the first ones, or with `sample_seed` a random sample. `sheet`: a picture of some of
+    them beside `dest`. With `strict`, an image that cannot be read ends the conversion. Raises `UserError`, and then
+    nothing has been written.
     """
+    pad_values(pad_color, 3, np.dtype(np.uint8))
     output = Output(dest)
-    collection = open_collection(source, max_images)
+    collection = open_collection(source, max_images if sample_seed is None else None)
     try:
-        count = len(collection.names) if max_images is None else min(max_images, len(collection.names))
         job = _Conversion(collection, strict, report)
-        indices, headers = job.read_headers(count)
-        plan = Plan(*job.pixel_type(headers, CHANNELS[channels]), size or job.common_size(indices, headers), transform)
+        indices, headers = job.read_headers(choose(len(collection.names), max_images, sample_seed))
+        kind = job.pixel_type(indices, headers, CHANNELS[channels], BITS[bits])
+        plan = Plan(*kind, job.complete_size(size, indices, headers), transform, RESAMPLE[resample], pad_color, trim)
         with output:
-            return job.write(indices, plan, output, num_workers or default_workers())
+            result = job.write(indices, plan, output, num_workers or default_workers())
+        if sheet:
+            job.save_sheet(output.dest.with_name(output.dest.name + ".png"))
+        return result
     finally:
         collection.close()
+
+
+def choose(count: int, max_images: int | None, sample_seed: int | None) -> np.ndarray:
+    """The numbers of the images taken, ascending: all, the first ones, or with a seed a random sample."""
+    if max_images is None or max_images >= count:
+        return np.arange(count)
+    if sample_seed is None:
+        return np.arange(max_images)
+    return np.sort(np.random.RandomState(sample_seed % (1 << 32)).permutation(count)[:max_images])
+
+
+CHANGES = {
+    "hidden": "colours where it is transparent, which nobody sees and networks do: they are written as black",
+    "trimmed": "a border, which is cut off (--trim)",
+    "stretched": "not the shape of the result, and is stretched; --transform=pad or center-crop keeps shapes",
+}
 
 
 def default_workers() -> int:
@@ -531,6 +651,10 @@ class _Conversion:
     def __init__(self, collection: Collection, strict: bool, report: Report):
         self.collection, self.strict, self.report = collection, strict, report
         self.result = Result()
+        self._changes: dict[str, Counter[int]] = {change: Counter() for change in CHANGES}
+        self._shown: list[np.ndarray] = []
+        for remark in collection.remarks():
+            report(remark)
 
     def skip(self, name: str, reason: str) -> None:
         self.result.skipped.append(name)
@@ -541,10 +665,10 @@ class _Conversion:
             raise UserError(f"{error.where}: {error.name} cannot be read ({error.reason}); remove it, or drop --strict")
         self.skip(error.name, error.reason)
 
-    def read_headers(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of the images that can be read, and their headers."""
-        indices, headers = array("L"), np.empty(count, HEADER_DTYPE)
-        for index in tqdm(range(count), "Looking", unit="img", leave=False, disable=None):
+    def read_headers(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of those images that can be read, and their headers."""
+        indices, headers = array("L"), np.empty(len(chosen), HEADER_DTYPE)
+        for index in tqdm(map(int, chosen), "Looking", len(chosen), unit="img", leave=False, disable=None):
             try:
                 headers[len(indices)] = self.collection.header(index)
                 indices.append(index)
@@ -563,16 +687,50 @@ class _Conversion:
             name = printable(self.collection.names[animated[0]])
             self.report(f"{name}{count}: several pictures in one file, of which the first is taken")
 
-    def pixel_type(self, headers: np.ndarray, channels: int) -> tuple[int, int]:
-        """Channels and bits that hold every image without loss, unless channels are asked for."""
-        kinds, counts = np.unique(headers[["channels", "bits"]], return_counts=True)
-        wanted = channels or int(kinds["channels"].max()), int(kinds["bits"].max())
+    def pixel_type(self, indices: np.ndarray, headers: np.ndarray, channels: int, bits: int) -> tuple[int, int]:
+        """Channels and bits that hold every image without loss, unless they are asked for."""
+        kinds, first, counts = np.unique(headers[["channels", "bits"]], return_index=True, return_counts=True)
+        wanted = channels or int(kinds["channels"].max()), bits or int(kinds["bits"].max())
         if len(kinds) > 1:
             found = ", ".join(
-                f"{count:,} {_kind(*kind)}" for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
+                f"{count:,} {_kind(*kind)} such as {self._name(indices[place])}"
+                for kind, place, count in zip(kinds.tolist(), first.tolist(), counts.tolist(), strict=True)
             )
             self.report(f"The images are of several kinds ({found}): all are written as {_kind(*wanted)}")
+        if not bits:
+            self._say_depths(indices, headers)
         return wanted
+
+    def _say_depths(self, indices: np.ndarray, headers: np.ndarray) -> None:
+        deep = headers["bits"] == 16
+        if deep.any() and not deep.all():
+            names = ", ".join(self._name(index) for index in indices[deep][:3])
+            more = f" and {int(deep.sum()) - 3:,} more" if deep.sum() > 3 else ""
+            self.report(
+                f"{int(deep.sum()):,} of {len(deep):,} images have 16 bits ({names}{more}), so that all get them; "
+                "--bits=8 writes 8"
+            )
+
+    def _name(self, index: int) -> str:
+        return printable(self.collection.names[int(index)])
+
+    def complete_size(
+        self, size: tuple[int | None, int | None] | None, indices: np.ndarray, headers: np.ndarray
+    ) -> Size:
+        """The size of the result; where a side is not given, the one that all images have. Raises `UserError`."""
+        width, height = size or (None, None)
+        if width is not None and height is not None:
+            return width, height
+        if width is None and height is None:
+            return self.common_size(indices, headers)
+        side, flag = ("width", "--width") if width is None else ("height", "--height")
+        sides = headers[side]
+        if (sides != sides[0]).any():
+            other = self._name(indices[int((sides != sides[0]).argmax())])
+            raise UserError(
+                f"{self.collection.where}: {self._name(indices[0])} and {other} differ in {side}; give it with {flag}"
+            )
+        return (int(sides[0]), height) if height is not None else (width or 0, int(sides[0]))
 
     def common_size(self, indices: np.ndarray, headers: np.ndarray) -> Size:
         """The one size of all images. Raises `UserError`."""
@@ -592,8 +750,11 @@ class _Conversion:
         entries: list[tuple[str, Label]] = []
         labels = self.collection.labels
 
-        def work(index: int) -> bytes:
-            return encode_png(plan.apply(self.collection.pixels(index)))
+        shown = set(indices[np.linspace(0, len(indices) - 1, min(len(indices), SHEET_IMAGES)).astype(int)].tolist())
+
+        def work(index: int) -> tuple[bytes, list[str], np.ndarray | None]:
+            pixels, changes = plan.apply(self.collection.pixels(index))
+            return encode_png(pixels), changes, sheet_cell(pixels) if index in shown else None
 
         bar = tqdm(total=len(indices), desc="Converting", unit="img", disable=None)
         with bar, ThreadPoolExecutor(num_workers) as pool:
@@ -610,9 +771,14 @@ class _Conversion:
                     entries.append((name, np.asarray(labels[index]).tolist()))
         return self._finish(entries, plan, output)
 
-    def _data_or_skip(self, index: int, future: "Future[bytes]", plan: Plan) -> bytes | None:
+    def _data_or_skip(self, index: int, future: "Future[_Converted]", plan: Plan) -> bytes | None:
         try:
-            return future.result()
+            data, changes, cell = future.result()
+            for change in changes:
+                self._changes[change][index] += 1
+            if cell is not None:
+                self._shown.append(cell)
+            return data
         except BadImage as error:
             self.skip_bad(error)
         except TooSmall:
@@ -624,18 +790,60 @@ class _Conversion:
             raise UserError(
                 f"{self.collection.where}: none of its images could be converted, so that nothing is written"
             )
+        self._say_changes()
         output.write(LABEL_FILE, json.dumps({"labels": entries or None}).encode())
         output.complete()
         self.result.size, self.result.channels, self.result.bits = plan.output_size, plan.channels, plan.bits
         self.result.labels = _describe_labels([label for _, label in entries])
         return self.result
 
+    def _say_changes(self) -> None:
+        for change, found in self._changes.items():
+            if found:
+                more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+                self.report(f"{self._name(min(found))}{more}: has {CHANGES[change]}")
+
+    def save_sheet(self, path: Path) -> None:
+        """Some of the images in one picture. What stands there already is not touched."""
+        if os.path.lexists(path):
+            self.report(f"{path}: exists and is not overwritten, so that there is no new picture of the images")
+            return
+        if not self._shown:
+            return
+        import torch  # takes longer than many a conversion
+
+        from training.dataset import to_float
+        from training.grids import save_grid
+
+        cells = torch.from_numpy(np.stack(self._shown)).permute(0, 3, 1, 2)
+        try:
+            save_grid(path, to_float(cells), SHEET_COLUMNS)
+        except (OSError, UserError) as error:  # the set itself is complete
+            self.report(f"{path}: no picture of the images ({reason_for(error)})")
+            return
+        self.result.sheet = path
+
+
+_Converted = tuple[bytes, list[str], np.ndarray | None]
+
+
+def sheet_cell(pixels: np.ndarray) -> np.ndarray:
+    """uint8 `[h, w, C]`: small images enlarged by a whole factor, large ones made smaller."""
+    smallest, largest = SHEET_CELL
+    pixels = to_bits(pixels, 8)
+    height, width = pixels.shape[:2]
+    if max(height, width) > largest:
+        scale = largest / max(height, width)
+        return resize(pixels, (max(round(width * scale), 1), max(round(height * scale), 1)))
+    factor = -(-smallest // max(height, width))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+
 
 def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], bytes], indices: np.ndarray, ahead: int
-) -> Iterator[tuple[int, "Future[bytes]"]]:
+    pool: ThreadPoolExecutor, work: Callable[[int], _Converted], indices: np.ndarray, ahead: int
+) -> Iterator[tuple[int, "Future[_Converted]"]]:
     """Futures in the order of the indices, no more than `ahead` at work or waiting."""
-    pending: deque[tuple[int, Future[bytes]]] = deque()
+    pending: deque[tuple[int, Future[_Converted]]] = deque()
     try:
         for index in map(int, indices):
             pending.append((index, pool.submit(work, index)))

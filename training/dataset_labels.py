@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import UserError
+from training.file_names import canonical
 from training.image_files import BadImage, ImageFiles, StoredFiles
 from training.zip_index import printable
 
@@ -110,7 +111,7 @@ def _labels_from_json(files: StoredFiles, folder: str, dtype: type) -> np.ndarra
     pairs = _parse(files, folder + LABEL_FILE, where)
     if not pairs:
         return None
-    labels = {folder + name.replace("\\", "/"): _checked(label, name, where) for name, label in pairs}
+    labels = {folder + canonical(name): _checked(label, name, where) for name, label in pairs}
     if len(labels) < len(pairs):
         _name_twice(pairs, where)
     _check_same_kind(labels, where)
@@ -170,7 +171,7 @@ def _name_twice(pairs: list[tuple[str, Any]], where: str) -> None:
     """Raise `UserError` for a name with two labels that differ."""
     seen: dict[str, Any] = {}
     for name, label in pairs:
-        if seen.setdefault(name.replace("\\", "/"), label) != label:
+        if seen.setdefault(canonical(name), label) != label:
             raise UserError(f"{where} has two labels for {printable(name)}; leave one")
 
 

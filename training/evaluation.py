@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,19 +16,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dnnlib.errors import naming
-from dnnlib.files import tolerated, whole_file
+from dnnlib.files import SHEET_TEXT, tolerated, whole_file
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
-from torch_utils import distributed, training_stats
-from training.checkpoint import BEST
+from torch_utils import distributed, seeding, training_stats
+from training.checkpoint import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.encoders import resize
 from training.grids import save_png, tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
+from training.snapshot import images_seen
 from training.state import TrainingState
 
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
@@ -75,18 +74,32 @@ class Evaluation:
             keep_going=keep_going,
         )
         self.look_at_generator()
-        for detector in metric_main.prepare(config.metrics, self.opts):
+        # What lacks images was refused before the run began; one that began all the same goes on, see `run`.
+        for detector in metric_main.prepare(config.metrics, self.opts, may_lack_images=True):
             distributed.print0(describe(detector))
 
     def read_history(self) -> None:
         """What an earlier process of this run has measured."""
+        best: dict[str, Any] | None = None
         for name in self.config.metrics:
             path = metric_main.report_path(self.run_dir, name)
             for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
                 result = json.loads(line)
+                if "kimg" not in result or "by" in result:  # of calc_metrics.py, or of another program
+                    continue
                 self.remember(result, result["kimg"])
-                if name == self.config.metrics[0]:
-                    self.best_score = min(self.best_score, metric_main.score(result))
+                if name == self.config.metrics[0] and metric_main.score(result) < self.best_score:
+                    self.best_score, best = metric_main.score(result), result
+        if not (self.run_dir / BEST).is_file():  # it was of the time that was taken back, or somebody removed it
+            self.bring_back_best(best)
+
+    def bring_back_best(self, result: dict[str, Any] | None) -> None:
+        """Make `network-best.pkl` of the file that a result names, where that still is the network that was measured."""
+        snapshot = self.run_dir / str(result and result.get("snapshot_pkl"))
+        if result is not None and snapshot.is_file() and images_seen(snapshot) == round(result["kimg"] * 1000):
+            keep_as_best(self.run_dir / BEST, snapshot)
+        else:
+            self.best_score = math.inf  # nothing is left that a later one must surpass
 
     def remember(self, result: dict[str, Any], kimg: float) -> None:
         for name, value in result["results"].items():
@@ -98,53 +111,50 @@ class Evaluation:
         self.opts.use_generator(samples.first, samples)
 
     def run(self, snapshot: Path, events: Any) -> bool:
-        """All metrics of the state that `snapshot` holds; False if a signal ended that.
+        """All metrics of the state that `snapshot` holds; False if a signal ended that. One that fails is a warning.
 
         events: TensorBoard's writer, None but on rank 0.
         """
         kimg = self.state.cur_nimg / 1000
         self.look_at_generator()
         try:
-            results = [metric_main.calc_metric(name, self.opts) for name in self.config.metrics]
+            tried = [metric_main.try_metric(name, self.opts) for name in self.config.metrics]
         except Stopped:
             distributed.print0(
-                "The evaluation was left out; the snapshot is saved, and --resume=latest makes up for it."
+                "The evaluation was left out; the snapshot is saved, and the run makes up for it when it goes on."
             )
             return False
+        for failure in (failure for _, failure in tried if failure is not None):
+            distributed.print0(f"Warning: {failure}; training goes on without it")
+        results = [result for result, _ in tried if result is not None]
         if self.is_writer and results:
             with tolerated("metrics"):
                 for result in results:
                     self.record(result, snapshot, kimg, events)
                 draw_history(self.run_dir / "metrics.png", self.history)
-                self.link_best(results[0], snapshot)
+                if results[0]["metric"] == self.config.metrics[0]:
+                    self.link_best(results[0], snapshot)
         return True
 
     def record(self, result: dict[str, Any], snapshot: Path, kimg: float, events: Any) -> None:
         """A line in metric-<name>.jsonl and on the terminal, a point in TensorBoard."""
         against = {} if self.config.metrics_data is None else {"metrics_data": self.config.metrics_data}
-        metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name)
+        metric_main.report_metric({**result, "kimg": kimg, **against}, self.run_dir, snapshot.name, is_printed=False)
         self.remember(result, kimg)
         for name, value in result["results"].items():
-            events.add_scalar(f"Metrics/{name}", value, global_step=round(kimg))
+            events.add_scalar(f"Metrics/{name}", value, global_step=self.state.cur_nimg)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in list(result["results"].items())[:4])
         print(f"{shown} ({result['total_time']:.0f} s)", flush=True)
         for warning in result["warnings"] if len(self.history[name]) == 1 else []:
             print(f"Warning: {warning}", flush=True)
 
     def link_best(self, result: dict[str, Any], snapshot: Path) -> None:
-        """`network-best.pkl` is the snapshot with the best value of the first metric so far."""
+        """`network-best.pkl` is the network with the best value of the first metric so far."""
         score = metric_main.score(result)
         if score >= self.best_score or not snapshot.is_file():  # a full disk may have kept it from being written
             return
+        keep_as_best(self.run_dir / BEST, snapshot)
         self.best_score = score
-        link = self.run_dir / BEST
-        temporary = link.with_name(BEST + ".part")
-        temporary.unlink(missing_ok=True)
-        try:
-            temporary.symlink_to(snapshot.name)
-        except OSError:  # Windows without the right to make links
-            shutil.copyfile(snapshot, temporary)
-        os.replace(temporary, link)
 
 
 class DiversityWatch:
@@ -178,7 +188,8 @@ class DiversityWatch:
             return
         features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
         # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
-        density, coverage = density_coverage(self.features[:: max(len(self.features) // num, 1)], features, NHOOD_SIZE)
+        reals = self.features[seeding.spread(len(self.features), num, "watch", self.config.seed)]
+        density, coverage = density_coverage(reals, features, NHOOD_SIZE)
         training_stats.report0("Diversity/density", density)
         training_stats.report0("Diversity/coverage", coverage)
         self.best_coverage = max(self.best_coverage, coverage)
@@ -197,7 +208,9 @@ class DiversityWatch:
         samples = [sample for sample in drawn if isinstance(sample, torch.Tensor)]
         if not samples:  # the network has diverged
             return
-        distances = torch.cdist(self.detector.features_of(samples), self.features)
+        # By differences: a copy is at 0, where a matrix product would leave the rounding of the norms.
+        samples_features = self.detector.features_of(samples)
+        distances = torch.cdist(samples_features, self.features, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
         size = (samples[0].shape[1], samples[0].shape[2])
         cells = []
@@ -226,5 +239,5 @@ def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]
     for panel in axes.flat[len(names) :]:
         panel.set_visible(False)
     with whole_file(path) as file:
-        figure.savefig(file, dpi=110, format="png")
+        figure.savefig(file, dpi=110, format="png", metadata=SHEET_TEXT)
     plt.close(figure)

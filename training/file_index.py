@@ -15,7 +15,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 
 CACHE_FROM = 5_000  # files; fewer are looked at in less than a second
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CHUNK = 1 << 16  # names that are decoded at a time
 SAMPLE_BYTES = 1 << 16
 

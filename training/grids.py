@@ -1,5 +1,6 @@
 """Pictures of a run: grids of images with equal cells, source images above what they became."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,36 @@ from PIL import Image, ImageDraw
 from dnnlib.files import whole_file
 from training.dataset import to_uint8
 from training.encoders import resize
+from training.sheets import png_info
 
 BACKGROUND = 255  # behind transparent pixels
 GAP = 2  # pixels between the pairs
 LABEL_HEIGHT, LABEL_WIDTH = 14, 40  # pixels above columns and before rows
 SMALLEST_CELL = 64  # pixels, so that a label has room above it
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done to images before they are saved."""
+
+    alpha_threshold: float | None = None
+    """Alpha below it becomes 0, and 1 from it on; None leaves alpha alone."""
+    scale: int = 1
+    """Whole factor by which pixels are repeated."""
+
+    def threshold(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 `[n, C, h, w]`; the colours stay."""
+        if self.alpha_threshold is None:
+            return images
+        alpha = torch.where(images[:, 3:].float() / 255 >= self.alpha_threshold, 255, 0).to(torch.uint8)
+        return torch.cat([images[:, :3], alpha], dim=1)
+
+    def enlarge(self, pixels: np.ndarray) -> np.ndarray:
+        """`[h, w, C]` -> `[scale * h, scale * w, C]`."""
+        return pixels.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+
+
+PLAIN = Finish()
 
 
 def grid_size(height: int, width: int, device: str) -> tuple[int, int]:
@@ -45,14 +71,14 @@ def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
 
 
 def save_png(path: Path, picture: Image.Image) -> None:
-    """Whole or not at all: somebody may be looking, and the next one has the same name."""
+    """A sheet, marked as one. Whole or not at all: somebody may be looking, and the next one has the same name."""
     with whole_file(path) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, format="PNG", pnginfo=png_info())
 
 
-def save_grid(path: Path, images: torch.Tensor, columns: int) -> None:
-    """Images `[n, C, h, w]` in [-1, 1] as one PNG."""
-    save_png(path, Image.fromarray(tile(to_rgb(images), columns)))
+def save_grid(path: Path, images: torch.Tensor, columns: int, finish: Finish = PLAIN) -> None:
+    """Images `[n, C, h, w]` in [-1, 1] as one PNG. finish: its scale is that of the whole picture."""
+    save_png(path, Image.fromarray(finish.enlarge(tile(to_rgb(images), columns))))
 
 
 def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: int) -> None:
@@ -60,7 +86,7 @@ def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: 
     save_stacks(path, [sources, fakes], columns)
 
 
-def save_stacks(path: Path, images: list[torch.Tensor], columns: int) -> None:
+def save_stacks(path: Path, images: list[torch.Tensor], columns: int, finish: Finish = PLAIN) -> None:
     """Cells in which image i of the first tensor `[n, C, h, w]` stands above image i of the second, and so on.
 
     All are shown at the size of the last.
@@ -68,15 +94,15 @@ def save_stacks(path: Path, images: list[torch.Tensor], columns: int) -> None:
     height, width = images[-1].shape[2:]
     rows = [to_rgb(resize(part, (height, width))) for part in images]
     gap = np.full([len(rows[-1]), GAP, width, 3], BACKGROUND, dtype=np.uint8)
-    save_png(path, Image.fromarray(tile(np.concatenate([*rows, gap], axis=1), columns)))
+    save_png(path, Image.fromarray(finish.enlarge(tile(np.concatenate([*rows, gap], axis=1), columns))))
 
 
-def save_labelled(path: Path, cells: np.ndarray, columns: list[str], rows: list[str]) -> None:
+def save_labelled(path: Path, cells: np.ndarray, columns: list[str], rows: list[str], finish: Finish = PLAIN) -> None:
     """Cells uint8 `[R, C, h, w, 3]` as one PNG with a line of text above each column and before each row.
 
-    Small cells are enlarged by a whole factor.
+    Cells are enlarged by the finish's scale; small ones by more.
     """
-    factor = max(-(-SMALLEST_CELL // min(cells.shape[2:4])), 1)
+    factor = max(-(-SMALLEST_CELL // min(cells.shape[2:4])), finish.scale)
     cells = cells.repeat(factor, axis=2).repeat(factor, axis=3)
     num_columns, height, width = cells.shape[1:4]
     picture = tile(cells.reshape(-1, height, width, 3), num_columns)

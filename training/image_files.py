@@ -15,17 +15,17 @@ import threading
 import zlib
 from abc import ABC, abstractmethod
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
-from tqdm import tqdm
 
-from dnnlib.errors import UserError
-from training import zip_index
+from dnnlib.bars import tqdm
+from dnnlib.errors import DataError, UserError
+from training import sheets, zip_index
 from training.file_index import (
     CACHE_FROM,
     CHUNK,
@@ -37,13 +37,26 @@ from training.file_index import (
     encode_name,
     share_a_name,
 )
+from training.file_kinds import GIVE, GIVE_IMAGES, describe_file
+from training.file_names import canonical
 from training.shards import part_paths
 from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 
-EXTENSIONS = frozenset({"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff"})
+EXTENSIONS = frozenset(
+    {"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm", "pgm", "pbm", "pnm", "tga"}
+)
 MAX_FILE_BYTES = 1 << 30  # a small zip can unfold into more than the memory holds
 WEBP_START, MAX_ANIMATED_PIXELS = 30, 1 << 24
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA")  # TGA last: its files begin with no signature
+KINDS = "PNG, JPEG, WebP, BMP, TIFF, GIF, PPM or TGA"
+# What people take for images, too. What is not here (texts, metadata) is expected beside them.
+OTHER_IMAGES = frozenset(
+    {
+        "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpx", "jpf", "psd", "psb", "xcf", "kra", "svg", "svgz",
+        "eps", "ai", "pdf", "ico", "cur", "icns", "pcx", "dds", "exr", "hdr", "pfm", "qoi", "raw", "dng", "cr2", "cr3",
+        "nef", "arw", "orf", "rw2", "apng", "mng", "ras", "sgi", "rgb", "bw", "xbm", "xpm", "npy", "npz", "mp4", "webm",
+    }
+)  # fmt: skip
 
 GRAY_16 = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 # Pillow keeps the more significant byte of a 16-bit colour sample. Under the opposite byte order it keeps the other.
@@ -133,8 +146,24 @@ class ImageFiles(ABC):
             headers[index] = self.probe(index)
             bar.update()
 
+    def left_out(self) -> Counter[str]:
+        """How many files are no images that can be read, by extension (`.heic`, or empty)."""
+        return sum((part.left_out() for part in self.parts), Counter())
+
+    def remarks(self) -> list[str]:
+        """What else was left out, a sentence each."""
+        return [remark for part in self.parts for remark in part.remarks()]
+
     def decode(self, index: int) -> np.ndarray:
-        """The pixels of an image, uint8 or uint16 `[H, W, C]`. Raises `BadImage`."""
+        """The pixels of an image, uint8 or uint16 `[H, W, C]`, black where they are transparent. Raises `BadImage`."""
+        pixels = self.decode_as_stored(index)
+        cleared = clear_hidden(pixels)
+        if cleared is not pixels:
+            _say_hidden(str(self.path), self.where(index)[1])
+        return cleared
+
+    def decode_as_stored(self, index: int) -> np.ndarray:
+        """As `decode`, with the colours that nobody sees."""
         data = self.read(index)
         try:
             return decode(data)
@@ -154,6 +183,7 @@ class StoredFiles(ImageFiles):
         self.path = path
         self.all_names = all_names
         self._images = _image_indices(all_names) if images is None else images
+        self._sheets = self._images[:0]  # among the images, but no samples
         self.names = Subset(all_names, self._images)
 
     @property
@@ -162,6 +192,31 @@ class StoredFiles(ImageFiles):
 
     def where(self, index: int) -> tuple[str, str]:
         return str(self.path), printable(self.names[index])
+
+    def leave_out(self, indices: list[int]) -> None:
+        """Have the set hold all images but these."""
+        self._sheets = self._images[indices]
+        self._images = np.delete(self._images, indices)
+        self.names = Subset(self.all_names, self._images)
+
+    def start_of(self, index: int) -> bytes:
+        """The first bytes of an image's file; none where it cannot be read."""
+        try:
+            return self._start(int(self._images[index]))
+        except Exception:  # whoever reads all of it will say what is wrong
+            return b""
+
+    @abstractmethod
+    def _start(self, position: int) -> bytes:
+        """The first `sheets.START_BYTES` of the file at a position in `all_names`. May raise anything."""
+
+    def left_out(self) -> Counter[str]:
+        taken = np.concatenate([self._images, self._sheets])
+        others = np.setdiff1d(np.arange(len(self.all_names)), taken, assume_unique=True)
+        return Counter(_extension(name) for name in self.all_names.take(others) if not _is_companion(name))
+
+    def remarks(self) -> list[str]:
+        return []
 
     @abstractmethod
     def _header(self, position: int) -> Header:
@@ -201,19 +256,37 @@ def _image_indices(all_names: Names) -> np.ndarray:
 
 
 class FolderFiles(StoredFiles):
-    """A folder and everything below it; links to folders are not followed (they can form circles)."""
+    """A folder and everything below it, links followed; each folder is read once, so that circles end."""
 
     SAMPLE_BYTES = 4096
 
     def __init__(self, path: Path):
-        names = []
-        for folder, _, file_names in os.walk(path, onerror=_raise):
-            parent = Path(folder).relative_to(path)
-            names += [encode_name((parent / name).as_posix()) for name in file_names]
-        super().__init__(path, Names.pack(sorted(names)))
+        found, self._repeated = _walk(path)
+        self._spelling: dict[str, str] = {}  # canonical name: the name on disk, where it is another
+        for name in found:
+            known = self._spelling.setdefault(canonical(name), name)
+            if known != name:
+                raise UserError(
+                    f"{path}: {printable(known)} and {printable(name)} are one name ({printable(canonical(name))}) in "
+                    "archives and labels; rename one"
+                )
+        names = sorted(encode_name(name) for name in self._spelling)
+        self._spelling = {name: spelled for name, spelled in self._spelling.items() if name != spelled}
+        super().__init__(path, Names.pack(names))
+
+    def remarks(self) -> list[str]:
+        if not self._repeated:
+            return []
+        more = f" and {len(self._repeated) - 1:,} more" if len(self._repeated) > 1 else ""
+        return [f"{printable(self._repeated[0])}{more}: leads to a folder that is read already, and is not followed"]
 
     def _open(self, position: int) -> IO[bytes]:
-        return open(self.path / self.all_names[position], "rb", opener=_open_regular)
+        name = self.all_names[position]
+        return open(self.path / self._spelling.get(name, name), "rb", opener=_open_regular)
+
+    def _start(self, position: int) -> bytes:
+        with self._open(position) as file:
+            return file.read(sheets.START_BYTES)
 
     def _header(self, position: int) -> Header:
         with self._open(position) as file:
@@ -243,6 +316,32 @@ class FolderFiles(StoredFiles):
 
     def close(self) -> None:
         return
+
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Names of all files below a folder, with forward slashes, and the links that lead to folders read already.
+
+    What lies in the folder itself goes first, then what its links lead to, then the links found there.
+    """
+    names: list[str] = []
+    repeated: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    places = [""]
+    while places:
+        links: list[str] = []
+        for place in places:
+            for folder, folders, file_names in os.walk(root / place, onerror=_raise):
+                parent = Path(folder).relative_to(root)
+                status = os.stat(folder)
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    repeated.append(parent.as_posix())
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                names += [(parent / name).as_posix() for name in file_names]
+                links += [(parent / name).as_posix() for name in folders if os.path.islink(os.path.join(folder, name))]
+        places = sorted(links)
+    return names, repeated
 
 
 def _raise(error: OSError) -> None:
@@ -304,6 +403,14 @@ class ZipFiles(StoredFiles):
 
     def _read(self, position: int, max_bytes: int) -> bytes:
         return zip_index.read_member(self._opened(), self.all_names[position], self._entries[position], max_bytes)
+
+    def leave_out(self, indices: list[int]) -> None:
+        super().leave_out(indices)
+        self._cache = None  # which is of all images
+
+    def _start(self, position: int) -> bytes:
+        entry, name = self._entries[position], self.all_names[position]
+        return zip_index.read_start(self._opened(), name, entry, MAX_FILE_BYTES, sheets.START_BYTES)
 
     def _header(self, position: int) -> Header:
         entry = self._entries[position]
@@ -449,23 +556,48 @@ def _open_one(path: Path) -> StoredFiles:
     elif path.is_file():
         files = _open_zip(path)
     elif path.exists():
-        raise UserError(f"{path}: is neither a file nor a folder; give a folder of images or a zip")
+        raise DataError(f"{path}: is neither a file nor a folder; give a folder of images or a zip")
     else:
-        raise UserError(f"{path}: no such file or folder; give a folder of images or a zip")
+        raise DataError(f"{path}: no such file or folder; give a folder of images or a zip")
     if not files.names:
-        kinds = "PNG, JPEG, WebP, BMP or TIFF"
         files.close()
-        raise UserError(f"{path}: holds no images; put {kinds} files into it, or check the path")
+        what = describe_file(path)
+        if what is not None:
+            raise DataError(f"{path}: is {what.replace(GIVE, GIVE_IMAGES)}")
+        found = counted(files.left_out())
+        found = f" (but {found})" if found else ""
+        raise DataError(f"{path}: holds no images{found}; put {KINDS} files into it, or check the path")
+    _leave_out_sheets(files)
     return files
+
+
+def _leave_out_sheets(files: StoredFiles) -> None:
+    """Pictures of many images that the tools here wrote beside samples are no samples; says so. Large zips are taken as they
+    are: nobody packs millions of files by hand."""
+    if isinstance(files, ZipFiles) and len(files) > CACHE_FROM:
+        return
+    names = {index: name for index, name in enumerate(files.names) if name.lower().endswith(".png")}
+    starts = {index: sheets.look(files.start_of(index)) for index in names}
+    older = sheets.older_sheets((names[index], start) for index, start in starts.items())
+    found = [index for index, start in starts.items() if start.is_marked or names[index] in older]
+    if len(found) == len(files):
+        files.close()
+        raise UserError(
+            f"{files.path}: holds no samples: its {len(found):,} images are sheets that show many (such as "
+            f"{printable(names[found[0]])}); give the images themselves"
+        )
+    sheets.say_left_out(str(files.path), [printable(names[index]) for index in found], len(files))
+    if found:
+        files.leave_out(found)
 
 
 def _open_zip(path: Path) -> ZipFiles:
     try:
         return ZipFiles(path)
     except DamagedZip as error:
-        raise UserError(_zip_complaint(path, str(error))) from error
+        raise DataError(_zip_complaint(path, str(error))) from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({reason_for(error)})") from error
+        raise DataError(f"{path}: cannot be opened ({reason_for(error)})") from error
 
 
 def _zip_complaint(path: Path, reason: str) -> str:
@@ -475,14 +607,40 @@ def _zip_complaint(path: Path, reason: str) -> str:
         return f"{path}: is empty (0 bytes); copy or download it again"
     if start == b"PK":
         return f"{path}: is {reason}; copy or download it again, or zip its files anew"
+    what = describe_file(path)
+    if what is not None:
+        return f"{path}: is neither a folder nor a zip, but {what.replace(GIVE, GIVE_IMAGES)}"
     return f"{path}: is neither a folder nor a zip; convert it with dataset_tool.py, or check the path"
 
 
 def is_image_name(name: str) -> bool:
     """An image by its extension, and not one of the hidden companions that macOS puts into zips."""
-    stem, _, extension = name.rpartition("/")[2].rpartition(".")
-    is_hidden = stem == "" or stem.startswith(".") or "__MACOSX" in name.split("/")
-    return extension.lower() in EXTENSIONS and not is_hidden
+    return _extension(name)[1:] in EXTENSIONS and not _is_companion(name)
+
+
+def _extension(name: str) -> str:
+    """`.png`, in small letters; empty where there is none."""
+    _, dot, extension = name.rpartition("/")[2].rpartition(".")
+    return dot + extension.lower() if dot else ""
+
+
+def _is_companion(name: str) -> bool:
+    """Files that systems and tools put beside images: hidden ones, those of macOS, and `dataset.json`."""
+    file_name = name.rpartition("/")[2]
+    return file_name.startswith(".") or file_name == "dataset.json" or "__MACOSX" in name.split("/")
+
+
+def counted(extensions: Counter[str], most: int = 8) -> str:
+    """`3 .heic, 1 .txt`, the most frequent first."""
+    kinds = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count:,} {printable(extension)[:16] or 'without extension'}" for extension, count in kinds[:most]]
+    rest = sum(count for _, count in kinds[most:])
+    return ", ".join([*parts, f"{rest:,} others"] if rest else parts)
+
+
+def other_images(extensions: Counter[str]) -> Counter[str]:
+    """Those of `left_out` that people take for images."""
+    return Counter({kind: count for kind, count in extensions.items() if kind[1:] in OTHER_IMAGES})
 
 
 def reason_for(error: Exception) -> str:
@@ -540,6 +698,33 @@ def decode(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(_turn(pixels, orientation))
 
 
+def has_hidden(pixels: np.ndarray) -> bool:
+    """Whether `[H, W, C]` has colours where alpha is 0: people do not see them, networks do."""
+    return pixels.shape[2] == 4 and bool(pixels[pixels[:, :, 3] == 0].any())
+
+
+def clear_hidden(pixels: np.ndarray) -> np.ndarray:
+    """Black in place of colours under alpha 0; the same array where there are none."""
+    return np.where(pixels[:, :, 3:] == 0, pixels.dtype.type(0), pixels) if has_hidden(pixels) else pixels
+
+
+_said_hidden: set[str] = set()
+
+
+def _say_hidden(path: str, name: str) -> None:
+    """Say it once for each set, on rank 0."""
+    if path in _said_hidden:
+        return
+    _said_hidden.add(path)
+    from torch_utils import distributed  # imports torch, which dataset_tool does without, as it says so itself
+
+    distributed.print0(
+        f"Note: {path}: {name} has colours where it is transparent, and other images may, too: they are read as black, "
+        "so that networks see what people see",
+        file=sys.stderr,
+    )
+
+
 def _channels_bits(image: ImageFile.ImageFile) -> tuple[int, int]:
     raw_mode = _raw_mode(image)
     if raw_mode == GRAY_ALPHA_16:
@@ -548,6 +733,8 @@ def _channels_bits(image: ImageFile.ImageFile) -> tuple[int, int]:
         return 1, 16
     if raw_mode in SWAPPED_16:
         return (4 if raw_mode.startswith("RGBA") else 3), 16
+    if image.format == "PPM" and image.tile[0][0].startswith("ppm") and image.tile[0][3][-1] > 255:  # type: ignore[operator]
+        raise ValueError("a PPM of more than 8 bits, of which half would be lost; save it as PNG")
     if image.mode not in MODE_CHANNELS or image.mode.startswith("I") or ";16" in raw_mode:
         raise ValueError(f"its pixel type, {raw_mode or image.mode}, is not one of 8- and 16-bit gray, RGB and RGBA")
     has_key = "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")

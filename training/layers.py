@@ -73,16 +73,20 @@ def image_size(img_resolution: int | Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def resolution_pyramid(img_resolution: int | Sequence[int]) -> list[tuple[int, int]]:
+def resolution_pyramid(img_resolution: int | Sequence[int], fewest_levels: int = 1) -> list[tuple[int, int]]:
     """Sizes `(height, width)` from the smallest block to the image, each twice the one before.
 
     A square power of two starts at 4x4. In general both sides are a small number (4 to 15) times the same power of two.
+    fewest_levels: how often the size must double; 0 where one block may make the image, which may then also be 4 x 2^n.
+    Raises `UserError`.
     """
     height, width = image_size(img_resolution)
     levels = 0
     while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= MIN_BASE:
         height, width, levels = height // 2, width // 2, levels + 1
-    if levels == 0 or max(height, width) > MAX_BASE or min(height, width) < MIN_BASE:
+    longest = max(height, width)
+    is_strip = fewest_levels == levels == 0 and height * width == MIN_BASE * longest and longest.bit_count() == 1
+    if levels < fewest_levels or (longest > MAX_BASE and not is_strip) or min(height, width) < MIN_BASE:
         full_height, full_width = image_size(img_resolution)
         raise UserError(
             f"images of {full_width}x{full_height} do not suit these networks: both sides must be {MIN_BASE} to "

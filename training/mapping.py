@@ -35,8 +35,14 @@ class EncodedMapping(torch.nn.Module):
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
         update_emas: bool = False,
+        skip_w_avg_update: bool | None = None,
     ) -> torch.Tensor:
-        """Latents `[n, z_dim]` or source images `[n, C, H, W]`, labels `[n, c_dim]` -> ws `[n, num_ws, w_dim]`."""
+        """Latents `[n, z_dim]` or source images `[n, C, H, W]`, labels `[n, c_dim]` -> ws `[n, num_ws, w_dim]`.
+
+        skip_w_avg_update: name in StyleGAN2-ADA, where the mean w follows every call in training mode that does not skip it.
+        """
+        if skip_w_avg_update is not None:
+            update_emas = self.training and not skip_w_avg_update
         if self.z_dim > 0:
             z = self.encoder(z)  # [n, z_dim]
         if self.c_dim > 0 and (c is None or c.ndim != 2 or c.shape[1] != self.c_dim):

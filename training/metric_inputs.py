@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+import dnnlib
 from dnnlib.errors import UserError
+from metrics import metric_main
 from metrics.feature_stats import Images
 from torch_utils import seeding
-from training.dataset import ImageFolderDataset, Labels, LabelTable, to_uint8
+from training.dataset import Labels, LabelTable, to_uint8
+from training.encoders import IdentityEncoder
 from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
-from training.shards import set_exists, set_name
+from training.shards import set_name
 from training.snapshot import feed_of, is_snapshot, load_snapshot
-from training.source import Draw, ImageSource, LatentFeed, Source, content_fingerprint
+from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
+from training.whereabouts import labels_of, source_places
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
 NOISE_IMAGES, NOISE_SIDE = 10_000, 32
@@ -42,6 +46,21 @@ class ImageSet:
 
     def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
         return list(self._pool.map(self._read, indices))
+
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """How many images have which width and height, by their headers; those that cannot be read count nowhere."""
+        return Counter(size for size in self._pool.map(self._size, range(len(self))) if size is not None)
+
+    def _size(self, index: int) -> tuple[int, int] | None:
+        try:
+            header = self._files.probe(index)
+        except BadImage:
+            return None
+        return header.width, header.height
+
+    def identities(self, indices: np.ndarray) -> list[str]:
+        """What an image is known by, whatever its file is called. indices: ascending."""
+        return [identity for _, identity in self._files.identities(indices)]
 
     def _read(self, index: int) -> torch.Tensor | str:
         try:
@@ -178,37 +197,37 @@ def open_generated(
     count: int,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    labels: Labels | None = None,
 ) -> GeneratedImages:
     """Images of a snapshot's `G_ema`, fed by all of its own source where that can still be read.
 
-    labels: float32 `[N, c_dim]` that a conditional network draws from; without them classes are drawn evenly. A prior of
-    the snapshot draws its conditions itself. Raises `UserError`.
+    A conditional network draws labels as often as they occurred in its training, wherever the training set lies now; a
+    prior of the snapshot draws its conditions itself. Raises `UserError`.
     """
-    source, note = whole_source(contents["source"])
+    source, note = whole_source(contents["source"], path)
     feed = feed_of({**contents, "source": source}, device)
     if isinstance(source, ImageSource) and len(source.images) == 0:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
     G = contents["G_ema"].to(device).eval().requires_grad_(False)
     prior = contents.get("prior")
+    labels: Labels | None
+    labels, note_on_labels = labels_of(contents, path)
     if prior is not None:
         labels = prior.draw(PRIOR_ROWS, seeding.generator("metric-prior", seed))
-    if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
+    if G.c_dim > 0 and labels is None:
         labels = torch.eye(G.c_dim)
-    return GeneratedImages(G, feed, count, seed, labels if G.c_dim > 0 else None, Path(path).stem, note)
+    notes = "; ".join(filter(None, [note, note_on_labels])) or None
+    return GeneratedImages(G, feed, count, seed, labels, Path(path).stem, notes)
 
 
-def whole_source(source: Source) -> tuple[Source, str | None]:
+def whole_source(source: Source, path: str) -> tuple[Source, str | None]:
     """The source with all of its images, and a note where only those that the snapshot carries are left.
 
-    A few images that come again and again make too few different outputs: numbers would be worse than in training.
+    path: of the snapshot. A few images that come again and again make too few different outputs: numbers would be worse
+    than in training.
     """
     if not isinstance(source, ImageSource):
         return source, None
-    try:
-        whole = source.reopened()
-    except UserError:  # what lies at the path today is no data set
-        whole = source
+    whole = source.reopened(source_places(source.path, path))
     if whole is not source or len(source.images) == source.num_images:
         return whole, None
     return source, (
@@ -217,16 +236,46 @@ def whole_source(source: Source) -> tuple[Source, str | None]:
     )
 
 
-def training_data(contents: dict[str, Any]) -> str | None:
-    """The path of what a snapshot was trained on, if it is known and still there."""
-    path = (contents.get("training_set_kwargs") or {}).get("path")
-    return path if path is not None and set_exists(path) else None
+class DatasetImages:
+    """The images of a `training.dataset.Dataset`, or of a subclass of somebody else."""
+
+    reads_ahead, may_skip, key = True, False, None
+
+    def __init__(self, dataset: Any):
+        self.dataset, self.name = dataset, dataset.name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        images = (np.asarray(self.dataset[int(index)][0]) for index in indices)
+        return [torch.from_numpy(np.array(x >> 8 if x.dtype == np.uint16 else x, dtype=np.uint8)) for x in images]
 
 
-def training_labels(contents: dict[str, Any]) -> Labels | None:
-    """float32 `[N, c_dim]` of a conditional snapshot's training data, where these are still there."""
-    if contents["G_ema"].c_dim == 0 or contents.get("prior") is not None or training_data(contents) is None:
-        return None
-    kwargs = {name: value for name, value in contents["training_set_kwargs"].items() if name != "class_name"}
-    dataset = ImageFolderDataset(**kwargs)
-    return LabelTable(dataset)
+def options_from_official(official: Any) -> metric_main.MetricOptions:
+    """What the keywords in a `metrics.metric_utils.MetricOptions` mean. Raises `UserError`."""
+    G, device = official.G, official.device
+    real = labels = None
+    if official.dataset_kwargs:
+        kwargs = {"class_name": "training.dataset.ImageFolderDataset", **official.dataset_kwargs}
+        dataset = dnnlib.util.construct_class_by_name(**kwargs)
+        real = DatasetImages(dataset)
+        labels = LabelTable(dataset) if dataset.has_labels else None
+    if G is None:
+        return metric_main.MetricOptions(
+            official.detectors, real, seed=official.seed, is_verbose=official.progress.verbose
+        )
+    if not isinstance(G.mapping.encoder, IdentityEncoder):
+        raise UserError(
+            "metrics: this G was trained on source images, which dataset_kwargs= do not hold; use calc_metrics.py --network"
+        )
+    if official.G_kwargs not in ({}, {"noise_mode": "random"}):
+        raise UserError(f"metrics: G_kwargs={dict(official.G_kwargs)} are not taken here; wrap G")
+    if G.c_dim > 0 and (labels is None or labels.shape[1] != G.c_dim):
+        labels = torch.eye(G.c_dim)
+    G = G.eval().requires_grad_(False).to(device)
+    feed = LatentFeed(GaussianSource(G.z_dim), G.mapping.encoder).to(device)
+    endless = GeneratedImages(G, feed, 0, official.seed, labels if G.c_dim > 0 else None)
+    return metric_main.MetricOptions(
+        official.detectors, real, endless.first, endless, official.seed, is_verbose=official.progress.verbose
+    )

@@ -424,7 +424,7 @@ class SynthesisNetwork(torch.nn.Module):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.num_fp16_res = num_fp16_res
-        self.sizes = resolution_pyramid(img_resolution)
+        self.sizes = resolution_pyramid(img_resolution, fewest_levels=0)
         self.block_resolutions = [size[0] if size[0] == size[1] else size for size in self.sizes]
         channels = channels_per_level(len(self.sizes), channel_base, channel_max)
         self.num_ws = 0
@@ -442,6 +442,11 @@ class SynthesisNetwork(torch.nn.Module):
             )
             self.num_ws += block.num_conv + (block.num_torgb if is_last else 0)
             setattr(self, block_name(self.sizes[level]), block)
+
+    @property
+    def img_resolution_log2(self) -> int:
+        """Official name: of 2^n pixels a side, n."""
+        return len(self.sizes) + 1
 
     def forward(self, ws: torch.Tensor, **block_kwargs: Any) -> torch.Tensor:
         """`[n, num_ws, w_dim]` -> images `[n, img_channels, h, w]` float32."""
@@ -668,6 +673,11 @@ class Discriminator(ImageDiscriminator):
             channels[0], cmap_dim=cmap_dim, resolution=resolutions[0], **epilogue_kwargs, **shared
         )
         setattr(self, block_name(self.sizes[0]), epilogue)
+
+    @property
+    def img_resolution_log2(self) -> int:
+        """Official name: of 2^n pixels a side, n."""
+        return len(self.sizes) + 1
 
     def forward(
         self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, **block_kwargs: Any

@@ -21,6 +21,7 @@ from torch_utils.official_pickles import FORMAT_VERSION, META_KEYS, MISSING
 from training import networks_stylegan2, networks_stylegan3
 from training.augment import AugmentPipe
 from training.cascade import Cascade
+from training.snapshot import without_folders
 from training.source import GaussianSource
 
 PROTOCOL = 4  # of pickle: the last one that Python 3.7 reads
@@ -40,7 +41,7 @@ def write(file: BinaryIO, contents: dict[str, Any]) -> list[str]:
     """
     G_ema, notes = plain_generator(contents["G_ema"]), list(losses(contents))
     described = {
-        "training_set_kwargs": dataset_arguments(contents.get("training_set_kwargs") or {}),
+        "training_set_kwargs": dataset_arguments(without_folders(contents.get("training_set_kwargs") or {})),
         "G": describe_generator(plain_generator(contents.get("G") or G_ema)),
         "D": described_object(MISSING, torch.nn.Module(), {})
         if contents.get("D") is None
@@ -119,7 +120,7 @@ def official_resolution(network: Any) -> int:
 
 
 def dataset_arguments(kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Arguments of the official `ImageFolderDataset`; None where the snapshot does not say where its images lie."""
+    """Arguments of the official `ImageFolderDataset`, by the name of the set; None where the snapshot does not say it."""
     kept = {name: kwargs[name] for name in DATASET_ARGUMENTS if name in kwargs}
     return {"class_name": "training.dataset.ImageFolderDataset", **kept} if "path" in kept else None
 

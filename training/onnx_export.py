@@ -106,13 +106,24 @@ def export(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, 
                 output_names=list(outputs),
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
             )
-            data = program.model_proto.SerializeToString()
+            data = without_notes(program.model_proto).SerializeToString()
         except Exception as error:  # the exporter's own kinds are many and change with its versions
             raise UserError(
                 f"PyTorch cannot export this network to ONNX ({type(error).__name__}: {first_line(error)})"
             ) from error
         difference = check(data, model, inputs, examples)
     return OnnxModel(data, inputs, outputs, difference)
+
+
+def without_notes(model: Any) -> Any:
+    """Less what the exporter writes beside the nodes: lines of Python with the paths of the machine's files."""
+    for graph in (model.graph, *model.functions):
+        for part in (*graph.node, *graph.value_info):
+            part.ClearField("metadata_props")
+            if hasattr(part, "doc_string"):
+                part.ClearField("doc_string")
+        graph.ClearField("metadata_props")
+    return model
 
 
 def check(data: bytes, model: torch.nn.Module, inputs: tuple[str, ...], examples: Any) -> float:

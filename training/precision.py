@@ -6,6 +6,7 @@ users know and snapshots keep; what a run makes of it on its machine is decided 
 of which nobody decided computes as its arguments say: float16 on a GPU, float32 on a processor.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,8 +92,21 @@ def plan_from_data(data: Mapping[str, Any]) -> PrecisionPlan:
     return PrecisionPlan(precision(data["halved"]), precision(data["others"]), data["tf32"], data["reason"])
 
 
-def plan_precision(device: torch.device, fp32: bool) -> PrecisionPlan:
-    """The fastest arithmetic that the device has hardware for; float32 where it has none, and with --fp32=1."""
+def plan_precision(device: torch.device, fp32: bool, allow_tf32: bool | None = None) -> PrecisionPlan:
+    """The fastest arithmetic that the device has hardware for; float32 where it has none, and with --fp32=1.
+
+    allow_tf32: whether a GPU may use TF32; None leaves that to the rule.
+    """
+    plan = fastest(device, fp32)
+    if allow_tf32 is None or device.type != "cuda" or plan.tf32 == allow_tf32:
+        return plan
+    chosen = "TF32 where there are units for it" if allow_tf32 else "no TF32"
+    reason = f"{plan.reason.replace('TF32 elsewhere', 'float32 elsewhere')}; {chosen} (--allow-tf32={int(allow_tf32)})"
+    return dataclasses.replace(plan, tf32=allow_tf32, reason=reason)
+
+
+def fastest(device: torch.device, fp32: bool) -> PrecisionPlan:
+    """By the rule."""
     if fp32:
         return full_precision("--fp32=1")
     if device.type == "cuda":

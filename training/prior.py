@@ -55,13 +55,13 @@ class InstancePrior:
 
     def fit(self, features: torch.Tensor, seed: int) -> None:
         """Find centre, axes and mixture from the features `[N, num_features]` of the training images."""
-        rows = some_rows(len(features), FIT_ROWS)
+        rows = seeding.spread(len(features), FIT_ROWS, "prior", seed)
         known = features[rows].double()  # [n, num_features]
         self.mean = known.mean(dim=0).float()
         self.axes = principal_axes(known, self.dim).float().contiguous() if self.dim < self.num_features else None
         if self.sampling == "memory":
             limit = max(min(MEMORY_ROWS, MEMORY_BYTES // (4 * self.dim)), 1)
-            self.centres = self.conditions(features[some_rows(len(features), limit)])
+            self.centres = self.conditions(features[seeding.spread(len(features), limit, "prior", seed)])
             self.shares, self.spreads = torch.full([len(self.centres)], 1 / len(self.centres)), None
             return
         c = self.conditions(known.float()).numpy()
@@ -116,12 +116,6 @@ class InstancePrior:
             setattr(self, name, tensor.cpu().contiguous())  # strides decide how products are rounded
         if num == 0 or self.shares.min() < 0 or not self.shares.sum() > 0:
             raise UserError("the shares of a prior are no shares")
-
-
-def some_rows(count: int, limit: int) -> torch.Tensor:
-    """At most `limit` of `count` rows, evenly spaced."""
-    num = min(count, limit)
-    return torch.arange(num) * count // num
 
 
 def principal_axes(features: torch.Tensor, dim: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from training.dataset import to_float, to_uint8
 from training.encoders import resize
-from training.grids import save_labelled, to_rgb
+from training.grids import PLAIN, Finish, save_labelled, to_rgb
 from training.image_files import encode_png
 from training.prior import InstancePrior
 from training.prior_features import conditions_of_images
@@ -49,50 +49,66 @@ def open_given(sampler: Sampler, path: str, weights: str | None, steps: int | No
 
 
 def save_for_images(
-    sampler: Sampler, seeds: Sequence[int], given: Given, steps: int | None, look: Look, batch: int, folder: Path
+    sampler: Sampler,
+    seeds: Sequence[int],
+    given: Given,
+    steps: int | None,
+    look: Look,
+    batch: int,
+    folder: Path,
+    finish: Finish = PLAIN,
 ) -> str:
     """Write the sheet that is asked for, with `steps` that of the first seed; what was written, for people."""
     if steps is not None:
-        save_steps(sampler, seeds[0], given, steps, look, batch, folder / STEPS_SHEET)
+        save_steps(sampler, seeds[0], given, steps, look, batch, folder / STEPS_SHEET, finish)
         return f"{folder / STEPS_SHEET} ({len(given.c) - 1} x {steps} steps of seed {seeds[0]})"
-    images = save_each(sampler, seeds, given, look, batch, folder / SHEET)  # [n, seeds, C, h, w]
+    images = save_each(sampler, seeds, given, look, batch, folder / SHEET, finish)  # [n, seeds, C, h, w]
     for number, row in enumerate(images):
         for seed, image in zip(seeds, to_uint8(row).permute(0, 2, 3, 1).numpy(), strict=True):
-            (folder / f"prior{number:04d}-seed{seed:04d}.png").write_bytes(encode_png(image))
+            (folder / f"prior{number:04d}-seed{seed:04d}.png").write_bytes(encode_png(finish.enlarge(image)))
     return f"{images.shape[0]} x {images.shape[1]} images and {SHEET} to {folder}"
 
 
-def save_each(sampler: Sampler, seeds: Sequence[int], given: Given, look: Look, batch: int, path: Path) -> torch.Tensor:
+def save_each(
+    sampler: Sampler, seeds: Sequence[int], given: Given, look: Look, batch: int, path: Path, finish: Finish
+) -> torch.Tensor:
     """A row for each given image: itself, then the image of each seed. These, `[n, seeds, C, h, w]`."""
     num, per_image = len(given.c), len(seeds)
     c = given.c.repeat_interleave(per_image, dim=0)
-    images = conditioned(sampler, [*seeds] * num, c, look, batch).unflatten(0, (num, per_image))
+    images = conditioned(sampler, [*seeds] * num, c, look, batch, finish).unflatten(0, (num, per_image))
     rows = [np.concatenate([cell(one, row), to_rgb(row)]) for one, row in zip(given.images, images, strict=True)]
-    save_labelled(path, np.stack(rows), ["given", *(f"seed {seed}" for seed in seeds)], [str(i) for i in range(num)])
+    save_labelled(
+        path, np.stack(rows), ["given", *(f"seed {seed}" for seed in seeds)], [str(i) for i in range(num)], finish
+    )
     return images
 
 
-def save_steps(sampler: Sampler, seed: int, given: Given, steps: int, look: Look, batch: int, path: Path) -> None:
+def save_steps(
+    sampler: Sampler, seed: int, given: Given, steps: int, look: Look, batch: int, path: Path, finish: Finish
+) -> None:
     """A row for each given image and the next: one seed, from the features of the one to those of the other."""
     rows, names = [], []
     for number in range(len(given.c) - 1):
         between = given.prior.between(given.c[number], given.c[number + 1], steps)  # [steps, c_dim]
-        images = conditioned(sampler, [seed] * steps, between, look, batch)
+        images = conditioned(sampler, [seed] * steps, between, look, batch, finish)
         first, last = (cell(given.images[index], images) for index in (number, number + 1))
         rows.append(np.concatenate([first, to_rgb(images), last]))
         names.append(f"{number}-{number + 1}")
     columns = ["given", *(f"{step / (steps - 1):.2f}" for step in range(steps)), "given"]
-    save_labelled(path, np.stack(rows), columns, names)
+    save_labelled(path, np.stack(rows), columns, names, finish)
 
 
 @torch.no_grad()
-def conditioned(sampler: Sampler, seeds: Sequence[int], c: torch.Tensor, look: Look, batch: int) -> torch.Tensor:
-    """The image of each seed under its row of c `[n, c_dim]`: `[n, C, h, w]` on the CPU."""
+def conditioned(
+    sampler: Sampler, seeds: Sequence[int], c: torch.Tensor, look: Look, batch: int, finish: Finish
+) -> torch.Tensor:
+    """The image of each seed under its row of c `[n, c_dim]`: `[n, C, h, w]` in [-1, 1] on the CPU, alpha as it is saved."""
     images = []
     for first in range(0, len(seeds), batch):
         part = seeds[first : first + batch]
         latents = replace(sampler.latents(part, look), c=c[first : first + batch].to(sampler.device))
-        images.append(sampler.synthesize(sampler.ws(latents, look), look.noise_mode, part).cpu())
+        made = sampler.synthesize(sampler.ws(latents, look), look.noise_mode, part).cpu()
+        images.append(made if finish.alpha_threshold is None else to_float(finish.threshold(to_uint8(made))))
     return torch.cat(images)
 
 

@@ -1,6 +1,7 @@
 """What a run tells people while it goes on: a bar or plain lines, log.txt, stats.jsonl, TensorBoard; and Ctrl-C."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import dnnlib
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.files import tolerated
 from torch_utils import distributed, training_stats
@@ -92,7 +93,7 @@ class Progress:
         self.is_writer = distributed.get_rank() == 0
         self.tick_stats = training_stats.Collector()
         self.recent_stats = training_stats.Collector(regex="|".join(LOSSES.values()))
-        self.start_time = self.tick_time = self.beat_time = time.time()
+        self.start_time = self.tick_time = self.beat_time = self.pause_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
         self.earlier_sec = 0.0  # spent on this run before it was resumed
         self.img_per_sec = 0.0
@@ -111,7 +112,7 @@ class Progress:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
         # What an earlier process noted of the time after the state that this one continues from is hidden.
-        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg // 1000 + 1 if self.state.cur_nimg else None)
+        return SummaryWriter(self.run_dir, purge_step=self.state.cur_nimg + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The tick that has begun: its statistics, and where the clock stands. On all ranks."""
@@ -179,21 +180,37 @@ class Progress:
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
             "Timing/maintenance_sec": self.maintenance_sec,
             "Resources/peak_gb": peak_memory_gb(self.device),
+            **self.official_fields(now),
         }
         for name, value in timing.items():
             training_stats.report0(name, value)
         self.tick_stats.update()
         self.tick_time, self.tick_nimg = now, self.state.cur_nimg
+        self.pause_time, self.maintenance_sec = now, 0.0
         if self.is_writer:
             self.print_line(timing)
             with tolerated(STATS):
                 self.write_files(now)
 
+    def official_fields(self, now: float) -> dict[str, float]:
+        """The names under which scripts of other people look for hours and memory."""
+        is_gpu = self.device.type == "cuda"
+        return {
+            "Timing/total_hours": (self.earlier_sec + now - self.start_time) / 3600,
+            "Timing/total_days": (self.earlier_sec + now - self.start_time) / 86400,
+            "Resources/cpu_mem_gb": memory_gb(),
+            "Resources/peak_gpu_mem_gb": peak_memory_gb(self.device) if is_gpu else 0.0,
+        }
+
     def resume_clock(self) -> None:
-        """After snapshots and metrics: their time is no training time."""
-        now = time.time()
-        self.maintenance_sec = now - self.tick_time
-        self.tick_time = self.beat_time = now
+        """After snapshots and metrics: their time, since the tick ended or the run went on, is no training time.
+
+        Clocks are put forward rather than set to 0, since the images that they count go on from where they stood.
+        """
+        paused = time.time() - self.pause_time
+        self.maintenance_sec += paused
+        self.tick_time += paused
+        self.beat_time += paused
 
     def print_line(self, timing: dict[str, float]) -> None:
         line = (
@@ -211,7 +228,7 @@ class Progress:
         self._jsonl.write(json.dumps({**stats, "timestamp": now}) + "\n")
         self._jsonl.flush()
         for name, value in stats.items():
-            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg // 1000, walltime=now)
+            self.events.add_scalar(name, value["mean"], global_step=self.state.cur_nimg, walltime=now)
         self.events.flush()
 
     def close(self) -> None:
@@ -221,6 +238,15 @@ class Progress:
                 self._jsonl.close()
             if self.events is not None:
                 self.events.close()
+
+
+def memory_gb() -> float:
+    """Memory that this process has now, in GB (2^30 bytes); its peak where the system says only that."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (OSError, ValueError, AttributeError):
+        return peak_memory_gb(torch.device("cpu"))
 
 
 def peak_memory_gb(device: torch.device) -> float:

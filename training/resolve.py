@@ -16,15 +16,17 @@ from dnnlib.errors import UserError, naming
 from metrics import metric_main
 from metrics.detectors import Detectors, open_detector
 from metrics.feature_stats import Images
-from torch_utils import distributed, persistence
+from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
+from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
+from training.cascade import last_generator
 from training.checkpoint import state_beside
 from training.config import CORESET_FACTOR, PRESETS, Preset, TrainingConfig, TrainingOptions
 from training.coreset import coreset_detector
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
-from training.image_files import open_files
+from training.image_files import counted, open_files, other_images
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
@@ -52,6 +54,8 @@ class Resolved:
 
     config: TrainingConfig
     summary: list[tuple[str, str]]
+    num_images: int
+    """Of --data, before mirrored copies."""
 
     def print_summary(self) -> None:
         print()
@@ -90,23 +94,28 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resol
     if point is not None:
         point.check(config)
     lines = decided.lines | lines_about(decided.options, config)
-    if point is None or not is_finished(point):
-        check_metrics(config.metrics, config)
+    lines["Start"] = describe_resume(decided.options, config) if point is None else describe_continuation(point)
+    num_images = decided.data_info["num_images"]
+    notes = [] if point is None else list(point.notes)
+    if point is None:
+        check_metrics(config.metrics, config, num_images)
+    elif not is_finished(point):  # one that began must not be lost to its metrics
+        notes += check_metrics(config.metrics, config, num_images, may_lack_images=True)
     summary = [(topic, line) for topic in TOPICS if (line := lines[topic]) is not None]
-    notes = [] if point is None else [("Note", note) for note in point.notes]
-    return Resolved(config, [*summary, *notes])
+    return Resolved(config, [*summary, *(("Note", note) for note in notes)], num_images)
 
 
 def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     """One after the other. A run that is continued keeps what was measured at its beginning."""
     lines: dict[str, str | None] = {}
     device, lines["Device"] = choose_device(options)
+    options = adapt(options, device, point)
     options, why_source = choose_source(options.settled(), device)
     why_source = why_source if point is None else point.config["source"].get("why")
     lines["Chosen"] = None if why_source is None else choice_line(why_source)
     options, lines["Stage"] = settle_stage(options)
     num_gpus = choose_processes(options, device)
-    batch_size = 32 if options.batch is None else options.batch
+    batch_size = options.batch or options.preset.batch or 32
     dataset, data_info, lines["Data"] = open_data(options)
     source, encoder_kwargs, lines["Source"] = describe_source(options)
     source |= {} if why_source is None else {"why": why_source}
@@ -117,7 +126,6 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     gamma, lines["Gamma"] = choose_gamma(options, dataset.image_shape, batch_size)
     augment, lines["Augment"] = choose_augmentation(options)
     coreset, lines["Core-set"] = choose_coreset(options, len(dataset), source, batch_size)
-    lines["Start"] = describe_resume(options) if point is None else describe_continuation(point)
     prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
     lines["Prior"] = None if prior is None else describe_prior(prior)
     return Decided(
@@ -125,6 +133,22 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
         source=source, encoder_kwargs=encoder_kwargs, stage_cache=stage_cache, gamma=gamma, augment=augment,
         coreset=coreset, prior=prior, lines=lines,
     )  # fmt: skip
+
+
+def adapt(options: TrainingOptions, device: str, point: ResumePoint | None) -> TrainingOptions:
+    """With what the configuration makes of the resolution, and its micro-batch beside its own batch."""
+    preset = options.preset
+    if preset.adapts and (options.data or options.source):
+        with naming("--data"):
+            dataset = ImageFolderDataset(options.data or options.source)
+        side, gpus = max(dataset.image_shape[1:]), choose_processes(options, device)
+        dataset.close()
+        batch = auto_batch(side, gpus) if point is None else point.config["batch_size"]
+        options = dataclasses.replace(options, batch=options.batch or batch)
+        return adapted(options, side, gpus, options.batch)
+    if options.batch is None and preset.batch_gpu is not None:
+        return dataclasses.replace(options, batch_gpu=options.batch_gpu or preset.batch_gpu)
+    return options
 
 
 def configuration(decided: Decided, asked: dict[str, Any], point: ResumePoint | None) -> TrainingConfig:
@@ -198,8 +222,8 @@ def schedule_fields(options: TrainingOptions, batch_size: int) -> dict[str, Any]
         "blur_init_sigma": options.preset.blur_init_sigma if is_fresh else 0.0,
         "blur_fade_kimg": batch_size * 200 / 32,
         "ada_kimg": 500 if is_fresh else 100,
-        "ema_kimg": batch_size * 10 / 32,
-        "ema_rampup": 0.05 if is_fresh else None,
+        "ema_kimg": options.preset.ema_kimg or batch_size * 10 / 32,
+        "ema_rampup": options.preset.ema_rampup if is_fresh else None,
     }
 
 
@@ -212,6 +236,7 @@ def machine_fields(decided: Decided) -> dict[str, Any]:
         "batch_size": decided.batch_size,
         "batch_gpu": options.batch_gpu,
         "fp32": options.fp32,
+        "allow_tf32": options.allow_tf32,
         "cudnn_benchmark": not options.nobench and not options.deterministic,
         "cuda_graphs": options.cuda_graphs,
         "deterministic": options.deterministic,
@@ -234,25 +259,33 @@ def lines_about(options: TrainingOptions, config: TrainingConfig) -> dict[str, s
     }
 
 
-def check_metrics(names: Sequence[str], config: TrainingConfig) -> None:
-    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these."""
+def check_metrics(
+    names: Sequence[str], config: TrainingConfig, num_images: int, may_lack_images: bool = False
+) -> list[str]:
+    """Refuse what the evaluation would refuse when it opens its detectors; it downloads no others than these.
+
+    num_images: of --data. may_lack_images: metrics with too few images are returned, a line each.
+    """
     if not names:
-        return
+        return []
     with torch.device("meta"):
         G = persistence.construct(**config.G_kwargs)
     is_first = distributed.get_rank() == 0
     opts = metric_main.MetricOptions(
         detector=Detectors(config.detector, config.detector_weights, verbose=is_first),
-        real=compared_with(config),
+        real=compared_with(config, num_images),
         sampler=SimpleNamespace(G=G),
     )
-    metric_main.prepare(names, opts)
+    metric_main.prepare(names, opts, may_lack_images)
+    return metric_main.shortages(names, opts)
 
 
-def compared_with(config: TrainingConfig) -> Images:
+def compared_with(config: TrainingConfig, num_images: int) -> Images:
     """The data set of `--metrics-data`; noise stands for that of --data, which has been looked at."""
     if config.metrics_data is None:
-        return NoiseImages()
+        stand_in = NoiseImages(num_images)
+        stand_in.name = set_name(config.training_set_kwargs["path"])
+        return stand_in
     with naming("--metrics-data"):
         return ImageSet(config.metrics_data)
 
@@ -327,13 +360,20 @@ def choose_processes(options: TrainingOptions, device: str) -> int:
 
 def dataset_kwargs(options: TrainingOptions) -> dict[str, Any]:
     assert options.data is not None
-    return {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
+    kwargs = {"path": options.data, "use_labels": options.cond, "xflip": options.mirror, "random_seed": options.seed}
+    return kwargs if options.subset is None else kwargs | {"max_size": options.subset}
 
 
 def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, Any], str]:
     """The dataset, checked against the networks, its description and its line."""
     with naming("--data"):
         dataset = ImageFolderDataset(**dataset_kwargs(options))
+        if options.cond:
+            dataset.require_labels()
+        if options.subset is not None and options.subset * (1 + options.mirror) > len(dataset):
+            raise UserError(
+                f"--subset={options.subset}: there are only {len(dataset) // (1 + options.mirror):,} images; leave it out"
+            )
         info = dataset.describe()
         height, width = info["height"], info["width"]
         options.preset.check_size(height, width)
@@ -356,6 +396,10 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
         parts.append("mirrored copies added")
     if info["animated"]:
         parts.append(f"{info['animated']:,} animations, of which the first picture is taken")
+    others = other_images(dataset.files.left_out())
+    if others:
+        parts.append(f"{counted(others)} left out, which are not read")
+    parts += dataset.files.remarks()
     return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 
@@ -430,6 +474,8 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
     loss = LOSSES[options.loss]
+    if options.preset.gamma is not None and options.loss == options.preset.loss:
+        return options.preset.gamma, f"{options.preset.gamma:g}, that of --cfg={options.cfg}"
     if loss.gamma is not None:
         return loss.gamma, f"{loss.gamma:g}, the usual weight with --loss={options.loss}"
     if options.preset.gamma_at_256 == 0 and not loss.needs_penalty:
@@ -526,6 +572,8 @@ def generator_kwargs(
         kwargs["magnitude_ema_beta"] = 0.5 ** (batch_size / MAGNITUDE_HALF_LIFE)
     if preset.is_style_based:
         kwargs |= {"w_dim": options.w_dim} | precision_kwargs(options)
+    if options.nhwc:
+        kwargs["fp16_channels_last"] = True
     return kwargs
 
 
@@ -539,7 +587,8 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
         **growth_kwargs(options),
     }
     if preset.is_style_based:
-        kwargs |= {"block_kwargs": {"freeze_layers": options.freezed}, "mapping_kwargs": {}}
+        layout = {"fp16_channels_last": True} if options.nhwc else {}
+        kwargs |= {"block_kwargs": {"freeze_layers": options.freezed, **layout}, "mapping_kwargs": {}}
         kwargs |= precision_kwargs(options)
     if preset.has_minibatch_std:
         kwargs["epilogue_kwargs"] = {"mbstd_group_size": options.mbstd_group}
@@ -561,7 +610,7 @@ def adam(learning_rate: float | None, preset: Preset) -> dict[str, Any]:
 def precision_line(options: TrainingOptions, device: str) -> str:
     if device == "cpu" and not options.preset.is_style_based:
         return f"float32: the layers of {options.cfg} know no other"
-    return plan_precision(torch.device(device), options.fp32).reason
+    return plan_precision(torch.device(device), options.fp32, options.allow_tf32).reason
 
 
 def loss_line(config: TrainingConfig) -> str:
@@ -582,29 +631,44 @@ def describe_run(decided: Decided) -> str:
         parts += [set_name(options.source.split("?")[0]), "to"]
     parts += [decided.dataset.name, f"gpus{decided.num_gpus}", f"batch{decided.batch_size}"]
     parts.append(f"gamma{decided.gamma:.4g}")
+    if options.subset is not None:
+        parts.append(f"subset{options.subset}")
     if options.desc is not None:
         parts.append(options.desc)
     return "-".join(parts)
 
 
-def describe_resume(options: TrainingOptions) -> str:
+def describe_resume(options: TrainingOptions, config: TrainingConfig) -> str:
     if options.resume is None:
         return "from scratch"
     with naming("--resume"):
         contents = load_snapshot(options.resume, verbose=True)
+    anew = [] if check_fits(contents, config) else ["D (none of its weights are there, or fit)"]
     kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
-    anew = []
     if options.resume_optimizer:
         with naming("--resume-optimizer=1"):
-            state_beside(Path(options.resume))
+            state_beside(Path(options.resume), contents["meta"].get("cur_nimg", 0))
     else:
         anew.append("optimizers (--resume-optimizer=1 takes them over)")
     if options.resume_augment and contents.get("augment_pipe") is None:
         raise UserError(f"--resume-augment=1: {options.resume} was trained without augmentation; leave it out")
     if not options.resume_augment:
         anew.append("ADA (--resume-augment=1)")
-    rest = f"; {' and '.join(anew)} anew" if anew else ""
+    rest = f"; {', '.join(anew)} anew" if anew else ""
     return f"weights that fit by name and shape from [{options.resume}] ({kimg:.1f} kimg){rest}"
+
+
+def check_fits(contents: dict[str, Any], config: TrainingConfig) -> bool:
+    """Whether D takes something over. Raises `UserError` where G does not: the schedule is that of one that has learned."""
+    with torch.device("meta"):
+        G, D = persistence.construct(**config.G_kwargs), persistence.construct(**config.D_kwargs)
+    start = last_generator(contents.get("G") or contents["G_ema"])
+    if not misc.weights_in_common(start, G):
+        raise UserError(
+            f"--resume={config.resume}: nothing that its generator has learned fits into that of --cfg={config.cfg}; give the "
+            "--cfg, --cbase, --cmax and sizes that it was trained with, or leave --resume out"
+        )
+    return contents["D"] is not None and bool(misc.weights_in_common(contents["D"], D))
 
 
 def pretrain_line(config: TrainingConfig) -> str | None:

@@ -11,8 +11,19 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, remove_parts
-from training.checkpoint import OPTIONS_FILE, STATE_PATTERN, STATS, newest_intact_state, numbered
+from training.checkpoint import (
+    BEST,
+    OPTIONS_FILE,
+    SNAPSHOT_PATTERN,
+    STATE_PATTERN,
+    STATS,
+    images_of,
+    newest_intact_state,
+    numbered,
+)
 from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.snapshot import images_seen
+from training.whereabouts import absolute_options
 
 LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
@@ -20,15 +31,17 @@ DAMAGED = ".damaged"  # ending of a state that could not be continued
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
 # what lies there), the second changes how they are rounded, the third changes the run.
 WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "snap", "keep", "metrics", "detector", "detector_weights",
+    "data", "source", "outdir", "resume", "kimg", "tick", "snap", "keep", "metrics", "detector", "detector_weights",
     "workers", "nan_patience",
 }  # fmt: skip
 ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
 TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
+# What else follows from those without effect on the networks.
+REPORTS = {"tick": "statistics are over other spans and snapshots at other images; the networks are the same"}
 
 # Fields of the configuration that follow from these options, or say where things lie.
 FREE_FIELDS = {
-    "desc", "outdir", "resume", "total_kimg", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
+    "desc", "outdir", "resume", "total_kimg", "kimg_per_tick", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
     "detector_weights", "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs",
     "deterministic", "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
 }  # fmt: skip
@@ -114,6 +127,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
     path = run_dir / OPTIONS_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
+        saved.get("training_set_kwargs", {}).pop("class_name", None)  # for scripts of other people, see official_fields
         source = saved["source"]
         is_ours = (
             are_options(saved["options"])
@@ -121,7 +135,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
             and isinstance(saved["desc"], str)
             and isinstance(saved.get("finished_kimg", 0), int | float)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--resume: {path} cannot be read ({type(error).__name__}); start a new run from a snapshot"
         ) from error
@@ -155,11 +169,14 @@ def merge(
     """The run's options with those given now, and notes on what changes its numbers."""
     merged = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
     notes = []
+    whole_before, whole_now = absolute_options(merged), absolute_options(now)
     for name in sorted(given & set(now)):
         before, value = merged.get(name), now[name]
         flag = f"--{name.replace('_', '-')}"
-        if name in ("resume", "outdir") or before == value:
+        if name in ("resume", "outdir") or whole_before.get(name) == whole_now[name]:
             continue
+        if name in REPORTS:
+            notes.append(f"{flag}: {value} from here on (so far: {before}): {REPORTS[name]}")
         if name in TUNABLE:
             notes.append(f"{flag}: {value} from here on (so far: {before})")
         elif name in ROUNDING:
@@ -181,7 +198,7 @@ def shown(value: Any) -> str:
 
 def differences(name: str, before: Any, now: Any) -> list[str]:
     """What differs between two values of JSON, a phrase each. Paths may: what they hold is checked by fingerprints."""
-    if name.endswith((".path", ".why")) or before == now:
+    if name.endswith((".path", ".why", "prior.weights")) or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
@@ -202,12 +219,35 @@ def set_aside_damaged(run_dir: Path, state: Path) -> None:
         path.replace(path.with_name(path.name + DAMAGED))
 
 
+def set_aside_later(run_dir: Path, cur_nimg: int) -> None:
+    """Rename snapshots of the time after the state that is continued.
+
+    What the run makes of that time now may be another network (with another --gamma, on another machine), and two networks
+    must not take turns under one name, nor count as the newest when older ones are removed.
+    """
+    for path in run_dir.iterdir():
+        match = SNAPSHOT_PATTERN.fullmatch(path.name)
+        is_later = match is not None and images_of(match) > cur_nimg
+        if is_later or (path.name == BEST and (images_seen(path) or 0) > cur_nimg):
+            aside = path.with_name(f"earlier-{path.name}")
+            while aside.exists():
+                aside = aside.with_name(f"earlier-{aside.name}")
+            path.replace(aside)
+            print(f"{path.name} is of the time after the state that is continued; it is {aside.name} now")
+
+
 def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:
     """Take back what the run's logs say of the time after its state; delete half-written files."""
     remove_parts(run_dir)
     keep_lines(run_dir / STATS, lambda index, line: index < num_ticks)
     for path in run_dir.glob("metric-*.jsonl"):
-        keep_lines(path, lambda index, line: line["kimg"] < kimg or (line["kimg"] == kimg and not evaluation_due))
+        keep_lines(path, lambda index, line: is_before(line, kimg, evaluation_due))
+
+
+def is_before(result: Mapping[str, Any], kimg: float, evaluation_due: bool) -> bool:
+    """Whether a result is of the time before a state, or of another program that does not say of which time."""
+    measured = result.get("kimg", -1)
+    return measured < kimg or (measured == kimg and ("by" in result or not evaluation_due))
 
 
 def keep_lines(path: Path, is_kept: Any) -> None:

@@ -5,7 +5,6 @@ the rounding of float32 arithmetic, not on the batch size.
 """
 
 import contextlib
-import functools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,15 @@ from scipy.interpolate import CubicSpline
 
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
-from training.cascade import Cascade, last_generator, stage_images
+from training.cascade import Cascade, last_generator
 from training.encoders import IdentityEncoder, resize
 from training.grids import BACKGROUND, to_rgb
+from training.label_distribution import LabelDistribution
 from training.layers import image_size
 from training.prior import InstancePrior
 from training.snapshot import load_snapshot
 from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source
+from training.whereabouts import locate_weights
 
 MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
@@ -73,7 +74,8 @@ class Sampler:
 
     network: `G_ema` of a snapshot (a `Cascade` counts as one network); source: what its first stage takes;
     picks_images: seed s takes image s of an `ImageSource`, instead of one drawn by the seed; prior: what conditions
-    of the last stage are drawn from, if it was trained with one.
+    of the last stage are drawn from, if it was trained with one; labels: those that it was trained with, None where that is
+    not known or it has none.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Sampler:
         device: torch.device | str = "cpu",
         picks_images: bool = False,
         prior: InstancePrior | None = None,
+        labels: LabelDistribution | None = None,
     ):
         self.network = network.to(device).eval().requires_grad_(False)
         self.generator: Network = last_generator(network)
@@ -90,6 +93,13 @@ class Sampler:
         self.feed = LatentFeed(source, network.mapping.encoder).to(device)
         self.picks_images = picks_images
         self.prior = prior
+        self.label_distribution = labels
+
+    @property
+    def drawn_by(self) -> InstancePrior | LabelDistribution | None:
+        """What each seed draws its condition from; None for classes, which a look decides."""
+        labels = self.label_distribution
+        return self.prior if labels is None or labels.is_classes else labels
 
     @property
     def stages(self) -> list[Network]:
@@ -133,7 +143,8 @@ class Sampler:
         draw = self.draws(seeds, look)
         noise = draw.get("last_noise")
         noise = None if noise is None else noise.to(self.device)
-        c = None if self.prior is None else torch.cat([self.prior.of_seed(seed) for seed in seeds]).to(self.device)
+        drawn_by = self.drawn_by
+        c = None if drawn_by is None else torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(self.device)
         return Latents(self.feed.latents(draw), noise, c)
 
     @torch.no_grad()
@@ -141,7 +152,7 @@ class Sampler:
         """`[n, num_ws, w_dim]` for the last generator, through all stages before it."""
         z = latents.z
         if isinstance(self.network, Cascade):
-            z = self.generator.mapping.encoder(stage_images(self.network.first, z))
+            z = self.generator.mapping.encoder(self.network.first_images(z))
             z = z if latents.noise is None else z + latents.noise
         c = self.labels(len(z), look) if latents.c is None else latents.c
         return self.generator.mapping(z, c, truncation_psi=look.truncation_psi)
@@ -185,7 +196,10 @@ def open_sampler(
             G_ema, source = replace_source(G_ema, source, source_images, verbose)
     elif isinstance(source, ImageSource) and len(source.images) == 0:
         raise UserError(f"--network: {network} carries no source images; choose some with --source-images=DIR|ZIP")
-    return Sampler(G_ema, source, chosen_device, picks_images=source_images is not None, prior=contents.get("prior"))
+    prior, labels = contents.get("prior"), contents.get("labels")
+    if prior is not None:
+        locate_weights(prior, network)
+    return Sampler(G_ema, source, chosen_device, source_images is not None, prior, labels)
 
 
 def choose_device(device: str) -> torch.device:
@@ -214,12 +228,22 @@ def replace_source(network: Network, source: Source, path: str, verbose: bool = 
     images = ImageSource.open(path, verbose=verbose)
     images.images = match_channels(images.images, trained_on)
     images.image_shape[0] = trained_on
-    return functools.reduce(Cascade.chain, stages[entry:]) if entry > 0 else network, images
+    if entry == 0:
+        return network, images
+    rest = stages[entry]
+    for stage, labels in zip(stages[entry + 1 :], stage_labels(network)[entry:], strict=True):
+        rest = Cascade.chain(rest, stage, labels)
+    return rest, images
 
 
 def stages_of(network: Network) -> list[Network]:
     """The generators of a cascade, first stage first; the generator itself if there is only one."""
     return [*stages_of(network.first), network.generator] if isinstance(network, Cascade) else [network]
+
+
+def stage_labels(network: Network) -> list[torch.Tensor | None]:
+    """What the labels of every stage but the last are drawn from, first stage first."""
+    return [*stage_labels(network.first), network.first_labels] if isinstance(network, Cascade) else []
 
 
 def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:

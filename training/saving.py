@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,6 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, tolerated
 from torch_utils import distributed
 from training.checkpoint import (
-    BEST,
     OPTIONS_FILE,
     BackgroundWriter,
     random_state,
@@ -30,8 +28,10 @@ from training.checkpoint import (
     write_state,
 )
 from training.config import TrainingConfig
+from training.official_loop import official_fields
 from training.snapshot import save_snapshot
 from training.state import TrainingState, snapshot_generator
+from training.whereabouts import absolute_options, absolute_set
 
 AUTOSAVE_SEC = 600  # what a crash may cost
 
@@ -102,28 +102,34 @@ class Saver:
         )
 
     def save_state(self, captured: dict[str, Any]) -> None:
-        """Write what `capture` returned; while steps are being left out, what was captured before. On all ranks."""
+        """Write what `capture` returned; while steps are being left out, what was captured before. On all ranks.
+
+        A state of the same number of images is replaced: it is the same one, or the run has come some phases further in
+        the step that follows, and nothing but the continuation of the run reads it.
+        """
         self.saved_at = time.monotonic()
         captured = self.remembered or captured
         if self.is_writer:
             path = state_path(self.run_dir, captured["training"]["counters"]["cur_nimg"])
             self.submit(lambda: write_state(path, captured), "state")
 
-    def save_snapshot(self, may_replace_best: bool = True) -> None:
-        """The networks as they are now, and the source that feeds them.
+    def save_snapshot(self) -> bool:
+        """Write the networks as they are now, and the source that feeds them; whether there is a new file. On rank 0.
 
-        may_replace_best: False keeps the best snapshot where this one, of the same thousand images, would take its name.
+        Between two steps the same number of images means the same networks: a run that is continued exactly may write its
+        snapshot once more. In the middle of a step it does not, so that one from before the step stays what it is.
         """
         if not self.is_writer:
-            return
+            return False
         path = snapshot_path(self.run_dir, self.state.cur_nimg)
-        if not may_replace_best and os.path.realpath(path) == os.path.realpath(self.run_dir / BEST):
-            print(f"{path} is the best snapshot so far and stays; the training state has what came after it")
-            return
+        if self.state.phases_done > 0 and path.exists():
+            print(f"{path} is from the beginning of this step and stays; the training state has what came after it")
+            return False
         generator = snapshot_generator(self.state)
         networks = {"G": self.state.G, "D": self.state.D, "G_ema": generator, "augment_pipe": self.state.augment_pipe}
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
             "source": self.state.feed.source.root,
+            "labels": self.state.labels,
             "prior": None if self.state.conditions is None else self.state.conditions.prior,
             "training_set_kwargs": {
                 "class_name": "training.dataset.ImageFolderDataset",
@@ -133,6 +139,7 @@ class Saver:
         }
         print(f"Saving {path}")
         self.submit(lambda: save_snapshot(path, contents), "snapshot")
+        return True
 
     def is_due_anywhere(self) -> bool:
         """Whether the last state is so old that a crash would hurt. Rank 0's clock counts. On all ranks."""
@@ -191,15 +198,33 @@ class Saver:
             return
         if self.failures:
             raise UserError("; ".join(self.failures.values()))
-        rotate(self.run_dir, self.config.keep)  # the best may be another by now
         if is_complete:
             self.write_options(finished_kimg=self.config.total_kimg)
 
     def write_options(self, **more: Any) -> None:
         run = describe_run(self.config, self.state)
-        options = {**self.config.as_dict(), "batch_gpu_chosen": self.batch_gpu, "run": run, **more}
+        options = {
+            **with_absolute_paths(self.config.as_dict()),
+            **official_fields(self.config),
+            "batch_gpu_chosen": self.batch_gpu,
+            "run": run,
+            **more,
+        }
         with atomic_write(self.run_dir / OPTIONS_FILE) as file:
             file.write((json.dumps(options, indent=2) + "\n").encode())
+
+
+def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it goes into the folder of its run: readers stand in other folders than the run did."""
+    data, source = config["training_set_kwargs"], config["source"]
+    changed = {
+        "training_set_kwargs": {**data, "path": absolute_set(data["path"])},
+        "source": {**source, "path": absolute_set(source["path"])} if "path" in source else source,
+        "options": absolute_options(config["options"]),
+    }
+    if config.get("prior") is not None and config["prior"]["weights"] is not None:
+        changed["prior"] = {**config["prior"], "weights": absolute_set(config["prior"]["weights"])}
+    return {**config, **changed}
 
 
 def frozen(network: torch.nn.Module) -> torch.nn.Module:
@@ -221,5 +246,6 @@ def describe_run(config: TrainingConfig, state: TrainingState) -> dict[str, Any]
         "cur_nimg": state.cur_nimg,
         "seed": config.seed,
         "source": state.feed.source.describe(),
+        "data": {"path": config.training_set_kwargs["path"], "fingerprint": config.data_fingerprint},
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
     }

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,17 +15,21 @@ import torch
 
 import dnnlib
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, check_seal
-from torch_utils import persistence, tensor_files
+from dnnlib.files import SEAL_BYTES, SEAL_MARK, atomic_write, check_seal
+from torch_utils import distributed, persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
 from training.discriminator import ImageDiscriminator
+from training.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
+from training.label_distribution import LabelDistribution
 from training.mapping import SourceGenerator
 from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
+from training.whereabouts import labels_of, source_places, travelling_name, without_folders
 
-KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior")
+KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
+OPTIONAL = {"prior", "labels"}
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
@@ -35,6 +40,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "training_set_kwargs": (dict,),
     "meta": (dict,),
     "prior": (InstancePrior, type(None)),
+    "labels": (LabelDistribution, type(None)),
 }
 # Path -> contents of snapshots that are yet to be made (networks on the meta device), for checks before they are.
 _expected: ContextVar[Mapping[str, dict[str, Any]] | None] = ContextVar("expected_snapshots", default=None)
@@ -64,9 +70,15 @@ def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
 
 
 def complete(contents: dict[str, Any]) -> dict[str, Any]:
-    """What is written: all parts; the prior only where there is one, as the only part that may be left out."""
-    kept = {key: value for key, value in contents.items() if key != "prior" or value is not None}
-    assert set(kept) | {"prior"} == set(KEYS)
+    """What is written: all parts, those that may be left out where there are any. Of paths only the names travel."""
+    kept = {key: value for key, value in contents.items() if key not in OPTIONAL or value is not None}
+    assert set(kept) | OPTIONAL == set(KEYS)
+    kept |= {key: without_folders(kept[key]) for key in ("training_set_kwargs", "meta")}
+    source, prior = kept["source"], kept.get("prior")
+    if isinstance(source, ImageSource):
+        kept["source"] = persistence.with_arguments(source, path=travelling_name(source.path))
+    if prior is not None and prior.weights is not None:
+        kept["prior"] = persistence.with_arguments(prior, weights=travelling_name(prior.weights))
     return kept
 
 
@@ -77,6 +89,12 @@ def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     has the same keys.
     """
     data = file.read()
+    is_sealed = data[-SEAL_BYTES:].startswith(SEAL_MARK)
+    what = describe_start(data[:START_BYTES], len(data), Path(str(getattr(file, "name", ""))).suffix.lower(), is_sealed)
+    if what is None and data.startswith(b"PK"):
+        what = SET_OF_IMAGES
+    if what is not None:
+        raise persistence.SnapshotError(f"is {what}")
     contents = tensor_files.unpack(data) if tensor_files.is_tensor_file(data) else persistence.load(io.BytesIO(data))
     if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
         contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
@@ -109,8 +127,26 @@ def check_contents(contents: dict[str, Any]) -> None:
         raise persistence.SnapshotError(
             f"the prior makes conditions of {prior.dim} numbers, and G_ema takes {contents['G_ema'].c_dim}"
         )
+    labels = contents["labels"]
+    if labels is not None and labels.c_dim != contents["G_ema"].c_dim:
+        raise persistence.SnapshotError(
+            f"its labels are {labels.c_dim} numbers each, and G_ema takes {contents['G_ema'].c_dim}"
+        )
+    check_stages(contents["G_ema"])
     for key in ("training_set_kwargs", "meta"):
         persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
+
+
+def check_stages(network: torch.nn.Module) -> None:
+    """The labels that the stages of a cascade are asked for are labels. Raises `SnapshotError`."""
+    while isinstance(network, Cascade):
+        if network.first_labels is not None:
+            labels = LabelDistribution.from_values(network.first_labels)
+            if labels.c_dim != network.first.c_dim:
+                raise persistence.SnapshotError(
+                    f"a stage is asked for labels of {labels.c_dim} numbers, and takes {network.first.c_dim}"
+                )
+        network = network.first
 
 
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
@@ -127,17 +163,24 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
             raise type(error)(f"{shown}: {error}") from error
 
 
+def images_seen(snapshot: Path) -> int | None:
+    """The images that D had seen when a snapshot was saved; None where it does not say, or is damaged."""
+    try:
+        cur_nimg = (load_snapshot(snapshot).get("meta") or {}).get("cur_nimg")
+    except UserError:
+        return None
+    return cur_nimg if isinstance(cur_nimg, int) else None
+
+
 def open_snapshot(path_or_url: str, verbose: bool = False) -> BinaryIO:
     if not dnnlib.util.is_url(path_or_url):
         if Path(path_or_url).is_dir():
-            raise UserError(f"{path_or_url}: is a folder; give the network-snapshot-*.pkl in it")
+            what = describe_file(path_or_url) or "a folder; give the network-snapshot-*.pkl in it"
+            raise UserError(f"{path_or_url}: is {what}")
         if not Path(path_or_url).is_file():
             raise UserError(f"{path_or_url}: no such file; give a network-snapshot-*.pkl or its http(s) address")
         if STATE_PATTERN.fullmatch(Path(path_or_url).name):
-            raise UserError(
-                f"{path_or_url}: is a training state; to continue its run, name its folder with --resume, or take the "
-                "network-snapshot-*.pkl beside it"
-            )
+            raise UserError(f"{path_or_url}: is {STATE}")
     return dnnlib.util.open_url(path_or_url, verbose=verbose)
 
 
@@ -164,8 +207,11 @@ def open_network_source(path_or_url: str) -> NetworkSource:
     check_stage(contents, path_or_url)
     root = contents["source"]
     if isinstance(root, ImageSource):
-        root = root.reopened()
-    return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url))
+        root = root.reopened(source_places(root.path, path_or_url))
+    labels, note = labels_of(contents, path_or_url)
+    if note is not None:
+        distributed.print0(f"Warning: {path_or_url}: {note}", file=sys.stderr)
+    return NetworkSource(contents["G_ema"], root, path_or_url, fingerprint_file(path_or_url), labels)
 
 
 def check_stage(contents: dict[str, Any], shown: str) -> None:

@@ -5,6 +5,7 @@ turns the choices of some rows into tensors on the device. So every process can 
 its own rows. `LatentFeed` sees a source through an encoder and is what training, sampling and video use.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from torch_utils import persistence
+from torch_utils import persistence, seeding
 from training.cascade import stage_images
 from training.class_pairs import ClassPairs
 from training.dataset_labels import MAX_CLASSES, find_classes
 from training.encoders import Encoder
 from training.image_files import ImageFiles, add_identities, open_files, widen
+from training.label_distribution import LabelDistribution
 from training.shards import set_exists
 
 Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
@@ -152,13 +154,19 @@ class ImageSource(Source):
             source.pairs = ClassPairs(pairs, torch.from_numpy(classes[indices]))
         return source
 
-    def reopened(self) -> "ImageSource":
-        """With all images again where the files still lie at the path and hold the same; else the keepsake."""
-        if len(self.images) == self.num_images or not set_exists(self.path):
+    def reopened(self, places: Sequence[str] = ()) -> "ImageSource":
+        """With all images again where the files lie at one of the places, or at the path, and hold the same; else the
+        keepsake. What is no data set today is no place."""
+        if len(self.images) == self.num_images:
             return self
-        full = ImageSource.open(self.path, pairs=None if self.pairs is None else self.pairs.sources.tolist())
-        is_same = (full.fingerprint, full.label_fingerprint) == (self.fingerprint, self.label_fingerprint)
-        return full if is_same else self
+        for place in dict.fromkeys([*places, self.path]):
+            with contextlib.suppress(UserError, OSError, ValueError):
+                if not set_exists(place) or fingerprint_at(place) != self.fingerprint:
+                    continue
+                full = ImageSource.open(place, pairs=None if self.pairs is None else self.pairs.sources.tolist())
+                if full.label_fingerprint == self.label_fingerprint:
+                    return full
+        return self
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         if self.pairs is not None:
@@ -190,14 +198,13 @@ class ImageSource(Source):
         } | ({} if self.pairs is None else {"labels": self.label_fingerprint, "pairs": self.pairs.sources.tolist()})
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The keepsake: evenly spaced images; of every class where classes are paired."""
+        """The keepsake: images from all over the set; of every class where classes are paired."""
         limit = min(KEEPSAKE_IMAGES, max(KEEPSAKE_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
         if self.pairs is not None:
             index = self.pairs.spread(limit)
             classes = self.pairs.classes[index]
             return {"images": self.images[index], "classes": classes, "class_pairs": self.pairs.sources}
-        index = torch.arange(limit) * len(self.images) // max(limit, 1)
-        return {"images": self.images[index]}
+        return {"images": self.images[seeding.spread(len(self.images), limit, "keepsake")]}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         images = state["images"]
@@ -214,12 +221,21 @@ class ImageSource(Source):
 class NetworkSource(Source):
     """A trained generator with the source that feeds it: stage one of a cascade.
 
-    network: `G_ema` of a snapshot (a `Cascade` counts as one network); root: the source that the snapshot came with.
+    network: `G_ema` of a snapshot (a `Cascade` counts as one network); root: the source that the snapshot came with; labels:
+    what a conditional network's are drawn from, evenly without.
     """
 
-    def __init__(self, network: torch.nn.Module, root: Source, path: str, fingerprint: str):
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        root: Source,
+        path: str,
+        fingerprint: str,
+        labels: LabelDistribution | None = None,
+    ):
         self.network = network.eval().requires_grad_(False)
         self.feed = LatentFeed(root, network.mapping.encoder)
+        self.labels = None if labels is None else labels.values
         self.path = path
         self.fingerprint = fingerprint
 
@@ -230,6 +246,7 @@ class NetworkSource(Source):
     def to(self, device: torch.device | str) -> "NetworkSource":
         super().to(device)
         self.network.to(device)
+        self.labels = None if self.labels is None else self.labels.to(device)
         self.feed.to(device)
         return self
 
@@ -238,7 +255,7 @@ class NetworkSource(Source):
         return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return stage_images(self.network, self.feed.latents(self.own_draw(draw)))
+        return stage_images(self.network, self.feed.latents(self.own_draw(draw)), self.labels)
 
     def own_draw(self, draw: Draw) -> Draw:
         """The choices of the stage's feed, without those that the next stage added."""
@@ -382,6 +399,11 @@ def fit_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def fingerprint_at(path: str) -> str:
+    with contextlib.closing(open_files(path)) as files:
+        return content_fingerprint(files)
 
 
 def content_fingerprint(files: ImageFiles) -> str:

@@ -13,6 +13,7 @@ from training.augment import AugmentPipe
 from training.cascade import Cascade, last_generator
 from training.checkpoint import fitting, read_state, state_beside
 from training.config import TrainingConfig
+from training.label_distribution import LabelDistribution
 from training.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.prior_features import FeatureConditions, build_conditions
 from training.snapshot import load_snapshot, open_network_source
@@ -36,6 +37,8 @@ class TrainingState:
     """What the networks compute in."""
     conditions: FeatureConditions | None = None
     """What stands in for labels with `--prior`, and the prior."""
+    labels: LabelDistribution | None = None
+    """Of the training data, where there are any."""
     cur_nimg: int = 0
     """Images that D has seen."""
     batch_idx: int = 0
@@ -106,7 +109,7 @@ def build_state(
         augment_pipe=build_augment_pipe(config, device),
         feed=LatentFeed(source, G.mapping.encoder).to(device),
         pl_mean=torch.zeros([], device=device),
-        precision=plan_precision(device, config.fp32),
+        precision=plan_precision(device, config.fp32, config.allow_tf32),
         conditions=build_conditions(config, device, verbose, None if saved is None else saved.get("prior")),
     )
     if saved is not None:
@@ -174,13 +177,13 @@ def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> No
     if config.resume_augment:
         take_over_augmentation(contents, state, verbose)
     if config.resume_optimizer:
-        take_over_optimizers(Path(config.resume), state, verbose)
+        take_over_optimizers(state_beside(Path(config.resume), contents["meta"].get("cur_nimg", 0)), state, verbose)
 
 
 def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
-    """Copy what fits by name and shape into G, D and G_ema, and list what does not."""
+    """Copy what fits by name and shape into G, D and G_ema, and list what does not, on either side."""
     for name, network in networks.items():
-        saved = contents.get(name)
+        saved = contents.get(name) or (contents["G_ema"] if name == "G" else None)  # files of generators have no other
         if saved is None:
             if verbose:
                 print(f"Resume: the snapshot has no {name}; it starts afresh")
@@ -188,8 +191,8 @@ def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn
         report = misc.transfer_params_and_buffers(last_generator(saved), network)
         if verbose and name != "G_ema":  # it has the same tensors as G
             print(f"Resume: {name}: {report.summary()}")
-            for tensor, reason in report.skipped:
-                print(f"  {name}.{tensor}: {reason}")
+            for line in report.left_out():
+                print(f"  {name}.{line}")
 
 
 def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
@@ -202,10 +205,10 @@ def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, ve
         print(f"Resume: augmentation probability {float(pipe.p):.3f}")
 
 
-def take_over_optimizers(snapshot: Path, state: TrainingState, verbose: bool) -> None:
-    """Moments of the parameters that fit, from the training state beside the snapshot."""
+def take_over_optimizers(path: Path, state: TrainingState, verbose: bool) -> None:
+    """Moments of the parameters that fit, from a training state."""
     with naming("--resume-optimizer=1"):
-        saved = read_state(state_beside(snapshot))["training"]
+        saved = read_state(path)["training"]
     for name, (optimizer, network) in state.optimizers.items():
         shapes = {key: parameter.shape for key, parameter in network.named_parameters()}
         fitting = {
@@ -251,5 +254,5 @@ def build_augment_pipe(config: TrainingConfig, device: torch.device) -> AugmentP
 def snapshot_generator(state: TrainingState) -> torch.nn.Module:
     """`G_ema`, behind the generators that feed it where the source is a network: it runs from plain noise."""
     if isinstance(state.feed.source, NetworkSource):
-        return Cascade.chain(state.feed.source.network, state.G_ema)
+        return Cascade.chain(state.feed.source.network, state.G_ema, state.feed.source.labels)
     return state.G_ema

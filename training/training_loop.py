@@ -1,27 +1,32 @@
 """The training loop: load, then { step, report, draw, save } until done."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
 from dnnlib.files import tolerated
-from torch_utils import distributed
-from training.checkpoint import fitting, read_state, seed_random_state, snapshot_path
+from torch_utils import distributed, seeding
+from training.checkpoint import file_number, fitting, read_state, seed_random_state, settle_best, snapshot_path
 from training.config import TrainingConfig
 from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
+from training.grids import grid_size, save_grid
+from training.label_distribution import LabelDistribution
 from training.memory import choose_micro_batch
+from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
-from training.pictures import Pictures
+from training.pictures import Pictures, reals_by_row
 from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
-from training.resume import rewind_files, set_aside_damaged
+from training.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.saving import Saver, micro_batch_of
 from training.source_match import pair_lines
 from training.state import TrainingState, build_state
@@ -31,18 +36,27 @@ SNAPSHOT_TICKS = 50
 GPU_POLL_STEPS = 8  # looking at the losses or for signals makes the processor wait for the GPU
 
 
-def training_loop(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None = None) -> bool:
+def training_loop(
+    config: TrainingConfig | None = None,
+    run_dir: Path = Path(),
+    device: torch.device | None = None,
+    state_file: Path | None = None,
+    **official: Any,
+) -> bool:
     """Train until the configuration's length, or a signal; True if the run was stopped. On every rank.
 
-    state_file: the training state to continue from, in the same folder.
+    state_file: the training state to continue from, in the same folder. official: without a configuration, the keywords
+    of the official training loop (`official_loop.config_from_official`).
     """
+    if config is None:
+        config, run_dir, device = config_from_official(run_dir=run_dir, **official)
+    assert device is not None
     set_up_backends(config)
     seed_random_state(config.seed, "process", distributed.get_rank())
     run = open_run(config, run_dir, device, state_file)
     with run.loader, run.stop, run.saver:
         run.train()
     run.progress.close()
-    distributed.print0("Stopped; the same command with --resume=latest continues." if run.stop.is_agreed else "Done.")
     return run.stop.is_agreed
 
 
@@ -67,6 +81,7 @@ class Run:
         poll_steps = 1 if self.progress.device.type == "cpu" else GPU_POLL_STEPS
         must_stop = self.stop.is_asked_anywhere if poll_steps == 1 else never
         if self.saver.evaluation_due:
+            self.saver.save_snapshot()  # the same once more, should that be what a full disk or an earlier version left out
             self.evaluate()
         while not self.stop.is_agreed:
             if self.is_tick_over():
@@ -95,10 +110,11 @@ class Run:
             raise
 
     def save_if_due(self) -> None:
-        """Where a signal asks for it, or after some minutes."""
+        """Where a signal asks for it, with a snapshot and its pictures, or after some minutes."""
         if self.stop.is_asked_anywhere():
             self.saver.save_state(self.saver.capture())
-            self.saver.save_snapshot(may_replace_best=False)
+            if self.saver.save_snapshot():
+                self.draw()
         elif self.saver.is_due_anywhere():
             self.saver.save_state(self.saver.capture())
 
@@ -120,7 +136,7 @@ class Run:
     def draw(self) -> None:
         if self.saver.is_writer:
             with tolerated("pictures"):
-                self.pictures.save(f"{self.state.cur_nimg // 1000:06d}")
+                self.pictures.save(file_number(self.state.cur_nimg))
                 self.watch.save_neighbours(self.run_dir / "neighbors.png")
 
     def evaluate(self) -> None:
@@ -139,8 +155,9 @@ class Run:
 
     @property
     def tick_end(self) -> float:
-        """Images at which the present tick ends."""
-        return round((self.state.cur_tick + 1) * self.config.kimg_per_tick * 1000, 6)
+        """Images at which the present tick ends: the next multiple of --tick after its start, since --tick may have changed."""
+        per_tick = self.config.kimg_per_tick * 1000
+        return round((math.floor(self.progress.tick_nimg / per_tick + 1e-6) + 1) * per_tick, 6)
 
 
 def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None) -> Run:
@@ -153,12 +170,13 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
         clean_up(run_dir, state, state_file, evaluation_due=saved is not None and saved["evaluation_due"])
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
+    judged = labels if state.labels is None else state.labels  # the same that readers of a snapshot draw from
     step = TrainingStep(state, config, batch_gpu, labels)
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
-    evaluation = Evaluation(run_dir, config, state, labels, keep_going=lambda: not stop.is_asked_anywhere())
+    evaluation = Evaluation(run_dir, config, state, judged, keep_going=lambda: not stop.is_asked_anywhere())
     step.target_coreset = open_target_coreset(config, device)
-    watch = DiversityWatch(config, state, labels)
+    watch = DiversityWatch(config, state, judged)
     distributed.print0(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
     if saved is None and config.pretrain_kimg is not None:
         pretrain(step, dataset, config)
@@ -184,13 +202,21 @@ def load(
     state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
     if state.conditions is not None:
         dataset.condition_on(state.conditions, state.conditions.prior.dim)
+    state.labels = LabelDistribution.of(dataset)
     return dataset, state
 
 
 def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, evaluation_due: bool) -> None:
     """What an earlier process left in the folder of the time after the state."""
-    if state_file is not None:
-        set_aside_damaged(run_dir, state_file)
+    try:
+        if state_file is not None:
+            set_aside_damaged(run_dir, state_file)
+        settle_best(run_dir)
+        set_aside_later(run_dir, state.cur_nimg)
+    except OSError as error:
+        raise UserError(
+            f"{run_dir}: nothing can be renamed there ({error.strerror or error}); mend that first"
+        ) from error
     rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
 
 
@@ -214,6 +240,24 @@ def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, step: Train
         num_workers=config.num_workers,
         order=None if step.target_coreset is None else step.target_coreset.order,
     )
+
+
+def setup_snapshot_image_grid(training_set: Any, random_seed: int = 0) -> tuple[tuple[int, int], Any, Any]:
+    """Official name: `((columns, rows), images, labels)` of a sheet of real images, a class a row where there are classes."""
+    _, height, width = training_set.image_shape
+    columns, rows = grid_size(height, width, "cuda")
+    indices = reals_by_row(training_set, columns, rows, seeding.generator(random_seed, "pictures"))
+    images, labels = zip(*(training_set[int(index)] for index in indices), strict=True)
+    return (columns, rows), np.stack(images), np.stack(labels)
+
+
+def save_image_grid(
+    img: Any, fname: str | os.PathLike, drange: tuple[float, float], grid_size: tuple[int, int]
+) -> None:
+    """Official name: images `[n, C, h, w]` whose black and white are `drange`, as one PNG."""
+    low, high = drange
+    images = (torch.as_tensor(np.asarray(img), dtype=torch.float32) - low) * (2 / (high - low)) - 1
+    save_grid(Path(fname), images, grid_size[0])
 
 
 def is_snapshot_tick(tick: int, interval: int | None) -> bool:

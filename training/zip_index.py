@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from training.file_index import Names, decode_name, encode_name, ends_of
+from training.file_names import member_name
 
 MAX_ENTRIES = 1 << 25
 BLOCK_BYTES = 1 << 22
@@ -27,7 +28,7 @@ SUSPICIOUS_BYTES, SUSPICIOUS_RATIO = 64 << 20, 200  # together they make a bomb;
 
 STORED, DEFLATED, BZIP2 = 0, 8, 12
 METHODS = {1: "shrink", 6: "implode", 9: "Deflate64", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
-ENCRYPTED, PATCHED, IS_UTF8 = 0x1 | 0x40 | 0x2000, 0x20, 0x800
+ENCRYPTED, PATCHED = 0x1 | 0x40 | 0x2000, 0x20
 UNKNOWN_32, UNKNOWN_16 = 0xFFFFFFFF, 0xFFFF
 
 END, LOCATOR, END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
@@ -88,7 +89,7 @@ class SharedFile:
 
 
 def read_directory(path: Path) -> tuple[Names, np.ndarray]:
-    """Names of all files, sorted, without folders, and `ENTRY` records aligned with them.
+    """Names of all files, canonical and sorted, without folders, and `ENTRY` records aligned with them.
 
     Raises `DamagedZip` for what is no sound archive, `OSError` where it cannot be read.
     """
@@ -227,10 +228,10 @@ def _parse(block: bytes, places: list[int]) -> tuple[list[bytes], np.ndarray]:
         extra = block[extra_start : extra_start + int(central["extra_bytes"][index])]
         _take_64(entries, index, extra)
     name_starts = [place + CENTRAL.itemsize for place in places]
-    lengths, flags = central["name_bytes"].tolist(), central["flags"].tolist()
+    fields = (central[field].tolist() for field in ("name_bytes", "extra_bytes", "flags"))
     names = [
-        _name_of(block[start : start + length], flag)
-        for start, length, flag in zip(name_starts, lengths, flags, strict=True)
+        _name_of(block[start : start + length], flag, block[start + length : start + length + extra])
+        for start, length, extra, flag in zip(name_starts, *fields, strict=True)
     ]
     is_file = [bool(name) and not name.endswith(b"/") for name in names]
     if all(is_file):
@@ -252,13 +253,11 @@ def _take_64(entries: np.ndarray, index: int, extra: bytes) -> None:
         raise DamagedZip("a damaged or incomplete zip")  # sizes of exactly 4 GB - 1 can be meant
 
 
-def _name_of(raw: bytes, flags: int) -> bytes:
-    if not raw.isascii():
-        try:
-            raw = encode_name(raw.decode("utf-8" if flags & IS_UTF8 else "cp437"))
-        except UnicodeDecodeError:
-            raise DamagedZip("a damaged zip: its names are not what they are said to be") from None
-    return raw.split(b"\0", 1)[0]
+def _name_of(raw: bytes, flags: int, extra: bytes) -> bytes:
+    try:
+        return encode_name(member_name(raw, flags, extra))
+    except UnicodeDecodeError:
+        raise DamagedZip("a damaged zip: its names are not what they are said to be") from None
 
 
 def _check_places(entries: np.ndarray, directory_start: int) -> None:
@@ -320,7 +319,7 @@ def _packed_data(file: SharedFile, name: str, entry: np.void, count: int) -> byt
     fields = LOCAL.unpack(header)
     data = file.read(offset + LOCAL.size, fields[9] + fields[10] + count)
     try:
-        is_same = decode_name(_name_of(data[: fields[9]], fields[2])) == name
+        is_same = decode_name(_name_of(data[: fields[9]], fields[2], data[fields[9] : fields[9] + fields[10]])) == name
     except DamagedZip:
         is_same = False
     if not is_same:

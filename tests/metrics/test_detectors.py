@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d
 
 from dnnlib.downloads import _Request
 from dnnlib.errors import UserError
-from metrics import detectors, inception_v3, tiny_detector, vgg16
+from metrics import detectors, inception_v3, metric_main, tiny_detector, vgg16
 from tests.torch_utils.test_official_pickles import official
 
 # The public state dict's convolutions in their order: name, channels out, kernel (h, w), stride, padding (h, w).
@@ -260,11 +260,27 @@ def test_resizing_as_tensorflow():
 
 @pytest.mark.parametrize("size", [(40, 60), (12, 9)])
 def test_resizing_as_clean_fid(size):
-    """Pillow's bicubic on floating-point pixels."""
+    """Pillow's bicubic on floating-point pixels, clipped; without that it was off by up to 45 grey levels."""
     pixels = np.random.default_rng(0).uniform(0, 255, [*size]).astype(np.float32)
-    expected = np.asarray(Image.fromarray(pixels, mode="F").resize((19, 19), Image.Resampling.BICUBIC))
+    expected = np.asarray(Image.fromarray(pixels, mode="F").resize((19, 19), Image.Resampling.BICUBIC)).clip(0, 255)
     actual = detectors.resize_clean(torch.from_numpy(pixels)[None, None].expand(-1, 3, -1, -1), 19)
     np.testing.assert_allclose(actual[0, 1].numpy(), expected, atol=2e-2)
+
+
+def test_pixels_that_clean_fid_makes():
+    """Stored from clean-fid 0.1.35; unclipped, the worst pixel was -14.0 where 0 is right."""
+    noise = [[172, 192, 195, 211], [36, 216, 58, 39], [88, 25, 9, 208], [254, 192, 216, 29]]
+    expected = [
+        [180.3241, 184.6060, 192.3935, 201.4276, 214.5023, 223.5199],
+        [97.7314, 161.2837, 211.2610, 145.2136, 121.6021, 119.2430],
+        [21.9414, 116.6246, 183.4740, 61.2076, 38.0400, 52.0977],
+        [72.6626, 57.7145, 30.0152, 0.0, 102.2132, 208.8342],
+        [183.9916, 142.0208, 99.2761, 112.7565, 120.4568, 123.6680],
+        [255.0, 234.2090, 205.0666, 237.9873, 118.7407, 3.2503],
+    ]
+    image = torch.tensor(noise, dtype=torch.uint8).expand(1, 3, -1, -1)
+    actual = detectors.resize_clean(detectors.to_rgb(image), 6)
+    torch.testing.assert_close(actual, torch.tensor(expected).expand(1, 3, -1, -1), rtol=0, atol=8e-3)
 
 
 def test_gray_and_transparent_images_are_seen_as_rgb():
@@ -300,6 +316,11 @@ def test_weights_from_a_file(tmp_path, inception_state):
     detector = detectors.open_detector("auto", weights=str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (detector.name, detector.weights_hash) == ("inception", digest[:16])
+    assert detector.title == f"inception:{digest[:8]}"  # random weights printed a plain fid1k_full
+    assert f"not the published weights that are known here, which numbers say: [inception:{digest[:8]}]" in (
+        detectors.describe(detector)
+    )
+    assert metric_main.tag_of(detector, "inception") == f"[inception:{digest[:8]}]"
     images = torch.randint(256, [2, 3, 32, 32], dtype=torch.uint8)
     features = detector.features(images)
     assert features.shape == (2, 2048)
@@ -343,6 +364,16 @@ def test_published_weights_are_checked(monkeypatch, tmp_path):
     monkeypatch.setitem(detectors.PUBLIC, "inception", public)
     with pytest.raises(UserError, match=r"sha256 begins with .*--detector-weights=FILE.*--detector=tiny"):
         detectors.open_detector("inception")
+
+
+def test_weights_with_the_published_hash_need_no_mark(tmp_path, monkeypatch, inception_state):
+    path = tmp_path / "weights.pth"
+    torch.save(inception_state, path)
+    start = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(detectors.PUBLIC, "inception", detectors.PublicWeights("http://localhost:1/x.pth", start, 1))
+    detector = detectors.open_detector("inception", weights=str(path))
+    assert detector.title == "inception" and metric_main.tag_of(detector, "inception") == ""
+    assert detectors.open_tiny("cpu").title == "tiny"
 
 
 def test_unknown_names():

@@ -103,6 +103,25 @@ def test_takes_tensors_of_any_precision():
     assert frechet_distance_of_features(torch.from_numpy(x), torch.from_numpy(y).double()) == expected
 
 
+@pytest.mark.parametrize("kind", ["plain", "far from the origin", "an odd beginning"])
+def test_is_exact_to_fourteen_digits_and_leaves_the_features_alone(monkeypatch, kind):
+    """Against extended precision; a part of the features is what the others are measured from."""
+    monkeypatch.setattr("metrics.frechet_distance.CHUNK", 100)
+    x = random_features(1000, 6, seed=0)
+    if kind == "far from the origin":
+        x += 1e4
+    if kind == "an odd beginning":
+        x[:100] = 50
+    kept = x.copy()
+    gaussian = fit_gaussian(x)
+    exact = x.astype(np.longdouble)
+    centred = exact - exact.mean(axis=0)
+    covariance = centred.T @ centred / len(x)
+    assert abs(gaussian.covariance - covariance).max() < 1e-14 * abs(covariance).max()
+    assert abs(gaussian.mean - exact.mean(axis=0)).max() < 1e-14 * abs(exact).max()
+    assert np.array_equal(x, kept)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_refuses_what_is_not_finite(bad):
     x = random_features(10, 3, seed=13)
@@ -111,6 +130,11 @@ def test_refuses_what_is_not_finite(bad):
         fit_gaussian(x, "fakes")
     with pytest.raises(UserError, match="second set: 2 of 10"):
         frechet_distance_of_features(np.zeros([5, 3]), x)
+
+
+def test_takes_features_whose_sum_overflows():
+    x = np.full([4, 2], 3e38, dtype=np.float32)
+    assert fit_gaussian(x).covariance.tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("num", [0, 1])

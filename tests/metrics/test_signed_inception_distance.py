@@ -11,8 +11,11 @@ from metrics.signed_inception_distance import (
     DEFAULT_RADII,
     FEW_DIMENSIONS,
     ORDERS,
+    PUBLISHED_FEATURES,
+    PUBLISHED_ROUNDS,
     Cube,
     draw_cloud,
+    power_,
     psi_,
     psi_pull,
     signed_inception_distance,
@@ -150,6 +153,18 @@ def test_the_published_estimator_agrees_within_its_noise():
     assert published.mode == "published"
     assert (np.abs(published.sid - shared.sid) < 4 * np.hypot(published.se, shared.se)).all()
     assert (published.se > shared.se_probes).all()
+
+
+def test_the_published_estimator_follows_its_code():
+    """Twenty rounds of 500 probes (ten were taken), and a plain power at every order: 1 at order 0, d^2 at order 2."""
+    d2 = torch.tensor([0.25, 1.0, 9.0], dtype=torch.float64)
+    assert power_(d2.clone(), 0).tolist() == [1, 1, 1] and power_(d2.clone(), 2).tolist() == d2.tolist()
+    for order in (-5, -3, -2, -1, 1, 3):
+        torch.testing.assert_close(power_(d2.clone(), order), psi_(d2.clone(), order))
+    source, target = gaussian(30, 9, 0, 1.3), gaussian(30, 9, 1)
+    published = signed_inception_distance(source, target, radii=(2.0,), mode="published")
+    assert (published.num_probes, PUBLISHED_ROUNDS, PUBLISHED_FEATURES) == (500, 20, 500)
+    assert signed_inception_distance(source, target, radii=(2.0,), order=0, mode="published").csid == 0
 
 
 def test_results_are_plain_data():

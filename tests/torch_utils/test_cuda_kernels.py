@@ -105,19 +105,20 @@ def test_bias_act(emulated, clamp, dtype):
     limit = float("inf") if clamp is None else clamp
     for layout in (torch.contiguous_format, torch.channels_last):
         x, b = images(3, 5, 7, 9, dtype=dtype, layout=layout), images(5, 1, 1, 1, dtype=dtype).flatten()
-        y = cuda_ops.bias_act(x, b, 1, 0.2, 1.4, limit)
+        y, notes = cuda_ops.bias_act(x, b, 1, 0.2, 1.4, limit, True)
+        assert torch.equal(y, cuda_ops.bias_act(x, b, 1, 0.2, 1.4, limit, False)[0])
         exact = x.double().requires_grad_(True)
         expected = bias_act(exact, b.double(), act="lrelu", gain=1.4, clamp=clamp, impl="ref")
         assert relative_error(y, expected) < TOLERANCES[dtype]
         assert y.stride() == x.stride()
-        dx = cuda_ops.bias_act_derivative(torch.ones_like(y), y, 0.2, 1.4, limit)
+        dx = cuda_ops.bias_act_derivative(torch.ones(y.shape, dtype=dtype), notes, y.stride(), 0.2, 1.4)
         (expected,) = torch.autograd.grad(expected.sum(), exact)
         assert relative_error(dx, expected) < TOLERANCES[dtype]
 
 
 def test_nothing_to_do_launches_nothing(monkeypatch):
     monkeypatch.setattr(cuda_build, "launch", None)
-    assert cuda_ops.bias_act(torch.empty(0, 3), None, 1, 1.0, 1.0, 1.0).shape == (0, 3)
+    assert cuda_ops.bias_act(torch.empty(0, 3), None, 1, 1.0, 1.0, 1.0, True)[0].shape == (0, 3)
     assert cuda_ops.upfirdn2d(torch.empty(0, 3, 8, 8), F4, [1, 1], [1, 1], [0] * 4, False, 1.0).shape == (0, 3, 5, 5)
 
 
@@ -258,9 +259,10 @@ def test_arguments_have_the_types_that_the_kernels_declare(emulated, monkeypatch
     monkeypatch.setattr(cuda_build, "launch", lambda name, defines, blocks, device, args: seen.update({name: args}))
     cuda_ops.filtered_lrelu(images(1, 2, 40, 45), F12, F12, None, 2, 2, [9] * 4, 1.4, 0.2, 3.0, False, True)
     cuda_ops.upfirdn2d(images(1, 2, 9, 9), F2D[:3, :4], [1, 1], [1, 1], [9] * 4, False, 1.0)
-    cuda_ops.bias_act(images(1, 2, 9, 9), None, 1, 1.0, 1.0, 1.0)
+    _, notes = cuda_ops.bias_act(images(1, 2, 9, 9), None, 1, 1.0, 1.0, 1.0, True)
+    cuda_ops.bias_act_derivative(images(1, 2, 9, 9), notes, (162, 81, 9, 1), 1.0, 1.0)
     for name, args in seen.items():
-        text = cuda_build.source_text(name)
+        text = cuda_build.source_text(name.removesuffix("_derivative"))
         declared = text[text.index(f"SPIDER_KERNEL {name}(") :].split("(", 1)[1].split(")", 1)[0].split(",")
         assert len(declared) == len(args)
         for declaration, arg in zip(declared, args, strict=True):

@@ -90,10 +90,15 @@ paddings = st.lists(st.integers(-3, 14), min_size=4, max_size=4)
 
 @FEW
 @given(
-    images(), st.sampled_from(["linear", "relu", "lrelu"]), st.sampled_from([None, 0.0, 0.7, 1.3]), st.floats(0.1, 3)
+    images(),
+    st.sampled_from(["linear", "relu", "lrelu"]),
+    st.sampled_from([None, 0.0, 0.7, 1.3]),
+    st.floats(0.1, 3),
+    st.sampled_from([None, -0.5]),
+    st.sampled_from([1, -1]),
 )
-def test_bias_act(image, act, clamp, gain):
-    compare(lambda x, b: bias_act(x, b, act=act, gain=gain, clamp=clamp), *image)
+def test_bias_act(image, act, clamp, gain, alpha, sign):
+    compare(lambda x, b: bias_act(x, b, act=act, alpha=alpha, gain=sign * gain, clamp=clamp), *image)
 
 
 @FEW
@@ -192,7 +197,7 @@ def test_nan_stays_visible():
 
 
 def test_what_kernels_do_not_take_runs_as_plain_pytorch():
-    for act, gain in (("swish", None), ("tanh", None), ("lrelu", -1.0)):
+    for act, gain in (("swish", None), ("tanh", None), ("selu", -1.0)):
         assert torch.equal(
             bias_act(x := torch.randn(2, 3), act=act, gain=gain), bias_act(x, act=act, gain=gain, impl="ref")
         )
@@ -204,15 +209,16 @@ def test_what_kernels_do_not_take_runs_as_plain_pytorch():
 def test_operators_keep_the_rules_of_torch_library(layout):
     x = torch.randn(2, 5, 9, 8).contiguous(memory_format=layout).requires_grad_(True)
     b = torch.randn(5, requires_grad=True)
-    y = torch.randn(2, 5, 9, 8).contiguous(memory_format=layout)
     f = torch.randn(4)
     lrelu = (x, f, f, b, 2, 2, [3, 2, 3, 2], 1.4, 0.2, 0.9, False, True)
     _, mask = kernels.ops.filtered_lrelu(*lrelu)
     small = torch.randn(2, 5, 9, 8).contiguous(memory_format=layout).requires_grad_(True)
     derivative = (small, mask, f, f, 2, 2, [3, 3], [0, 0], [9, 8], 5.6, 0.2, True, True, list(mask.shape[1:]))
+    act = (x, b, 1, 0.2, 1.4, 0.9, True)
+    y, signs = kernels.ops.bias_act(*act)
     cases = {
-        "bias_act": (x, b, 1, 0.2, 1.4, 0.9),
-        "bias_act_derivative": (x, y, 0.2, 1.4, 0.9),
+        "bias_act": act,
+        "bias_act_derivative": (x, signs, list(y.stride()), 0.2, 1.4),
         "upfirdn2d": (x, f, [2, 1], [1, 2], [3, 2, 1, 4], False, 1.5),
         "filtered_lrelu": lrelu,
         "filtered_lrelu_derivative": derivative,
@@ -220,7 +226,9 @@ def test_operators_keep_the_rules_of_torch_library(layout):
     for name, args in cases.items():
         checks = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
         torch.library.opcheck(
-            getattr(kernels.ops, name).default, args, test_utils=checks[: 4 if name != "filtered_lrelu" else 3]
+            getattr(kernels.ops, name).default,
+            args,
+            test_utils=checks[: 3 if name in ("bias_act", "filtered_lrelu") else 4],
         )
 
 

@@ -76,7 +76,11 @@ def test_transfer_reports_what_it_left():
         "second.weight": "shape [2, 6] is not [2, 4]",
     }
     assert report.unused == ["retired"]
-    assert report.summary() == "2 of 6 tensors taken over, 4 start afresh"
+    assert report.summary() == "2 of 6 tensors taken over, 4 start afresh; 1 of the snapshot's have no place here"
+    assert "retired: in the snapshot, and not in this network" in report.left_out()
+    assert len(report.left_out()) == 5
+    assert misc.weights_in_common(src, dst) == []  # a bias fits, and follows weights that do not
+    assert misc.weights_in_common(Net(), Net(has_extra=True)) == ["first.weight", "second.weight"]
     assert torch.equal(dst.w_avg, src.w_avg)
     assert torch.equal(dst.first.weight, before)
 

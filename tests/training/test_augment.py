@@ -263,3 +263,21 @@ def test_seeding_draws_once_per_position():
             results.append(pipe(images))
     assert torch.equal(results[0], results[1])
     assert not torch.allclose(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("bands", "quantile", "mean", "std", "pixels"),
+    [
+        ([1, 0, 1, 0], 0.2, -0.00269717, 0.2568366, [-0.00591969, -0.00376549, -0.00189117]),
+        ([1, 0, 1, 0], 0.9, -0.00328388, 0.3134316, [-0.00716827, -0.00531357, -0.00344019]),
+        ([0, 0, 0, 1], 0.9, -0.00278456, 0.2644539, [-0.00606707, -0.00418416, -0.00243398]),
+    ],
+)
+def test_a_band_of_strength_0_stays_as_it_is(bands, quantile, mean, std, pixels):
+    """Numbers of the official pipe; a band that is never touched was moved by the percentile (mean -0.00291301 in the first)."""
+    images = torch.linspace(-1, 1, 3 * 24 * 24).reshape(1, 3, 24, 24).sin() * torch.linspace(1, 3, 24).cos()
+    pipe = AugmentPipe(imgfilter=1, imgfilter_bands=bands)
+    pipe.p.fill_(1)
+    y = pipe(images, debug_percentile=quantile)
+    torch.testing.assert_close(torch.tensor([y.mean(), y.std()]), torch.tensor([mean, std]), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(y[0, 1, 11, 3:6], torch.tensor(pixels), rtol=1e-4, atol=1e-7)

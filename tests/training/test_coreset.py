@@ -70,6 +70,12 @@ def test_the_radius_is_that_of_what_was_chosen():
     assert radii[-1] == 0
 
 
+def test_copies_are_covered_exactly():
+    """By a matrix product the radius of 60 copies of points about (1,000, …) was 6.3, not 0."""
+    x = torch.randn(60, 64, generator=torch.Generator().manual_seed(0)) + 1000
+    assert coverage_radius(x.repeat(2, 1), x) == 0
+
+
 def test_all_points_are_chosen_once_though_many_are_equal():
     x = points(6).repeat(3, 1)
     assert sorted(greedy_k_center(x, 18).tolist()) == list(range(18))

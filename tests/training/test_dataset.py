@@ -343,6 +343,59 @@ def test_gray_among_rgb_is_read_as_rgb(store):
     assert dataset.describe()["gray_read_as_rgb"] == 1
 
 
+def test_colours_that_nobody_sees_are_black(store, capsys):
+    """They were trained on: alpha 0 with (200, 100, 50) under it came out as such."""
+    image_files._said_hidden.clear()
+    pixels = np.full([2, 3, 4], (200, 100, 50, 255), np.uint8)
+    pixels[0, :, 3] = 0
+    dataset = ImageFolderDataset(store({"a.png": encode_png(pixels), "b.png": encode_png(pixels[::-1])}))
+    image, other = dataset[0][0], dataset[1][0]
+    assert image[:, 0].max() == other[:, 1].max() == 0
+    assert image[:, 1, 0].tolist() == [200, 100, 50, 255]
+    assert capsys.readouterr().err.count("has colours where it is transparent") == 1
+    assert np.array_equal(dataset.files.decode_as_stored(0), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_clear_hidden(dtype):
+    pixels = noise(4, 4, 4, dtype=dtype)
+    pixels[:2, :, 3], pixels[2:, :, 3] = 0, 7
+    cleared = image_files.clear_hidden(pixels)
+    assert cleared.dtype == dtype
+    assert cleared[:2].max() == 0
+    assert np.array_equal(cleared[2:], pixels[2:])
+    assert image_files.clear_hidden(cleared) is cleared
+    assert not image_files.has_hidden(pixels[:, :, :3])
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "GIF"), ("RGB", "PPM"), ("L", "PPM"), ("1", "PPM"), ("RGB", "TGA"), ("RGBA", "TGA"), ("L", "TGA")],
+)
+def test_gif_ppm_and_tga(store, mode, kind):
+    """They were left out without a word."""
+    image = Image.fromarray(noise(6, 8, 3) // 64 * 64).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    pixels = ImageFolderDataset(store({f"a.{kind.lower()}": buffer.getvalue()}))[0][0].transpose(1, 2, 0)
+    expected = np.asarray(Image.open(buffer).convert("RGB" if kind == "GIF" else "L" if mode == "1" else mode))
+    assert np.array_equal(pixels.squeeze(), expected)
+
+
+@pytest.mark.parametrize("data", [b"P6 2 1 65535\n" + bytes(12), b"P5 2 1 1000\n" + bytes(4)])
+def test_ppm_of_more_than_8_bits_is_refused(store, data):
+    with pytest.raises(BadImage, match="save it as PNG"):
+        ImageFolderDataset(store({"a.ppm": data}))
+
+
+def test_what_is_left_out_is_counted(store):
+    names = ["b.heic", "c.HEIC", "d.txt", "README", ".hidden.png", "dataset.json", "png"]
+    files = open_files(store({**pngs(["a.png"]), **dict.fromkeys(names, b"x")}))
+    assert files.left_out() == {".heic": 2, ".txt": 1, "": 2}
+    assert image_files.counted(files.left_out()) == "2 without extension, 2 .heic, 1 .txt"
+    assert image_files.other_images(files.left_out()) == {".heic": 2}
+
+
 # Mirroring, subsets ---------------------------------------------------------------------------------------------------
 
 
@@ -425,8 +478,10 @@ def test_labels_of_a_subset_keep_all_classes(tmp_path):
 def test_use_labels_without_labels(store, files):
     path = store(files)
     assert ImageFolderDataset(path).describe()["label_source"] is None
+    dataset = ImageFolderDataset(path, use_labels=True)  # programs written for the official class ask has_labels
+    assert not dataset.has_labels and dataset.label_dim == 0 and dataset.get_label(0).shape == (0,)
     with pytest.raises(UserError, match=r"has no labels: put a dataset\.json .* or drop --cond"):
-        ImageFolderDataset(path, use_labels=True)
+        dataset.require_labels()
 
 
 @pytest.mark.parametrize(

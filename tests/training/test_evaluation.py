@@ -65,6 +65,25 @@ def test_a_stopped_evaluation_leaves_nothing(parts, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_metric_that_fails_loses_no_other(parts, tmp_path, monkeypatch, capsys):
+    """Four images: the second metric ended the run with exit code 2, and the FID before it was lost, again after a resume."""
+    config, state = parts
+    config.training_set_kwargs["path"] = str(write_images(tmp_path / "four", 4))
+    config.metrics = ["dc1k5_full", "fid1k_full"]
+    snapshot = tmp_path / "network-snapshot-000001.pkl"
+    snapshot.write_bytes(b"1")
+    events = SimpleNamespace(add_scalar=lambda *args, **kwargs: None)
+    judged = Evaluation(tmp_path, config, state, torch.zeros(4, 0), keep_going=lambda: True)
+    assert judged.run(snapshot, events)
+    assert "Warning: dc1k5_full could not be computed: real images: at least 6" in capsys.readouterr().out
+    assert (tmp_path / "metric-fid1k_full.jsonl").read_text().count("\n") == 1
+    assert not (tmp_path / "network-best.pkl").exists()  # which the first metric chooses
+    config.metrics.reverse()
+    assert judged.run(snapshot, events)
+    assert (tmp_path / "metric-fid1k_full.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "network-best.pkl").exists()
+
+
 def test_a_diverged_network_is_not_watched(parts, tmp_path):
     """What is wrong with it is said by training and by the metrics; the watch must not end a run."""
     watch = DiversityWatch(*parts, labels=torch.zeros(40, 0))

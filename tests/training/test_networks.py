@@ -1,10 +1,14 @@
 """What the golden files do not cover: rectangles, refused sizes, source images as input, translation."""
 
+import io
+import warnings
+
 import pytest
 import torch
 
 from dnnlib.errors import UserError
 from tests.conftest import relative_error
+from torch_utils.ops import dispatch
 from training import networks_stylegan2, networks_stylegan3
 from training.layers import resolution_pyramid
 
@@ -31,6 +35,28 @@ def test_pyramid(size, expected):
 def test_sizes_that_the_networks_cannot_do(size, shown):
     with pytest.raises(UserError, match=shown):
         resolution_pyramid(size)
+
+
+@pytest.mark.parametrize("size", [4, [4, 8], [64, 4]])
+def test_a_generator_of_one_block(size):
+    """4x4 was refused; the official generator makes it, with these keys and two ws."""
+    height, width = size if isinstance(size, list) else (size, size)
+    G = networks_stylegan2.Generator(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=size, img_channels=3, channel_base=64, channel_max=8
+    )
+    assert G.num_ws == 2 and len(G.synthesis.sizes) == 1
+    images = G(torch.randn(2, 8), torch.zeros(2, 0), noise_mode="const")
+    assert images.shape == (2, 3, height, width) and images.std() > 0
+    images.sum().backward()
+    if size == 4:
+        parts = {name.split(".")[2] for name in G.state_dict() if name.startswith("synthesis.b4.")}
+        assert parts == {"const", "resample_filter", "conv1", "torgb"}
+
+
+@pytest.mark.parametrize("size", [2, [4, 20], [5, 32], [3, 4]])
+def test_sizes_that_one_block_cannot_do(size):
+    with pytest.raises(UserError, match="do not suit"):
+        resolution_pyramid(size, fewest_levels=0)
 
 
 @pytest.mark.parametrize("architecture", ["skip", "orig", "resnet"])
@@ -100,3 +126,68 @@ def test_unknown_noise_mode(noise_mode):
     G = networks_stylegan2.Generator(**SMALL, c_dim=0, img_resolution=16, img_channels=3)
     with pytest.raises(ValueError, match="noise_mode"):
         G(torch.zeros(1, 16), None, noise_mode=noise_mode)
+
+
+LAYERS = (
+    networks_stylegan2.FullyConnectedLayer,
+    networks_stylegan2.Conv2dLayer,
+    networks_stylegan2.SynthesisLayer,
+    networks_stylegan2.ToRGBLayer,
+    networks_stylegan2.MinibatchStdLayer,
+    networks_stylegan3.FullyConnectedLayer,
+    networks_stylegan3.SynthesisInput,
+    networks_stylegan3.SynthesisLayer,
+)
+
+
+@pytest.mark.parametrize("impl", dispatch.IMPLS)
+@pytest.mark.parametrize("name", ["stylegan2 orig", "stylegan2 skip", "stylegan2 resnet", "stylegan3"])
+def test_outputs_of_layers_may_be_changed_in_place(name, impl):
+    """`self.skip(x).add_(y)`, as other people's blocks have it, ended the backward pass with a RuntimeError."""
+    torch.manual_seed(0)
+    shape = dict(c_dim=0, img_resolution=16, img_channels=3)
+    if name == "stylegan3":
+        G, D = networks_stylegan3.Generator(**SMALL, **shape), None
+    else:
+        size = dict(channel_base=128, channel_max=16, architecture=name.split()[1])
+        G = networks_stylegan2.Generator(**SMALL, **shape, architecture=name.split()[1])
+        D = networks_stylegan2.Discriminator(**shape, **size)
+    networks = torch.nn.ModuleList([G] if D is None else [G, D])
+    z = torch.randn(4, 16)
+
+    def gradients(hook):
+        handles = [layer.register_forward_hook(hook) for layer in networks.modules() if isinstance(layer, LAYERS)]
+        assert len(handles) > 20
+        with dispatch.forced(impl):
+            images = G(z, None, noise_mode="const")
+            scores = images if D is None else D(images, None)
+            first = torch.autograd.grad(scores.square().mean(), images, create_graph=True)
+            second = torch.autograd.grad(scores.square().mean() + first[0].square().sum(), list(networks.parameters()))
+        for handle in handles:
+            handle.remove()
+        return [*first, *second]
+
+    changed = gradients(lambda module, args, y: y.mul_(1.1).add_(0.1))
+    for actual, expected in zip(changed, gradients(lambda module, args, y: y * 1.1 + 0.1), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_traced_generator_is_the_generator():
+    """`torch.jit.trace` failed ("padding is (tensor(3), …)"); what it records holds for other z and batch sizes."""
+    torch.manual_seed(0)
+    G = networks_stylegan2.Generator(
+        z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, channel_base=64, channel_max=8
+    )
+    G = G.eval().requires_grad_(False)
+
+    def make(z):
+        return G(z, torch.zeros([len(z), 0]), noise_mode="const")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch announces its successor, and that checks of shapes are not recorded
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.trace(make, torch.randn(2, 8)), file)
+        file.seek(0)
+        traced = torch.jit.load(file)
+    z = torch.randn(3, 8)
+    torch.testing.assert_close(traced(z), make(z), rtol=0, atol=1e-5)

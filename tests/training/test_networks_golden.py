@@ -169,7 +169,8 @@ def test_signatures(name):
     """Names that other people's code imports take the arguments that it passes."""
     target = find(name)
     expected = INTERFACE["signatures"][name]
-    parameters = [p for p in inspect.signature(target).parameters.values() if p.name != "self"]
+    additions = {"self", "skip_w_avg_update"}  # the second is StyleGAN2-ADA's, behind those of StyleGAN3
+    parameters = [p for p in inspect.signature(target).parameters.values() if p.name not in additions]
     shown = "(" + ", ".join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters) + ")"
     normalize = lambda text: text.replace(" ", "").replace("np.float64(1.4142135623730951)", "1.4142135623730951")  # noqa: E731
     shown = shown.replace("device(type='cpu')", "cpu").replace("'", '"')

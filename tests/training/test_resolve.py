@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +60,13 @@ def test_the_three_stages(data, source):
     assert "encoder flatten to z_dim 512, standardize" in line(spider, "Source")
 
 
+def test_metrics_with_too_few_images_are_refused_before_a_run_begins(data):
+    num = len(list(Path(data).iterdir()))
+    with pytest.raises(UserError, match=f"dc1k{num}_full needs {num + 1} images at least, not {num} .data.; use dc1k"):
+        resolve(options(data=data, metrics=("fid1k_full", f"dc1k{num}_full")))
+    assert resolve(options(data=data, metrics=("fid1k_full", f"dc1k{num - 1}_full"))).num_images == num
+
+
 def test_stage_one_needs_a_size_that_the_networks_can_do(tmp_path):
     with pytest.raises(UserError, match="30x21"):
         resolve(options(source=str(write_images(tmp_path / "odd", size=(21, 30)))))
@@ -66,11 +74,13 @@ def test_stage_one_needs_a_size_that_the_networks_can_do(tmp_path):
 
 def test_a_network_as_source(tmp_path, data):
     path = save(tmp_path / "s.pkl", generator(), GaussianSource(16))
-    resolved = resolve(options(data=data, source=str(path), source_encoder="conv", resume=str(path)))
+    small = {"z_dim": 16, "w_dim": 16, "map_depth": 2}
+    resolved = resolve(options(data=data, source=str(path), source_encoder="conv", resume=str(path), **small))
     assert resolved.config.source == {"kind": "network", "path": str(path)}
     assert resolved.config.G_kwargs["mapping_kwargs"]["encoder"]["img_channels"] == 3
     assert "generator of RGB images 16x16" in line(resolved, "Source")
     assert "s.pkl" in line(resolved, "Start")
+    assert "D (none of its weights are there, or fit), optimizers" in line(resolved, "Start")
     with pytest.raises(UserError, match="add --data"):
         resolve(options(source=str(path)))
 
@@ -99,9 +109,12 @@ def test_the_configuration_is_json(data, source):
 
 def test_resume_changes_the_schedule(tmp_path, data):
     path = str(save(tmp_path / "s.pkl", generator(), GaussianSource(16)))
-    fresh, resumed = resolve(options(data=data)).config, resolve(options(data=data, resume=path)).config
+    small = {"z_dim": 16, "w_dim": 16, "map_depth": 2}
+    fresh, resumed = resolve(options(data=data)).config, resolve(options(data=data, resume=path, **small)).config
     assert (fresh.ada_kimg, fresh.ema_rampup) == (500, 0.05)
     assert (resumed.ada_kimg, resumed.ema_rampup) == (100, None)
+    with pytest.raises(UserError, match=r"s\.pkl: nothing that its generator has learned fits into"):
+        resolve(options(data=data, resume=path))  # but strengths of noise, which are single numbers
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": Activation(lambda x, alpha: F.silu(x), 0, np.sqrt(2)),
 }
 
+activation_funcs = ACTIVATIONS  # the official name
+
 
 # The activations that kernels run, as the slope below zero; None is the argument `alpha`.
 PIECEWISE_LINEAR = {"linear": 1.0, "relu": 0.0, "lrelu": None}
@@ -44,14 +46,17 @@ def bias_act(
     clamp: float | None = None,
     impl: str = "cuda",
 ) -> torch.Tensor:
-    """y = clamp(gain * act(x + b)), of the shape and dtype of `x`.
+    """y = clamp(gain * act(x + b)), of the shape of `x` and the dtype of `x + b`.
 
-    `x`: floating point, any shape. `b`: `[x.shape[dim]]`, the dtype of `x`, added along `dim`. `act`: a key of
+    `x`: floating point, any shape. `b`: `[x.shape[dim]]`, real numbers, added along `dim`. `act`: a key of
     `ACTIVATIONS`. `alpha` is the negative slope of lrelu (the other activations ignore it); `alpha` and `gain` None are
     the activation's own. `clamp` bounds y to [-clamp, clamp]; the gradient outside is 0, None is no bound.
     Raises ValueError that names the argument.
     """
     _check_arguments(x, b, dim, act, clamp)
+    if b is not None and b.dtype != x.dtype:
+        dtype = torch.promote_types(x.dtype, b.dtype)
+        x, b = x.to(dtype), b.to(dtype)
     spec = ACTIVATIONS[act]
     alpha = finite("alpha", spec.def_alpha if alpha is None else alpha)
     gain = finite("gain", spec.def_gain if gain is None else gain)
@@ -68,11 +73,13 @@ def _bias_act_ref(x, b, dim, act, alpha, gain, clamp):
 
 
 def _bias_act_kernel(x, b, dim, act, alpha, gain, clamp):
-    slope = PIECEWISE_LINEAR.get(act, -1.0)
-    slope = alpha if slope is None else slope
-    if slope < 0 or gain <= 0:  # a curve, or the result does not show which side of zero it comes from
+    if act not in PIECEWISE_LINEAR:
         return _bias_act_ref(x, b, dim, act, alpha, gain, clamp)
-    return kernels.ops.bias_act(x, b, dim, slope, gain, float("inf") if clamp is None else clamp)
+    slope = alpha if PIECEWISE_LINEAR[act] is None else PIECEWISE_LINEAR[act]
+    clamp = float("inf") if clamp is None else clamp
+    note_signs = kernels.wants_gradient(x, b) and not kernels.is_linear(slope, clamp)
+    y, _ = kernels.ops.bias_act(x, b, dim, slope, gain, clamp, note_signs)
+    return y
 
 
 dispatch.register("bias_act", _bias_act_ref, _bias_act_kernel)
@@ -108,8 +115,8 @@ def check_bias(x: torch.Tensor, b: torch.Tensor | None, dim: int) -> None:
         return
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim is {dim}, but x has {x.ndim} dimensions")
-    if not isinstance(b, torch.Tensor) or b.dtype != x.dtype:
-        raise ValueError(f"b must be a tensor of the dtype of x, {x.dtype}")
+    if not isinstance(b, torch.Tensor) or b.is_complex():
+        raise ValueError("b must be a tensor of real numbers")
     if b.ndim != 1 or b.shape[0] != x.shape[dim]:
         raise ValueError(f"b has shape {list(b.shape)}, must be [{x.shape[dim]}] like dimension {dim} of x")
     if b.device != x.device:

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from torch_utils.ops.upfirdn2d import (
     add_padding,
-    check_plane,
     downsample_padding,
     one_factor,
     parse_padding,
@@ -116,7 +115,6 @@ def _check_weight(x, w, groups):
 
 def _check_size(x, w, up, down, padding):
     left, right, top, bottom = parse_padding(padding)
-    check_plane(x, (up, up), (left, right, top, bottom))
     height, width = x.shape[2] * up + top + bottom - w.shape[2] + 1, x.shape[3] * up + left + right - w.shape[3] + 1
     if min(height, width) < down:
         raise ValueError(f"padding {padding} leaves less than the kernel needs of an image of {list(x.shape[2:])}")

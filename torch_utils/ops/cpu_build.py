@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from torch_utils.ops.dispatch import Provider, Readiness
+from torch_utils.ops.dispatch import NO_LIMITS, Provider, Readiness
 
 SOURCES = Path(__file__).resolve().parent / "csrc" / "cpu"
 LIBRARY_FILE = "spider_cpu.so"
@@ -104,4 +104,6 @@ def instruction_set() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-PROVIDER = Provider(load, frozenset({torch.float32, torch.float64, torch.bfloat16}))
+# Rings of rows are as long as a filter and a factor are.
+LIMITS = NO_LIMITS._replace(taps=32, factor=2**15)
+PROVIDER = Provider(load, frozenset({torch.float32, torch.float64, torch.bfloat16}), LIMITS)

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from torch_utils.ops.cpu_build import cache_root
-from torch_utils.ops.dispatch import Provider, Readiness
+from torch_utils.ops.dispatch import Extent, Provider, Readiness
 
 SOURCES = Path(__file__).resolve().parent / "csrc" / "cuda"
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as csrc/cuda/common.cuh has them
@@ -54,7 +54,7 @@ def try_launch() -> None:
     x = torch.arange(4.0, device="cuda")
     y = torch.zeros_like(x)
     sizes = [np.int64(x.numel()), np.int32(1), np.int64(1)]
-    launch("bias_act", (("ELEMENT", 0),), 1, x.device, [x, None, y, *sizes, *map(np.float32, (2, 2, np.inf))])
+    launch("bias_act", (("ELEMENT", 0),), 1, x.device, [x, None, y, None, *sizes, *map(np.float32, (2, 2, np.inf))])
     if not torch.equal(y, 2 * x):
         raise RuntimeError("a kernel was launched and computed something else")
 
@@ -135,4 +135,6 @@ def launch(name: str, defines: Defines, blocks: int, device: torch.device, args:
         core_launch(stream, LaunchConfig(grid=blocks, block=THREADS), ready, *pointers)
 
 
-PROVIDER = Provider(load, frozenset(ELEMENTS))
+# Tiles with the halo of more taps do not fit into shared memory; pixels of a channel and blocks are counted in 32 bits.
+LIMITS = Extent(taps=32, factor=2**15, plane=2**31 - 1, blocks=2**31 - 1)
+PROVIDER = Provider(load, frozenset(ELEMENTS), LIMITS)

@@ -14,6 +14,7 @@ SHARED_BYTES = 46 * 1024  # of the 48 KB that every GPU gives a block without as
 TILES = ((32, 32), (32, 16), (16, 16), (16, 8), (8, 8), (4, 4))  # width and height of a block's outputs
 BLOCK_COST = 1024  # what starting a block costs, in samples: an estimate
 MAX_BLOCKS = 2**31 - 1
+PER_BYTE = 4  # elements whose notes share a byte
 PLAIN, ACTIVATE, ACTIVATE_AND_NOTE, DERIVATIVE = range(4)  # MODE of resample.cu
 
 
@@ -206,36 +207,44 @@ def upfirdn2d_any(
     return y
 
 
-def bias_act(x, b, dim, alpha, gain, clamp):
+def bias_act(x, b, dim, alpha, gain, clamp, note_signs):
     x = x.contiguous(memory_format=layout_of(x))
     y = torch.empty_like(x)
+    notes = torch.empty([bytes_for(x) if note_signs else 0], dtype=torch.uint8, device=x.device)
     if y.numel() == 0:
-        return y
+        return y, notes
     channels, inner = (1, 1) if b is None or x.shape[dim] == 1 else (x.shape[dim], x.stride(dim))
     bias = None if b is None else b.contiguous()
-    gains = map(np.float32, (gain, gain * alpha, clamp))
-    args = [x, bias, y, np.int64(x.numel()), np.int32(channels), np.int64(inner), *gains]
+    args = [
+        x, bias, y, notes if note_signs else None, np.int64(x.numel()), np.int32(channels), np.int64(inner),
+        *map(np.float32, (gain, gain * alpha, clamp)),
+    ]  # fmt: skip
     launch_elementwise("bias_act", x, args)
-    return y
+    return y, notes
 
 
-def bias_act_derivative(dy, y, alpha, gain, clamp):
-    y = y.contiguous(memory_format=layout_of(y))
-    dx = torch.empty_like(y)
-    if y.numel() == 0:
+def bias_act_derivative(dy, mask, strides, alpha, gain):
+    dx = torch.empty_strided(dy.shape, strides, dtype=dy.dtype, device=dy.device)
+    if dx.numel() == 0:
         return dx
-    dy = dy if dy.stride() == y.stride() else torch.empty_like(y).copy_(dy)
-    gains = map(np.float32, (gain, gain * alpha, clamp))
-    launch_elementwise("bias_act_derivative", y, [dy, y, dx, np.int64(y.numel()), *gains])
+    dy = dy if dy.stride() == dx.stride() else torch.empty_like(dx).copy_(dy)
+    gains = map(np.float32, (gain, gain * alpha))
+    launch_elementwise("bias_act_derivative", dx, [dy, mask, dx, np.int64(dx.numel()), *gains])
     return dx
 
 
 def launch_elementwise(name: str, x: torch.Tensor, args: list) -> None:
-    cuda_build.launch(name, (("ELEMENT", ELEMENTS[x.dtype]),), blocks_for(x.numel()), x.device, args)
+    """A thread for each byte of notes."""
+    cuda_build.launch(name, (("ELEMENT", ELEMENTS[x.dtype]),), blocks_for(bytes_for(x)), x.device, args)
 
 
-def blocks_for(numel: int) -> int:
-    return check_blocks(-(-numel // THREADS))
+def bytes_for(x: torch.Tensor) -> int:
+    """Bytes that hold two bits for each element."""
+    return -(-x.numel() // PER_BYTE)
+
+
+def blocks_for(threads: int) -> int:
+    return check_blocks(-(-threads // THREADS))
 
 
 def taps_of(f: torch.Tensor | None) -> tuple[int, int]:

@@ -1,20 +1,23 @@
 """Which implementation of an op runs, decided in one place.
 
 Every op has a reference in plain PyTorch, which is its definition, and may have kernels for some kinds of devices, under
-the same call signature. `select` hands out the kernel where the device of the tensor has a provider that is ready, and
-the reference otherwise. A provider is asked once in a process; one that is not ready says why in one line.
+the same call signature. `select` hands out the kernel where the device of the tensor has a provider that is ready and the
+call is within its limits, and the reference otherwise. A provider is asked once in a process; one that is not ready says
+why in one line. The reference has no limits of its own; where it steps in for a limit, a warning says so, once for each.
 """
 
 import contextlib
+import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 REFERENCE = "ref"
 IMPLS = ("cuda", REFERENCE)
-MAX_TAPS = 32  # of a filter, along an axis, that kernels take
 
 Op = Callable[..., torch.Tensor]
 
@@ -28,12 +31,38 @@ class Readiness:
     advice: str | None = None  # what to install; None where nobody would expect kernels
 
 
+class Extent(NamedTuple):
+    """How much of everything a call has, or kernels take at most."""
+
+    taps: float = 1  # of a filter, along an axis
+    factor: float = 1  # up or down
+    plane: float = 0  # pixels of a channel, upsampled and padded
+    blocks: float = 0  # that a GPU may have to start
+
+    def beyond(self, limits: "Extent") -> list[str]:
+        """The names of what is more than in `limits`."""
+        return [name for name, value, limit in zip(self._fields, self, limits, strict=True) if value > limit]
+
+
+NO_LIMITS = Extent(*[math.inf] * len(Extent._fields))
+LIMITS_IN_WORDS = {
+    "taps": "filters of up to {} taps along an axis, not of {}",
+    "factor": "an up or down of up to {}, not of {}",
+    "plane": "channels of up to {} pixels, upsampled and padded, not of {}",
+    "blocks": "calls of up to {} blocks, not of {}",
+}
+
+
+ASSUMED_READY = Readiness(True, "nobody has asked yet")
+
+
 @dataclass(frozen=True)
 class Provider:
     """Kernels for a kind of device."""
 
     load: Callable[[], Readiness]
     dtypes: frozenset[torch.dtype]
+    limits: Extent = NO_LIMITS
 
 
 _references: dict[str, Op] = {}
@@ -41,6 +70,7 @@ _kernels: dict[str, Op] = {}
 _providers: dict[str, Provider] = {}
 _readiness: dict[str, Readiness] = {}
 _forced: list[str] = []
+_warned: set[tuple[str, str]] = set()  # device type, cause
 
 
 def register(op_name: str, reference: Op, kernel: Op | None = None) -> None:
@@ -56,8 +86,8 @@ def register_provider(device_type: str, provider: Provider) -> None:
     _readiness.pop(device_type, None)
 
 
-def select(op_name: str, x: torch.Tensor, impl: str) -> Op:
-    """The implementation of `op_name` for a tensor like `x`.
+def select(op_name: str, x: torch.Tensor, impl: str, extent: Extent = Extent()) -> Op:
+    """The implementation of `op_name` for a tensor like `x`, of which the call asks as much as `extent` says.
 
     `impl` 'cuda', the name that callers have always passed, asks for the fastest on the device of x, whichever that is;
     'ref' forces the reference. Anything else is a ValueError.
@@ -65,13 +95,40 @@ def select(op_name: str, x: torch.Tensor, impl: str) -> Op:
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}, not one of: {', '.join(IMPLS)}")
     impl = _forced[-1] if _forced else impl
-    return _kernels[op_name] if impl != REFERENCE and has_kernels(op_name, x) else _references[op_name]
+    # A traced module is to run where this package is not.
+    is_plain = impl == REFERENCE or torch.jit.is_tracing() or not has_kernels(op_name, x, extent)
+    return _references[op_name] if is_plain else _kernels[op_name]
 
 
-def has_kernels(op_name: str, x: torch.Tensor) -> bool:
+def has_kernels(op_name: str, x: torch.Tensor, extent: Extent = Extent()) -> bool:
+    """Whether kernels take this call. Warns where they are at hand and a limit of theirs is in the way."""
     provider = _providers.get(x.device.type)
-    return (
-        op_name in _kernels and provider is not None and x.dtype in provider.dtypes and readiness(x.device.type).ready
+    if op_name not in _kernels or provider is None:
+        return False
+    device_type = x.device.type
+    if x.dtype not in provider.dtypes:
+        if _readiness.get(device_type, ASSUMED_READY).ready:
+            dtype = str(x.dtype).removeprefix("torch.")
+            warn_once(device_type, dtype, f"do not take {dtype}")
+        return False
+    if not readiness(device_type).ready:
+        return False
+    excess = extent.beyond(provider.limits)
+    for name in excess:
+        fact = LIMITS_IN_WORDS[name].format(getattr(provider.limits, name), getattr(extent, name))
+        warn_once(device_type, name, f"take {fact}")
+    return not excess
+
+
+def warn_once(device_type: str, cause: str, fact: str) -> None:
+    """Say, once in a process for each cause, that plain PyTorch runs because of a fact about the kernels."""
+    if (device_type, cause) in _warned or torch.compiler.is_compiling():
+        return
+    _warned.add((device_type, cause))
+    warnings.warn(
+        f"the {device_type} kernels {fact}: plain PyTorch runs instead, which is slower",
+        RuntimeWarning,
+        stacklevel=5,  # the caller of the op
     )
 
 

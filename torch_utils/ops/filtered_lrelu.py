@@ -10,7 +10,7 @@ from torch_utils.ops.bias_act import bias_act, check_bias, check_clamp, finite
 from torch_utils.ops.upfirdn2d import (
     check_filter,
     check_image,
-    check_plane,
+    extent_of,
     filter_size,
     one_factor,
     parse_padding,
@@ -43,8 +43,9 @@ def filtered_lrelu(
     up, down, padding = one_factor("up", up), one_factor("down", down), parse_padding(padding)
     gain, slope = finite("gain", gain), finite("slope", slope)
     check_clamp(clamp)
-    _check_tensors(x, fu, fd, b, up, down, padding, impl)
-    op = dispatch.select("filtered_lrelu", x, impl)
+    _check_tensors(x, fu, fd, b, up, down, padding)
+    extent = extent_of(x, [fu, fd], (up, down), (up, up), padding)
+    op = dispatch.select("filtered_lrelu", x, impl, extent)
     return op(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
 
 
@@ -65,9 +66,8 @@ def _filtered_lrelu_kernel(x, fu, fd, b, up, down, padding, gain, slope, clamp, 
     if not kernels.takes_filtered_lrelu(x, fu, fd, up, down):
         return _composed(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, impl="cuda")
     clamp = float("inf") if clamp is None else clamp
-    note_signs = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
     y, _ = kernels.ops.filtered_lrelu(
-        x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, note_signs
+        x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter, kernels.wants_gradient(x, b)
     )  # fmt: skip
     return y
 
@@ -75,13 +75,14 @@ def _filtered_lrelu_kernel(x, fu, fd, b, up, down, padding, gain, slope, clamp, 
 dispatch.register("filtered_lrelu", _filtered_lrelu_ref, _filtered_lrelu_kernel)
 
 
-def _check_tensors(x, fu, fd, b, up, down, padding, impl):
+def _check_tensors(x, fu, fd, b, up, down, padding):
     check_image(x)
     for name, f in (("fu", fu), ("fd", fd)):
         filter_size(f, name)
-        check_filter(name, f, x, impl)
+        check_filter(name, f, x)
     check_bias(x, b, dim=1)
-    check_plane(x, (up, up), padding)
+    if b is not None and b.dtype != x.dtype:
+        raise ValueError(f"b must be a tensor of the dtype of x, {x.dtype}")
     (wu, hu), (wd, hd) = filter_size(fu), filter_size(fd)
     width = x.shape[3] * up + padding[0] + padding[1] - (wu - 1)
     height = x.shape[2] * up + padding[2] + padding[3] - (hu - 1)

@@ -8,17 +8,19 @@ Older versions of torch refuse that second step.
 import torch
 import torch.nn.functional as F
 
+enabled = False  # official name: programs set it; the derivative is there, whatever it is
+
 _BILINEAR, _ZEROS, _ALIGN_CORNERS = 0, 0, False
 
 
-def grid_sample(x: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Sample `x` `[N, C, H, W]` at `grid` `[N, h, w, 2]` ((x, y) in [-1, 1] from edge to edge) -> `[N, C, h, w]`.
+def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Sample `input` `[N, C, H, W]` at `grid` `[N, h, w, 2]` ((x, y) in [-1, 1] from edge to edge) -> `[N, C, h, w]`.
 
-    Bilinear, zeros outside. Differentiable to any order with respect to `x`; ValueError if `grid` wants a gradient.
+    Bilinear, zeros outside. Differentiable to any order with respect to `input`; ValueError if `grid` wants a gradient.
     """
     if grid.requires_grad:
         raise ValueError("grid requires a gradient, which grid_sample does not give")
-    return _Sample.apply(x, grid)
+    return _Sample.apply(input, grid)
 
 
 class _Sample(torch.autograd.Function):

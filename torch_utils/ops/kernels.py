@@ -3,7 +3,8 @@
 What runs on a device is elsewhere: csrc/cpu (C++, built by cpu_build.py) and csrc/cuda (built by cuda_build.py). Both
 implement the schemas below. Each operator is linear or piecewise linear, so that derivatives of all orders are operators
 of the same set: `upfirdn2d` transposed is another `upfirdn2d`, and the derivative of an activation is a product with a
-slope that the signs of the forward pass decide.
+slope that the signs of the forward pass decide. Operators keep these signs, and neither input nor output, for the backward
+pass: what a caller does to a result in place does not matter to them.
 
 Filters are correlated where `flip` is set and convolved otherwise. Sizes and offsets are pairs (x, y), paddings
 (left, right, top, bottom), `size` is (height, width).
@@ -14,15 +15,16 @@ from collections.abc import Sequence
 import torch
 
 from torch_utils.ops import cpu_build, cuda_build, cuda_ops
-from torch_utils.ops.cuda_ops import taps_of
+from torch_utils.ops.cuda_ops import PER_BYTE, taps_of
 from torch_utils.ops.dispatch import register_provider
 
 LIBRARY = "spider_stylegan"
 SCHEMAS = (
-    # clamp(gain lrelu(x + b)): alpha 1 is linear, 0 is relu; clamp may be infinite.
-    "bias_act(Tensor x, Tensor? b, int dim, float alpha, float gain, float clamp) -> Tensor",
-    # dy times the slope of that at the place where it had the result y.
-    "bias_act_derivative(Tensor dy, Tensor y, float alpha, float gain, float clamp) -> Tensor",
+    # clamp(gain lrelu(x + b)): alpha 1 is linear, 0 is relu; clamp may be infinite. The second result holds two bits per
+    # element in the order of memory: not positive, clamped. It is empty unless asked for.
+    "bias_act(Tensor x, Tensor? b, int dim, float alpha, float gain, float clamp, bool note_signs) -> (Tensor, Tensor)",
+    # dy times the slope that the mask shows; `strides` are those of the result that the mask was noted with.
+    "bias_act_derivative(Tensor dy, Tensor mask, int[] strides, float alpha, float gain) -> Tensor",
     "upfirdn2d(Tensor x, Tensor? f, int[] up, int[] down, int[] padding, bool flip, float gain) -> Tensor",
     # The second result holds two bits per upsampled pixel: not positive, clamped. It is empty unless asked for.
     "filtered_lrelu(Tensor x, Tensor? fu, Tensor? fd, Tensor? b, int up, int down, int[] padding, float gain, "
@@ -32,7 +34,6 @@ SCHEMAS = (
     "int[] before_down, int[] size, float gain, float slope, bool flip_up, bool flip_down, int[] mid_size) -> Tensor",
 )
 LANES = 16  # planes in a word of a CPU mask
-PIXELS = 4  # in a byte of a CUDA mask
 
 _library = torch.library.Library(LIBRARY, "DEF")
 for _schema in SCHEMAS:
@@ -45,7 +46,7 @@ def empty_mask(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
     n, c = x.shape[:2]
     if x.device.type == "cpu":
         return x.new_empty([n * -(-c // LANES), height, width], dtype=torch.int32)
-    return x.new_empty([n * c, height, -(-width // PIXELS)], dtype=torch.uint8)
+    return x.new_empty([n * c, height, -(-width // PER_BYTE)], dtype=torch.uint8)
 
 
 def output_size(size: int, up: int, down: int, padding: int, taps: int) -> int:
@@ -63,38 +64,50 @@ def _empty_image(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 @torch.library.register_fake(f"{LIBRARY}::bias_act")
-def _(x, b, dim, alpha, gain, clamp):
-    return torch.empty_like(x)
+def _(x, b, dim, alpha, gain, clamp, note_signs):
+    is_on_cpu = x.device.type == "cpu"
+    size = -(-x.numel() // (LANES if is_on_cpu else PER_BYTE)) if note_signs else 0
+    return torch.empty_like(x), x.new_empty([size], dtype=torch.int32 if is_on_cpu else torch.uint8)
 
 
 @torch.library.register_fake(f"{LIBRARY}::bias_act_derivative")
-def _(dy, y, alpha, gain, clamp):
-    return torch.empty_like(y)
+def _(dy, mask, strides, alpha, gain):
+    return torch.empty_strided(dy.shape, strides, dtype=dy.dtype, device=dy.device)
+
+
+def is_linear(alpha: float, clamp: float) -> bool:
+    """Whether a leaky ReLU has one slope everywhere, so that its derivative needs no signs."""
+    return alpha == 1 and clamp == float("inf")
 
 
 def _bias_act_setup(ctx, inputs, output):
-    _, b, ctx.dim, *ctx.act = inputs
-    ctx.has_bias = b is not None
-    ctx.save_for_backward(output)
+    _, b, ctx.dim, ctx.alpha, ctx.gain, clamp, note_signs = inputs
+    ctx.has_bias, ctx.is_linear, ctx.note_signs = b is not None, is_linear(ctx.alpha, clamp), note_signs
+    ctx.strides = list(output[0].stride())
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1] if note_signs else None)
 
 
-def _bias_act_backward(ctx, dy):
-    (y,) = ctx.saved_tensors
-    dx = ops.bias_act_derivative(dy, y.detach(), *ctx.act)
+def _bias_act_backward(ctx, dy, _):
+    if ctx.is_linear:
+        dx = dy if ctx.gain == 1 else dy * ctx.gain
+    else:
+        assert ctx.note_signs, "note_signs is needed for a gradient"
+        dx = ops.bias_act_derivative(dy, *ctx.saved_tensors, ctx.strides, ctx.alpha, ctx.gain)
     db = None
     if ctx.has_bias and ctx.needs_input_grad[1]:
-        db = dx.sum([axis for axis in range(dx.ndim) if axis != ctx.dim % dx.ndim])
-    return dx, db, None, None, None, None
+        others = [axis for axis in range(dx.ndim) if axis != ctx.dim % dx.ndim]
+        db = dx.sum(others) if others else dx  # an empty list stands for all axes
+    return dx, db, None, None, None, None, None
 
 
 def _bias_act_derivative_setup(ctx, inputs, output):
-    _, y, *ctx.act = inputs
-    ctx.save_for_backward(y)
+    _, mask, *ctx.rest = inputs
+    ctx.save_for_backward(mask)
 
 
 def _bias_act_derivative_backward(ctx, ddx):
-    (y,) = ctx.saved_tensors
-    return ops.bias_act_derivative(ddx, y, *ctx.act), None, None, None, None
+    return ops.bias_act_derivative(ddx, *ctx.saved_tensors, *ctx.rest), None, None, None, None
 
 
 # upfirdn2d
@@ -211,6 +224,10 @@ for _name in ("bias_act", "bias_act_derivative", "upfirdn2d", "filtered_lrelu", 
 
 register_provider("cpu", cpu_build.PROVIDER)
 register_provider("cuda", cuda_build.PROVIDER)
+
+
+def wants_gradient(x: torch.Tensor, b: torch.Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
 def takes_filtered_lrelu(x: torch.Tensor, fu: torch.Tensor | None, fd: torch.Tensor | None, up: int, down: int) -> bool:

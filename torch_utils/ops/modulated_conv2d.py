@@ -27,7 +27,7 @@ def modulated_conv2d(
     _check_arguments(x, weight, styles, input_gain)
     scale_out = demodulation(weight, styles) if demodulate else None  # [n, out]
     scale_in = styles if input_gain is None else styles * input_gain  # [n, in]
-    if grouped:
+    if grouped and not torch.jit.is_tracing():  # which would keep the batch size as the number of groups
         return _grouped(x, weight, scale_in, scale_out, **conv_kwargs)
     x = x * scale_in.to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(x.dtype), **conv_kwargs)

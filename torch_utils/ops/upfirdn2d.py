@@ -1,5 +1,6 @@
 """Pad, upsample, filter and downsample images: the resampling of StyleGAN2 and StyleGAN3."""
 
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -79,9 +80,9 @@ def upfirdn2d(
     gain = finite("gain", gain)
     if min(_output_size(spec, _size(x), filter_size(f))) < 1:
         raise ValueError(f"padding {padding} leaves less of the {_size(x)} image than the {filter_size(f)} taps of f")
-    check_filter("f", f, x, impl)
-    check_plane(x, up, padding)
-    return dispatch.select("upfirdn2d", x, impl)(x, f, up, down, padding, flip_filter, gain)
+    check_filter("f", f, x)
+    extent = extent_of(x, [f], (*up, *down), up, padding)
+    return dispatch.select("upfirdn2d", x, impl, extent)(x, f, up, down, padding, flip_filter, gain)
 
 
 def filter2d(
@@ -146,13 +147,10 @@ def downsample_padding(f: torch.Tensor | None, down: tuple[int, int]) -> tuple[i
     return (width - down[0] + 1) // 2, (width - down[0]) // 2, (height - down[1] + 1) // 2, (height - down[1]) // 2
 
 
-MAX_FACTOR = 2**15  # up and down: derivatives go up by what the op went down
-MAX_PLANE = 2**31 - 1  # pixels of a channel, upsampled and padded
-
-
 # The reference.
 
 
+LEAST_TILE = 4  # pixels that a block of a GPU makes along an axis, at least
 FAST_CONV_PADDING = 3  # a CPU convolution that pads by more itself takes about 5 times as long
 
 
@@ -185,7 +183,8 @@ class _Resample(torch.autograd.Function):
         y = _resample(x, taps, spec)
         ctx.save_for_backward(taps)
         ctx.adjoint = spec.adjoint(_size(x), _size(y), _size(taps))
-        return y
+        # Autograd lets nobody change a view in place of what only this function has seen; an exporter does not know `data`.
+        return y if torch.compiler.is_compiling() else y.data
 
     @staticmethod
     def backward(ctx, dy):
@@ -193,14 +192,18 @@ class _Resample(torch.autograd.Function):
         return _Resample.apply(dy, taps.flip([0, 1]), ctx.adjoint), None, None
 
 
+def _resampled(x, taps, spec):
+    return _resample(x, taps, spec) if torch.jit.is_tracing() else _Resample.apply(x, taps, spec)  # which has no record
+
+
 def _upfirdn2d_ref(x, f, up, down, padding, flip_filter, gain):
     f = torch.ones([1, 1], device=x.device) if f is None else f
     taps = (f if flip_filter else f.flip(list(range(f.ndim)))).to(x.dtype)
     if taps.ndim == 2:
-        return _Resample.apply(x, taps * gain, Resampling(up, down, padding))
+        return _resampled(x, taps * gain, Resampling(up, down, padding))
     taps, sign = taps * abs(gain) ** 0.5, math.copysign(1, gain)
-    x = _Resample.apply(x, taps[:, None] * sign, Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
-    return _Resample.apply(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
+    x = _resampled(x, taps[:, None] * sign, Resampling((1, up[1]), (1, down[1]), (0, 0, *padding[2:])))
+    return _resampled(x, taps[None, :], Resampling((up[0], 1), (down[0], 1), (*padding[:2], 0, 0)))
 
 
 def _upfirdn2d_kernel(x, f, up, down, padding, flip_filter, gain):
@@ -217,7 +220,9 @@ def _resample(x, taps, spec):
     n, c, h, w = x.shape
     if x.numel() == 0:  # an empty batch, or all of the image was cropped
         return x.new_zeros([n, c, size[1], size[0]])
-    if not torch.compiler.is_compiling():  # an exported graph needs a number of groups that does not follow the batch
+    if not (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()
+    ):  # groups in a recorded graph must not follow the batch
         x = x.reshape(1, n * c, h, w)  # every plane a channel: as fast for 3 channels as for 64
     weight = taps.expand(x.shape[1], 1, *taps.shape)
     if spec.up != (1, 1):
@@ -262,7 +267,7 @@ def _spread(x, weight, spec):
 
 
 def _size(x):
-    return x.shape[-1], x.shape[-2]
+    return int(x.shape[-1]), int(x.shape[-2])
 
 
 def _output_size(spec, size, taps):
@@ -284,28 +289,32 @@ def filter_size(f: torch.Tensor | None, name: str = "f") -> tuple[int, int]:
         raise ValueError(f"{name} has shape {list(f.shape)}, must be [taps] or [height, width]")
     if f.requires_grad:
         raise ValueError(f"{name} requires a gradient, which no op gives; detach it")
-    return f.shape[-1], f.shape[0]
+    return int(f.shape[-1]), int(f.shape[0])
 
 
-def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor, impl: str) -> None:
-    """ValueError where `f` is not beside `x`, or too long for kernels that may be chosen."""
-    if f is None:
-        return
-    if f.device != x.device:
+def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
+    """ValueError where `f` is not beside `x`."""
+    if f is not None and f.device != x.device:
         raise ValueError(f"{name} is on {f.device}, must be on {x.device} like x")
-    if max(f.shape) > dispatch.MAX_TAPS and impl != dispatch.REFERENCE:
-        raise ValueError(
-            f"{name} has {max(f.shape)} taps along an axis, kernels take 1 to {dispatch.MAX_TAPS}; impl='ref' takes any number"
-        )
 
 
-def check_plane(x: torch.Tensor, up: tuple[int, int], padding: tuple[int, int, int, int]) -> None:
-    """ValueError where an upsampled and padded channel has more pixels than a 32-bit index counts."""
+def extent_of(
+    x: torch.Tensor,
+    filters: Sequence[torch.Tensor | None],
+    factors: Sequence[int],
+    up: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> dispatch.Extent:
+    """What kernels must take to run such a call, and its derivatives."""
     left, right, top, bottom = padding
     width = x.shape[3] * up[0] + max(left, 0) + max(right, 0)
     height = x.shape[2] * up[1] + max(top, 0) + max(bottom, 0)
-    if width * height > MAX_PLANE:
-        raise ValueError(f"x upsampled and padded is {width}x{height}, a channel may have up to {MAX_PLANE} pixels")
+    return dispatch.Extent(
+        taps=max(max(filter_size(f)) for f in filters),
+        factor=max(factors),
+        plane=width * height,
+        blocks=x.shape[0] * x.shape[1] * -(-width // LEAST_TILE) * -(-height // LEAST_TILE),
+    )
 
 
 def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
@@ -313,8 +322,6 @@ def parse_scaling(name: str, scaling: int | Sequence[int]) -> tuple[int, int]:
     values = _integers(name, scaling, lengths=(1, 2))
     if min(values) < 1:
         raise ValueError(f"{name} is {scaling}, must be at least 1")
-    if max(values) > MAX_FACTOR:
-        raise ValueError(f"{name} is {scaling}, must be at most {MAX_FACTOR}")
     return values[0], values[-1]
 
 
@@ -342,6 +349,8 @@ def add_padding(padding: int | Sequence[int], extra: Sequence[int]) -> tuple[int
 
 def _integers(name, value, lengths):
     values = [value] if isinstance(value, numbers.Number) else list(value)
+    if torch.jit.is_tracing():  # which makes tensors of sizes, and of what follows from them
+        values = [int(v) if isinstance(v, torch.Tensor) and v.ndim == 0 else v for v in values]
     if not all(isinstance(v, numbers.Integral) for v in values):
         raise ValueError(f"{name} is {value!r}, must hold integers")
     if len(values) not in lengths:
@@ -355,3 +364,8 @@ def check_image(x: torch.Tensor) -> None:
         raise ValueError("x must be a floating point tensor")
     if x.ndim != 4:
         raise ValueError(f"x has shape {list(x.shape)}, must be [N, C, H, W]")
+
+
+# Official names, which copies of the official conv2d_resample import.
+_parse_padding, _get_filter_size = parse_padding, filter_size
+_parse_scaling = functools.partial(parse_scaling, "scaling")

@@ -1,43 +1,67 @@
-// Bias, leaky ReLU, gain and clamp in one pass, and their derivative from the signs of the result.
+// Bias, leaky ReLU, gain and clamp in one pass, and their derivative from the choices that it noted.
 
 #pragma once
 
 #include <ATen/Parallel.h>
 
-#include <cmath>
-
-#include "lanes.h"
+#include "signs.h"
 
 namespace spider {
 
-constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
+constexpr int64_t kGrain = 1 << 11;  // vectors worth a thread
 
-// The derivative reads from the result whether it was clamped. So that it can, what was not clamped but rounds to the
-// bound in the storage type becomes the number below it.
 template <class A> struct LeakyRelu {
   A positive, negative, clamp;
-  A bound;  // clamp, as it is stored
-  A below;  // the largest number below that is stored
 };
 
-inline float next_below(float bound) { return std::nextafter(bound, 0.0f); }
-inline double next_below(double bound) { return std::nextafter(bound, 0.0); }
-inline float next_below(at::BFloat16 bound) {
-  bound.x -= bound.x > 0;
-  return bound;
-}
-
-template <class T> LeakyRelu<ScalarOf<T>> leaky_relu_of(double alpha, double gain, double clamp) {
+// The bias along a tensor that is [outer, channels, inner] in memory, sixteen elements at a time.
+template <class T> class BiasRow {
+ public:
+  using V = LanesOf<T>;
   using A = ScalarOf<T>;
-  const T bound = static_cast<T>(A(clamp));
-  const A below = std::isinf(clamp) ? A(INFINITY) : A(next_below(bound));
-  return {A(gain), A(gain * alpha), A(clamp), A(bound), below};
-}
 
-// Calls body(i, count) for sixteen elements at a time, the last ones fewer.
-template <class F> void in_lanes(int64_t begin, int64_t end, const F& body) {
-  for (int64_t i = begin; i < end; i += kLanes) body(i, int(std::min<int64_t>(kLanes, end - i)));
-}
+  BiasRow(const T* bias, int64_t channels, int64_t inner, int64_t start)
+      : bias_(bias), channels_(channels), inner_(inner), channel_(start / inner % channels), place_(start % inner) {}
+
+  V next() {
+    if (bias_ == nullptr) return V{};
+    V v;
+    if (place_ + kLanes <= inner_)
+      v = broadcast<V>(static_cast<A>(bias_[channel_]));
+    else if (inner_ == 1 && channel_ + kLanes <= channels_)
+      v = widen(bias_ + channel_);
+    else
+      return gather();
+    step(kLanes);
+    return v;
+  }
+
+ private:
+  V gather() {
+    V v;
+    for (int lane = 0; lane < kLanes; lane++) {
+      v[lane] = static_cast<A>(bias_[channel_]);
+      step(1);
+    }
+    return v;
+  }
+
+  // By elements of one channel, or by channels of one element.
+  void step(int count) {
+    if (inner_ == 1) {
+      channel_ += count;
+    } else {
+      place_ += count;
+      if (place_ < inner_) return;
+      place_ -= inner_;
+      channel_++;
+    }
+    if (channel_ >= channels_) channel_ -= channels_;
+  }
+
+  const T* bias_;
+  int64_t channels_, inner_, channel_, place_;
+};
 
 template <class T> inline LanesOf<T> load(const T* p, int count) {
   return count == kLanes ? widen(p) : widen_some(p, count);
@@ -50,56 +74,43 @@ template <class T> inline void store(T* p, const LanesOf<T>& v, int count) {
     narrow_some(p, v, count);
 }
 
-template <class V, class A> inline V leaky_relu(V v, const LeakyRelu<A>& p) {
-  const V zero = {}, clamp = broadcast<V>(p.clamp), bound = broadcast<V>(p.bound), below = broadcast<V>(p.below);
-  v *= v > zero ? broadcast<V>(p.positive) : broadcast<V>(p.negative);
-  V y = v > below ? below : v;
-  y = y < -below ? -below : y;
-  y = v >= clamp ? bound : y;
-  return v <= -clamp ? -bound : y;
+// Calls body(word, i, count) for sixteen elements at a time, the last ones fewer.
+template <class F> void in_lanes(int64_t begin, int64_t end, int64_t numel, const F& body) {
+  for (int64_t word = begin; word < end; word++)
+    body(word, word * kLanes, int(std::min<int64_t>(kLanes, numel - word * kLanes)));
 }
 
-// x is [outer, channels, inner] in memory; bias of each channel, or nullptr.
+inline int64_t number_of_words(int64_t numel) { return (numel + kLanes - 1) / kLanes; }
+
+// bias and mask may be nullptr.
 template <class T>
-void bias_act(const T* x, const T* bias, T* y, int64_t outer, int64_t channels, int64_t inner,
+void bias_act(const T* x, const T* bias, T* y, uint32_t* mask, int64_t numel, int64_t channels, int64_t inner,
               const LeakyRelu<ScalarOf<T>>& p) {
   using V = LanesOf<T>;
-  if (bias == nullptr) {  // one long row
-    inner *= outer * channels;
-    outer = channels = 1;
-  }
-  if (inner == 1 && bias != nullptr) {  // the bias runs along with x
-    at::parallel_for(0, outer, std::max<int64_t>(1, kGrain / channels), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; row++)
-        in_lanes(0, channels, [&](int64_t i, int count) {
-          store(y + row * channels + i, leaky_relu(load(x + row * channels + i, count) + load(bias + i, count), p), count);
-        });
+  at::parallel_for(0, number_of_words(numel), kGrain, [&](int64_t begin, int64_t end) {
+    const V zero = {}, upper = broadcast<V>(p.clamp), lower = -upper;
+    const V positive = broadcast<V>(p.positive), negative = broadcast<V>(p.negative);
+    BiasRow<T> row(bias, channels, inner, begin * kLanes);
+    in_lanes(begin, end, numel, [&](int64_t word, int64_t i, int count) {
+      const V biased = load(x + i, count) + row.next();
+      const auto is_positive = biased > zero;
+      V v = biased * (is_positive ? positive : negative);
+      if (mask != nullptr) mask[word] = noted(is_positive, (v <= lower) | (v >= upper));
+      v = v < lower ? lower : v;
+      store(y + i, v > upper ? upper : v, count);
     });
-    return;
-  }
-  const int64_t pieces = (inner + kGrain - 1) / kGrain;  // of a row
-  at::parallel_for(0, outer * channels * pieces, std::max<int64_t>(1, kGrain / inner), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t row = task / pieces, piece = task % pieces;
-      const V b = bias == nullptr ? V{} : broadcast<V>(static_cast<ScalarOf<T>>(bias[row % channels]));
-      in_lanes(piece * kGrain, std::min(inner, (piece + 1) * kGrain), [&](int64_t i, int count) {
-        store(y + row * inner + i, leaky_relu(load(x + row * inner + i, count) + b, p), count);
-      });
-    }
   });
 }
 
-// dx = dy times the slope that y shows: y has the sign of what was activated, and is at its bound where it was clamped.
+// dx = dy times the slope that was noted.
 template <class T>
-void bias_act_derivative(const T* dy, const T* y, T* dx, int64_t numel, const LeakyRelu<ScalarOf<T>>& p) {
+void bias_act_derivative(const T* dy, const uint32_t* mask, T* dx, int64_t numel, ScalarOf<T> positive,
+                         ScalarOf<T> negative) {
   using V = LanesOf<T>;
-  at::parallel_for(0, numel, kGrain, [&](int64_t begin, int64_t end) {
-    const V zero = {}, upper = broadcast<V>(p.bound), lower = -upper;
-    const V positive = broadcast<V>(p.positive), negative = broadcast<V>(p.negative);
-    in_lanes(begin, end, [&](int64_t i, int count) {
-      const V v = load(y + i, count);
-      const V slope = v > zero ? positive : negative;
-      store(dx + i, load(dy + i, count) * ((v > lower) & (v < upper) ? slope : zero), count);
+  at::parallel_for(0, number_of_words(numel), kGrain, [&](int64_t begin, int64_t end) {
+    in_lanes(begin, end, numel, [&](int64_t word, int64_t i, int count) {
+      const V v = load(dy + i, count);
+      store(dx + i, v * slopes<V>(mask[word], broadcast<V>(positive), broadcast<V>(negative)), count);
     });
   });
 }

@@ -126,37 +126,40 @@ Tensor filtered_lrelu_derivative(const Tensor& x, const Tensor& mask, const Opti
   return y;
 }
 
-// Dense in memory, with dimension `dim` between what is outside and inside of it: (outer, channels, inner).
-std::tuple<int64_t, int64_t, int64_t> sides_of(const Tensor& x, int64_t dim) {
-  const int64_t channels = x.size(dim), inner = x.stride(dim);
-  if (channels == 1) return {1, 1, x.numel()};  // the stride of such a dimension means nothing
-  return {x.numel() / (channels * inner), channels, inner};
+// Of a tensor that is dense in memory: channels along dimension `dim`, and the elements from one to the next.
+std::pair<int64_t, int64_t> sides_of(const Tensor& x, int64_t dim) {
+  if (x.size(dim) == 1) return {1, x.numel()};  // the stride of such a dimension means nothing
+  return {x.size(dim), x.stride(dim)};
 }
 
 Tensor dense(const Tensor& x) { return x.is_non_overlapping_and_dense() ? x : x.contiguous(); }
 
-Tensor bias_act_op(const Tensor& x_, const OptionalTensor& b, int64_t dim, double alpha, double gain, double clamp) {
+std::tuple<Tensor, Tensor> bias_act_op(const Tensor& x_, const OptionalTensor& b, int64_t dim, double alpha, double gain,
+                                       double clamp, bool note_signs) {
   const Tensor x = dense(x_);
   Tensor y = at::empty_like(x);
-  if (x.numel() == 0) return y;
-  const auto [outer, channels, inner] = b.has_value() ? sides_of(x, dim) : std::make_tuple(int64_t(1), int64_t(1), x.numel());
+  Tensor mask = at::empty({note_signs ? number_of_words(x.numel()) : 0}, x.options().dtype(at::kInt));
+  if (x.numel() == 0) return {y, mask};
+  const auto [channels, inner] = b.has_value() ? sides_of(x, dim) : std::make_pair(int64_t(1), x.numel());
   const Tensor bias = b.has_value() ? b->contiguous() : Tensor();
-  SPIDER_DISPATCH(x.scalar_type(), "bias_act", [&, outer = outer, channels = channels, inner = inner] {
-    const auto act = leaky_relu_of<scalar_t>(alpha, gain, clamp);
+  SPIDER_DISPATCH(x.scalar_type(), "bias_act", [&, channels = channels, inner = inner] {
+    using A = ScalarOf<scalar_t>;
     bias_act<scalar_t>(x.data_ptr<scalar_t>(), b.has_value() ? bias.data_ptr<scalar_t>() : nullptr,
-                       y.data_ptr<scalar_t>(), outer, channels, inner, act);
+                       y.data_ptr<scalar_t>(), note_signs ? reinterpret_cast<uint32_t*>(mask.data_ptr<int>()) : nullptr,
+                       x.numel(), channels, inner, {A(gain), A(gain * alpha), A(clamp)});
   });
-  return y;
+  return {y, mask};
 }
 
-Tensor bias_act_derivative_op(const Tensor& dy_, const Tensor& y_, double alpha, double gain, double clamp) {
-  const Tensor y = dense(y_);
-  Tensor dx = at::empty_like(y);
-  Tensor dy = dy_;
-  if (dy.strides() != y.strides()) dy = at::empty_like(y).copy_(dy_);
-  SPIDER_DISPATCH(y.scalar_type(), "bias_act_derivative", [&] {
-    const auto act = leaky_relu_of<scalar_t>(alpha, gain, clamp);
-    bias_act_derivative<scalar_t>(dy.data_ptr<scalar_t>(), y.data_ptr<scalar_t>(), dx.data_ptr<scalar_t>(), y.numel(), act);
+// dx has the strides of the forward pass' y, in whose order the mask is.
+Tensor bias_act_derivative_op(const Tensor& dy_, const Tensor& mask, at::IntArrayRef strides, double alpha, double gain) {
+  Tensor dx = at::empty_strided(dy_.sizes(), strides, dy_.options());
+  if (dx.numel() == 0) return dx;
+  const Tensor dy = dy_.strides() == strides ? dy_ : at::empty_like(dx).copy_(dy_);
+  SPIDER_DISPATCH(dx.scalar_type(), "bias_act_derivative", [&] {
+    using A = ScalarOf<scalar_t>;
+    bias_act_derivative<scalar_t>(dy.data_ptr<scalar_t>(), reinterpret_cast<uint32_t*>(mask.data_ptr<int>()),
+                                  dx.data_ptr<scalar_t>(), dx.numel(), A(gain), A(gain * alpha));
   });
   return dx;
 }

@@ -13,7 +13,7 @@
 
 #include <ATen/Parallel.h>
 
-#include "lanes.h"
+#include "signs.h"
 
 namespace spider {
 
@@ -205,27 +205,6 @@ template <class A> struct Pointwise {
   A positive = 1, negative = 1, clamp = INFINITY;
 };
 
-// A word of the mask holds two bits for each lane: lane l was not positive in bit l, was clamped in bit 16 + l.
-constexpr int kClampedBit = 16;
-
-template <class I> inline I spread_bits(uint32_t word) {  // all bits of lane l set if bit l of word is
-  const I bit = I{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
-  return (broadcast<I>(word) & bit) != 0;
-}
-
-template <class I> inline uint32_t gather_bits(const I& mask) {
-  uint32_t word = 0;
-  for (int lane = 0; lane < kLanes; lane++) word |= uint32_t(mask[lane] != 0) << lane;
-  return word;
-}
-
-#ifdef SPIDER_AVX512
-typedef int32_t IntLanes __attribute__((vector_size(kLanes * sizeof(int32_t))));
-template <> inline uint32_t gather_bits<IntLanes>(const IntLanes& mask) {
-  return _mm512_movepi32_mask((__m512i)mask);
-}
-#endif
-
 template <class V, class A> void act_on_row(V* u, int64_t width, const Pointwise<A>& p, uint32_t* mask) {
   const V zero = {}, positive = broadcast<V>(p.positive), negative = broadcast<V>(p.negative);
   const V upper = broadcast<V>(p.clamp), lower = -upper;
@@ -244,17 +223,13 @@ template <class V, class A> void act_on_row(V* u, int64_t width, const Pointwise
       for (int64_t i = 0; i < width; i++) {
         const I is_positive = u[i] > zero;
         V v = u[i] * (is_positive ? positive : negative);
-        const I is_clamped = (v <= lower) | (v >= upper);
-        mask[i] = gather_bits<I>(~is_positive) | gather_bits<I>(is_clamped) << kClampedBit;
+        mask[i] = noted<I>(is_positive, (v <= lower) | (v >= upper));
         v = v < lower ? lower : v;
         u[i] = v > upper ? upper : v;
       }
       break;
     case Act::derivative:
-      for (int64_t i = 0; i < width; i++) {
-        const V slope = spread_bits<I>(mask[i] & 0xffff) ? negative : positive;
-        u[i] *= spread_bits<I>(mask[i] >> kClampedBit) ? zero : slope;
-      }
+      for (int64_t i = 0; i < width; i++) u[i] *= slopes<V>(mask[i], positive, negative);
       break;
   }
 }

@@ -38,3 +38,15 @@ __device__ __forceinline__ element narrow(scalar v) {
 }
 #endif
 
+// Leaky ReLU with a gain for either sign, then the clamp; its two choices as bits: not positive, clamped.
+__device__ __forceinline__ scalar activate(scalar v, scalar positive, scalar negative, scalar clamp, int& note) {
+  const bool is_positive = v > 0;
+  v *= is_positive ? positive : negative;
+  note = (is_positive ? 0 : 1) | (v <= -clamp || v >= clamp ? 2 : 0);
+  return v < -clamp ? -clamp : v > clamp ? clamp : v;
+}
+
+__device__ __forceinline__ scalar slope_of(int note, scalar positive, scalar negative) {
+  return note & 2 ? (scalar)0 : note & 1 ? negative : positive;
+}
+

@@ -27,13 +27,6 @@ constexpr int HALF_UP_SIZE = UP_2D ? 0 : IN_H * MID_PITCH;  // upsampled along x
 constexpr int HALF_DOWN_SIZE = DOWN_2D ? 0 : MID_H * TW;    // downsampled along x
 __device__ __forceinline__ constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-__device__ __forceinline__ scalar activate(scalar v, scalar positive, scalar negative, scalar clamp, int& note) {
-  const bool is_positive = v > 0;
-  v *= is_positive ? positive : negative;
-  note = (is_positive ? 0 : 1) | (v <= -clamp || v >= clamp ? 2 : 0);
-  return v < -clamp ? -clamp : v > clamp ? clamp : v;
-}
-
 SPIDER_KERNEL resample(const element* x, element* y, const element* bias, const float* fu, const float* fd,
                        unsigned char* notes, int channels, int in_h, int in_w, int mid_h, int mid_w, int out_h,
                        int out_w, int tiles_x, int tiles_y, int flip_up, int flip_down, scalar gain_up, scalar gain_down,
@@ -135,10 +128,7 @@ SPIDER_KERNEL resample(const element* x, element* y, const element* bias, const 
     const int byte = row_inside && 0 <= mx && mx < mid_w
                          ? notes[((long long)plane * mid_h + my) * ((mid_w + 3) / 4) + mx / 4] : 0;
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-      const int note = byte >> (2 * k);
-      u.v[k] *= note & 2 ? (scalar)0 : note & 1 ? negative : positive;
-    }
+    for (int k = 0; k < 4; k++) u.v[k] *= slope_of(byte >> (2 * k), positive, negative);
 #endif
 #pragma unroll
     for (int k = 0; k < 4; k++)
