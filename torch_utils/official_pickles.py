@@ -44,6 +44,11 @@ class OfficialModule:
     count: int = field(init=False)
     """Modules and tensors, as often as they are referred to."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise SnapshotError(
+            f"a {shown(self.class_name)} of the official code: this project has no class for it, only its data"
+        )
+
     def __post_init__(self) -> None:
         self.count = 1 + len(self.tensors) + sum(child.count for child in self.children.values())
         if self.count > MAX_MODULES:

@@ -13,7 +13,7 @@ import importlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import UserError
+from dnnlib.util import EasyDict
 from torch_utils import data_pickles, official_pickles, tensorflow_pickles
 from torch_utils.data_pickles import Blob, Name, SnapshotError, Stateful, shown, tensor_from_bytes
 from torch_utils.official_pickles import OfficialModule
@@ -50,12 +51,8 @@ MAX_TENSORS = 20_000  # in all of them
 _persistent_classes: dict[str, type] = {}
 
 
-def persistent_class(cls: Any) -> Any:
-    """Class decorator: remember constructor arguments (`init_kwargs`) and be picklable as data.
-
-    The class offers `state_dict()` and `load_state_dict()`, as `torch.nn.Module` does; its constructor arguments must
-    be plain data (numbers, strings, None, lists, tuples, dicts).
-    """
+def remembers_arguments(cls: Any) -> Any:
+    """Class decorator: `init_args` and `init_kwargs` say what an object was built with, as in the official code."""
     construct = cls.__init__
     signature = inspect.signature(construct)
 
@@ -66,12 +63,56 @@ def persistent_class(cls: Any) -> Any:
         construct(self, *args, **kwargs)
 
     cls.__init__ = __init__
+    cls.init_kwargs = property(lambda self: _as_easy_dicts(self._init_kwargs))
+    cls.init_args = property(lambda self: ())
+    return cls
+
+
+def persistent_class(cls: Any) -> Any:
+    """Class decorator: remember constructor arguments (`init_kwargs`) and be picklable as data.
+
+    The constructor's arguments must be plain data (numbers, strings, None, lists, tuples, dicts). What the constructor
+    does not bring back comes from `state_dict()` and goes to `load_state_dict()`, as in `torch.nn.Module`; of a class
+    without these the attributes travel, plain data and tensors. Classes of a user's program, so marked, are read in programs
+    that have imported them.
+    """
+    remembers_arguments(cls)
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def __init__(self, *args, **kwargs):
+        construct(self, *args, **kwargs)
+        if isinstance(self, torch.nn.Module):
+            self.__dict__["_as_built"] = _parts(self)  # of the last constructor, which is the outermost one
+
+    cls.__init__ = __init__
     cls.__reduce_ex__ = _reduce
     cls.__deepcopy__ = _deepcopy
-    cls.init_kwargs = property(lambda self: copy.deepcopy(self._init_kwargs))
-    cls.init_args = property(lambda self: ())
     _persistent_classes[class_path(cls)] = cls
     return cls
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a module consisted of when it was built: what a file need not say."""
+
+    shapes: dict[str, torch.Size]
+    attributes: frozenset[str]
+    """With the paths of the modules that they belong to: `synthesis.b4.resolution`."""
+
+
+def _parts(module: torch.nn.Module) -> Parts:
+    return Parts({name: tensor.shape for name, tensor in module.state_dict().items()}, frozenset(_attributes(module)))
+
+
+def _attributes(module: torch.nn.Module) -> dict[str, Any]:
+    """Public attributes of all modules in it, by path."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if not name.startswith("_")
+    }
 
 
 def class_path(cls: type) -> str:
@@ -79,8 +120,9 @@ def class_path(cls: type) -> str:
 
 
 def is_persistent(value: Any) -> bool:
-    """Whether the object's class is marked with `persistent_class`."""
-    return _persistent_classes.get(class_path(type(value))) is type(value)
+    """Whether the class, or the object's class, is marked with `persistent_class`."""
+    cls = value if isinstance(value, type) else type(value)
+    return _persistent_classes.get(class_path(cls)) is cls
 
 
 def import_hook(hook: Any) -> None:
@@ -121,6 +163,8 @@ class SavedObject:
     class_name: str
     init_kwargs: dict[str, Any]
     state: dict[str, torch.Tensor]
+    manner: dict[str, Any] = field(default_factory=dict)
+    """What a caller has changed since: `training`, `trainable` (names of parameters), `attributes` (path -> value)."""
 
     def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         return self.class_name, self.init_kwargs, self.state
@@ -170,7 +214,8 @@ class _Builder:
         if hasattr(value, "recipe"):
             class_name, kwargs, state = value.recipe(self.bytes_left)
             self.spend(state)
-            return instantiate(class_name, kwargs, state)
+            obj = instantiate(class_name, kwargs, state)
+            return with_manner(obj, value.manner) if isinstance(value, SavedObject) else obj
         if isinstance(value, Blob | Name | Stateful):
             raise SnapshotError("not a readable snapshot: it holds something else than networks and plain data")
         return value
@@ -197,7 +242,8 @@ def instantiate(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.
         check_data(kwargs, "the arguments in the snapshot", MAX_ARGUMENTS)
         with _naming(class_name):
             obj = cls(**_to_plain(kwargs))
-            obj.load_state_dict(state)
+            if hasattr(obj, "load_state_dict"):
+                obj.load_state_dict(state)
         return obj
     check_arguments(kwargs, len(state))
     with torch.device("meta"), _at_most(len(state)), _naming(class_name):
@@ -207,6 +253,35 @@ def instantiate(class_name: str, kwargs: dict[str, Any], state: dict[str, torch.
         obj = obj._apply(lambda tensor: torch.empty_like(tensor, device="cpu"))
     obj.load_state_dict(state)
     return obj.eval().requires_grad_(False)
+
+
+def with_manner(obj: Any, manner: dict[str, Any]) -> Any:
+    """The object as its caller had left it; files that say nothing have networks in eval mode, without gradients.
+
+    Attributes that the object's class or constructor knows are not touched: a file must not replace a method.
+    Raises `SnapshotError`.
+    """
+    is_module = isinstance(obj, torch.nn.Module)
+    trainable, attributes = manner.get("trainable", []), manner.get("attributes", {})
+    if not isinstance(trainable, list) or not isinstance(attributes, dict):
+        raise SnapshotError("the snapshot's network has gradients or attributes that are none")
+    plain = {path: value for path, value in attributes.items() if not isinstance(value, torch.Tensor)}
+    check_data(plain, "the attributes in the snapshot", MAX_ARGUMENTS)
+    try:
+        if is_module:
+            obj.train(manner.get("training") is True)
+            for name in trainable:
+                obj.get_parameter(name).requires_grad_(True)
+        for path, value in attributes.items():
+            owner_path, _, name = path.rpartition(".")
+            owner = obj.get_submodule(owner_path) if is_module else obj
+            is_taken = hasattr(owner, name) if is_module else hasattr(type(owner), name)
+            if (owner_path and not is_module) or is_taken or name.startswith("_") or not name.isidentifier():
+                raise SnapshotError(f"the snapshot sets {shown(path)}, which belongs to {type(obj).__name__}")
+            object.__setattr__(owner, name, value)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise SnapshotError(f"the snapshot's {type(obj).__name__} has no {shown(str(error))}") from error
+    return obj
 
 
 def check_arguments(kwargs: Any, num_tensors: int) -> None:
@@ -319,16 +394,63 @@ def _to_plain(value: Any) -> Any:
     return value
 
 
+def _as_easy_dicts(value: Any) -> Any:
+    """A deep copy whose dicts have their keys as attributes."""
+    if isinstance(value, dict):
+        return EasyDict({key: _as_easy_dicts(item) for key, item in value.items()})
+    return [_as_easy_dicts(item) for item in value] if type(value) is list else copy.deepcopy(value)
+
+
 def _reduce(self, protocol):
+    """Describe the object as data. Raises `UserError` for what could not be read again."""
     check_data(self._init_kwargs, f"the arguments of {type(self).__name__}", MAX_ARGUMENTS)
+    state = self.state_dict() if hasattr(self, "state_dict") else {}
+    if not is_persistent(self):
+        raise UserError(
+            f"{class_path(type(self))}: is not marked with persistence.persistent_class, so that no file can name it; mark it"
+        )
+    if isinstance(self, torch.nn.Module):
+        check_as_built(self, state)
     meta = {
         "type": "class",
         "version": FORMAT_VERSION,
         "class_name": class_path(type(self)),
         "init_kwargs": self._init_kwargs,
-        "state": {name: _PackedTensor(tensor) for name, tensor in self.state_dict().items()},
+        "state": {name: _PackedTensor(tensor) for name, tensor in state.items()},
+        **manner_of(self),
     }
     return _reconstruct_persistent_obj, (meta,)
+
+
+def check_as_built(module: Any, state: dict[str, torch.Tensor]) -> None:
+    """Raise `UserError` where a file's arguments would build another network than this one has become."""
+    shapes = module._as_built.shapes
+    for name in sorted({*shapes, *state}):
+        if name not in state or name not in shapes or state[name].shape != shapes[name]:
+            is_there = f"was {list(shapes[name])}" if name in shapes else "was not there"
+            is_now = f"is {list(state[name].shape)}" if name in state else "is gone"
+            raise UserError(
+                f"{type(module).__name__}: {name} {is_there} when it was built, and {is_now} now: its constructor's "
+                "arguments would bring back another network; make a class of yours that builds the changed one, marked with persistent_class"
+            )
+
+
+def manner_of(obj: Any) -> dict[str, Any]:
+    """What a file must say beside arguments and state; nothing of a network in eval mode and without gradients."""
+    if not isinstance(obj, torch.nn.Module):
+        own = {} if hasattr(obj, "state_dict") else {name: value for name, value in vars(obj).items() if name[0] != "_"}
+        return {"attributes": storable(obj, own)} if own else {}
+    trainable = [name for name, parameter in obj.named_parameters() if parameter.requires_grad]
+    added = {path: value for path, value in _attributes(obj).items() if path not in obj._as_built.attributes}
+    manner = {"training": obj.training, "trainable": trainable, "attributes": storable(obj, added)}
+    return {name: value for name, value in manner.items() if value}
+
+
+def storable(obj: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes as a file holds them. Raises `UserError` for what is neither plain data nor a tensor."""
+    plain = {path: _to_plain(value) for path, value in attributes.items() if not isinstance(value, torch.Tensor)}
+    check_data(plain, f"the attributes of {type(obj).__name__}", MAX_ARGUMENTS)
+    return plain | {path: _PackedTensor(v) for path, v in attributes.items() if isinstance(v, torch.Tensor)}
 
 
 def _deepcopy(self, memo):
@@ -345,7 +467,9 @@ def _reconstruct_persistent_obj(meta: dict) -> Any:
     networks are handed over before the networks they belong to, and stay descriptions. Source text is never looked at.
     """
     saved = _describe(meta)
-    return saved if isinstance(saved, OfficialModule) and not saved.is_network else instantiate(*saved.recipe())
+    if isinstance(saved, SavedObject):
+        return with_manner(instantiate(*saved.recipe()), saved.manner)
+    return instantiate(*saved.recipe()) if saved.is_network else saved
 
 
 def _describe(meta: Any) -> SavedObject | OfficialModule:
@@ -363,7 +487,9 @@ def _describe(meta: Any) -> SavedObject | OfficialModule:
         raise SnapshotError("the snapshot holds an object without a class or without a state")
     if not all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in state.items()):
         raise SnapshotError(f"the snapshot's {shown(name)} has a state that is not made of tensors")
-    return SavedObject(name, kwargs, state)
+    return SavedObject(
+        name, kwargs, state, {key: meta[key] for key in ("training", "trainable", "attributes") if key in meta}
+    )
 
 
 class _PackedTensor:

@@ -66,6 +66,7 @@ def _prescale_for_half(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torc
     return weight, styles / styles.abs().amax(dim=1, keepdim=True)
 
 
+@persistence.remembers_arguments
 class FullyConnectedLayer(EqualizedLinear):
     """`x [n, in] -> [n, out]`. The stored bias is not divided by the learning-rate multiplier."""
 
@@ -83,6 +84,7 @@ class FullyConnectedLayer(EqualizedLinear):
         )
 
 
+@persistence.remembers_arguments
 class Conv2dLayer(torch.nn.Module):
     """Convolution with equalised weights, optional up- or downsampling, bias, activation and clamp."""
 
@@ -143,6 +145,7 @@ class Conv2dLayer(torch.nn.Module):
         )
 
 
+@persistence.remembers_arguments
 class MappingNetwork(EncodedMapping):
     """z and label to w: both normalised, concatenated, then `num_layers` leaky-ReLU layers at 1/100 learning rate."""
 
@@ -184,6 +187,7 @@ class MappingNetwork(EncodedMapping):
         return x
 
 
+@persistence.remembers_arguments
 class SynthesisLayer(torch.nn.Module):
     """Modulated convolution, noise, bias, activation."""
 
@@ -258,6 +262,7 @@ class SynthesisLayer(torch.nn.Module):
         )
 
 
+@persistence.remembers_arguments
 class ToRGBLayer(torch.nn.Module):
     """Modulated 1x1 convolution to image channels, without demodulation."""
 
@@ -296,6 +301,7 @@ class ToRGBLayer(torch.nn.Module):
         return bias_act.bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
+@persistence.remembers_arguments
 class SynthesisBlock(MixedPrecision):
     """One resolution of the synthesis: one or two layers, and to image channels where the architecture asks for it.
 
@@ -406,6 +412,7 @@ class SynthesisBlock(MixedPrecision):
         return f"resolution={self.resolution}, architecture={self.architecture}"
 
 
+@persistence.remembers_arguments
 class SynthesisNetwork(torch.nn.Module):
     """ws to image: blocks `b4, b8, …` up to the image's resolution."""
 
@@ -472,6 +479,7 @@ class Generator(SourceGenerator):
     synthesis_network = SynthesisNetwork
 
 
+@persistence.remembers_arguments
 class DiscriminatorBlock(MixedPrecision):
     """One resolution of the discriminator: image in where the architecture asks for it, two convolutions, half size.
 
@@ -546,6 +554,7 @@ class DiscriminatorBlock(MixedPrecision):
         return f"resolution={self.resolution}, architecture={self.architecture}"
 
 
+@persistence.remembers_arguments
 class MinibatchStdLayer(torch.nn.Module):
     """Append the standard deviation over a group of samples as feature maps (Karras 2018, sec. 3)."""
 
@@ -570,6 +579,7 @@ class MinibatchStdLayer(torch.nn.Module):
         return f"group_size={self.group_size}, num_channels={self.num_channels}"
 
 
+@persistence.remembers_arguments
 class DiscriminatorEpilogue(torch.nn.Module):
     """The lowest resolution: minibatch standard deviation, convolution, two linear layers, label projection."""
 

@@ -45,6 +45,7 @@ def modulated_conv2d(
     )
 
 
+@persistence.remembers_arguments
 class FullyConnectedLayer(EqualizedLinear):
     """`x [n, in] -> [n, out]`."""
 
@@ -61,6 +62,7 @@ class FullyConnectedLayer(EqualizedLinear):
         super().__init__(in_features, out_features, activation, bias, lr_multiplier, weight_init, bias_init)
 
 
+@persistence.remembers_arguments
 class MappingNetwork(EncodedMapping):
     """z and label to w: z normalised, concatenated with the normalised label embedding, then `num_layers` layers."""
 
@@ -93,6 +95,7 @@ class MappingNetwork(EncodedMapping):
         return x
 
 
+@persistence.remembers_arguments
 class SynthesisInput(torch.nn.Module):
     """Fourier features on a plane that w rotates and shifts (Karras 2021, sec. 3.1 and app. F).
 
@@ -157,6 +160,7 @@ class SynthesisInput(torch.nn.Module):
         )
 
 
+@persistence.remembers_arguments
 class SynthesisLayer(MixedPrecision):
     """Modulated convolution, then the filtered non-linearity from one sampling rate and band to the next."""
 
@@ -305,6 +309,7 @@ class SynthesisLayer(MixedPrecision):
         )
 
 
+@persistence.remembers_arguments
 class SynthesisNetwork(torch.nn.Module):
     """ws to image through layers whose cutoffs grow geometrically (Karras 2021, sec. 3.2)."""
 

@@ -228,8 +228,8 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def frozen(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy on the CPU, to be written while the original learns on."""
-    return copy.deepcopy(network).cpu()
+    """A copy on the CPU, in eval mode and without gradients, to be written while the original learns on."""
+    return copy.deepcopy(network).cpu().eval().requires_grad_(False)
 
 
 def micro_batch_of(saved: Mapping[str, Any] | None, config: TrainingConfig) -> int | None:

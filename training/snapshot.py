@@ -30,6 +30,7 @@ from training.whereabouts import labels_of, source_places, travelling_name, with
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
 OPTIONAL = {"prior", "labels"}
+NETWORKS = ("G", "D", "G_ema")
 MAX_ITEMS = 100_000  # of what a snapshot says about itself
 KINDS: dict[str, tuple[type, ...]] = {
     "G": (SourceGenerator, Cascade, type(None)),
@@ -70,9 +71,12 @@ def save_tensors(path: str | os.PathLike, contents: dict[str, Any]) -> None:
 
 
 def complete(contents: dict[str, Any]) -> dict[str, Any]:
-    """What is written: all parts, those that may be left out where there are any. Of paths only the names travel."""
+    """What is written: all parts, those that may be left out where there are any, and what a program has added.
+
+    Of paths only the names travel.
+    """
     kept = {key: value for key, value in contents.items() if key not in OPTIONAL or value is not None}
-    assert set(kept) | OPTIONAL == set(KEYS)
+    assert set(kept) | OPTIONAL >= set(KEYS)
     kept |= {key: without_folders(kept[key]) for key in ("training_set_kwargs", "meta")}
     source, prior = kept["source"], kept.get("prior")
     if isinstance(source, ImageSource):
@@ -83,7 +87,7 @@ def complete(contents: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_snapshot(file: BinaryIO) -> dict[str, Any]:
-    """The contents of a snapshot file, networks in eval mode on the CPU. Raises `SnapshotError`; runs no code of it.
+    """The contents of a snapshot file, networks as they were saved, on the CPU. Raises `SnapshotError`; runs no code of it.
 
     The file may also be a safetensors file of ours, or a pickle of the official PyTorch or TensorFlow code; the result
     has the same keys.
@@ -98,22 +102,43 @@ def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     contents = tensor_files.unpack(data) if tensor_files.is_tensor_file(data) else persistence.load(io.BytesIO(data))
     if isinstance(contents, tuple) and len(contents) == 3:  # as the TensorFlow code wrote it
         contents = dict(zip(("G", "D", "G_ema"), contents, strict=True))
-    if not isinstance(contents, dict) or not isinstance(contents.get("G_ema"), SourceGenerator | Cascade):
+    if not isinstance(contents, dict) or not is_kind("G_ema", contents.get("G_ema")):
         raise persistence.SnapshotError("no snapshot of this project: there is no generator G_ema in it")
-    contents = {key: contents.get(key) for key in KEYS}
-    defaults = {"source": GaussianSource(contents["G_ema"].z_dim), "training_set_kwargs": {}, "meta": {}}
+    contents = dict.fromkeys(KEYS) | contents  # keys of others stay
+    z_dim = getattr(contents["G_ema"], "z_dim", None)
+    source = GaussianSource(z_dim) if isinstance(z_dim, int) else None
+    defaults = {"source": source, "training_set_kwargs": {}, "meta": {}}
     contents |= {key: default for key, default in defaults.items() if contents[key] is None}
     check_contents(contents)
     return contents
 
 
+def is_kind(key: str, value: Any) -> bool:
+    """Whether a part is of its kind, or a network of a class that the program, which reads the snapshot, brings itself."""
+    return isinstance(value, KINDS[key]) or (key in NETWORKS and is_of_program(value))
+
+
+def is_of_program(value: Any) -> bool:
+    is_ours = type(value).__module__ in persistence.CLASS_MODULES
+    return isinstance(value, torch.nn.Module) and persistence.is_persistent(value) and not is_ours
+
+
 def check_contents(contents: dict[str, Any]) -> None:
     """Each part is of its kind. Raises `SnapshotError`."""
-    for key, kinds in KINDS.items():
-        if not isinstance(contents[key], kinds):
+    for key in KINDS:
+        is_unknown = key == "source" and contents[key] is None and is_of_program(contents["G_ema"])
+        if not is_kind(key, contents[key]) and not is_unknown:
             raise persistence.SnapshotError(
                 f"no snapshot of this project: its {key} is a {type(contents[key]).__name__}"
             )
+    for key in ("training_set_kwargs", "meta"):
+        persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
+    if not is_of_program(contents["G_ema"]):
+        check_agreement(contents)
+
+
+def check_agreement(contents: dict[str, Any]) -> None:
+    """What feeds the generator fits it. Raises `SnapshotError`."""
     source, z_dim = contents["source"], contents["G_ema"].z_dim
     if isinstance(source, GaussianSource) and source.z_dim != z_dim:
         raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
@@ -133,8 +158,6 @@ def check_contents(contents: dict[str, Any]) -> None:
             f"its labels are {labels.c_dim} numbers each, and G_ema takes {contents['G_ema'].c_dim}"
         )
     check_stages(contents["G_ema"])
-    for key in ("training_set_kwargs", "meta"):
-        persistence.check_data(contents[key], f"the snapshot's {key}", MAX_ITEMS)
 
 
 def check_stages(network: torch.nn.Module) -> None:
@@ -158,9 +181,17 @@ def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict
     with open_snapshot(shown, verbose) as file:
         try:
             check_seal(file, "the snapshot")
-            return read_snapshot(file)
+            return in_eval_mode(read_snapshot(file))
         except UserError as error:
             raise type(error)(f"{shown}: {error}") from error
+
+
+def in_eval_mode(contents: dict[str, Any]) -> dict[str, Any]:
+    """However a program left its networks: tools ask them for images, without gradients."""
+    for key in NETWORKS:
+        if contents[key] is not None:
+            contents[key].eval().requires_grad_(False)
+    return contents
 
 
 def images_seen(snapshot: Path) -> int | None:

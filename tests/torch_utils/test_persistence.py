@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import legacy
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from training import networks_stylegan2, networks_stylegan3
@@ -30,9 +31,121 @@ def test_a_network_comes_back_equal(module):
         assert name == other
         assert torch.equal(a, b)
     z = torch.randn(2, 8)
-    assert torch.equal(G.eval()(z, None, noise_mode="const"), twin(z, None, noise_mode="const"))
-    assert not twin.training
-    assert not any(p.requires_grad for p in twin.parameters())
+    assert torch.equal(G.eval()(z, None, noise_mode="const"), twin.eval()(z, None, noise_mode="const"))
+
+
+def test_a_network_comes_back_in_its_manner():
+    """`.training`, gradients and attributes that were added were dropped."""
+    G = networks_stylegan2.Generator(**SMALL)
+    G.mapping.requires_grad_(False)
+    G.note, G.synthesis.b4.scores = "mine", [1, {"a": 2.5}]
+    G.direction = torch.arange(3)
+    twin = pickle.loads(pickle.dumps(G))
+    assert twin.training and twin.note == "mine" and twin.synthesis.b4.scores == [1, {"a": 2.5}]
+    assert torch.equal(twin.direction, torch.arange(3))
+    for (name, a), (_, b) in zip(G.named_parameters(), twin.named_parameters(), strict=True):
+        assert a.requires_grad == b.requires_grad == (not name.startswith("mapping.")), name
+    quiet = through_pickle(G.eval().requires_grad_(False))
+    assert not quiet.training and not any(p.requires_grad for p in quiet.parameters())
+
+
+def test_what_could_not_be_read_again_is_refused_when_it_is_written():
+    """After surgery `dump` succeeded and `load` failed."""
+    changed = networks_stylegan2.Generator(**SMALL)
+    changed.synthesis.b16.torgb = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"Generator: synthesis\.b16\.torgb\.affine\.bias was \[4\] .* and is gone now"):
+        pickle.dumps(changed)
+    grown = networks_stylegan2.Generator(**SMALL)
+    grown.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match=r"extra\.bias was not there when it was built"):
+        pickle.dumps(grown)
+
+    class Unmarked(networks_stylegan2.Generator):
+        pass
+
+    with pytest.raises(UserError, match=r"Unmarked: is not marked with persistence\.persistent_class"):
+        pickle.dumps(Unmarked(**SMALL))
+    thing = networks_stylegan2.Generator(**SMALL)
+    thing.file = object()
+    with pytest.raises(UserError, match="attributes of Generator: file is a object, which is no plain data"):
+        pickle.dumps(thing)
+
+
+@persistence.persistent_class
+class Own:
+    """A class of a user's program."""
+
+    def __init__(self, size):
+        self.size = size
+        self.table = torch.zeros(size)
+
+
+@persistence.persistent_class
+class OwnGenerator(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, width)
+
+
+def test_classes_of_a_program_come_back_whole():
+    """Their `__dict__` was lost."""
+    thing = Own(3)
+    thing.table[1], thing.seen = 5, ["a"]
+    twin = pickle.loads(pickle.dumps(thing))
+    assert twin.table.tolist() == [0, 5, 0] and twin.seen == ["a"] and twin.init_kwargs.size == 3
+
+
+def test_a_snapshot_may_hold_networks_of_the_program_that_reads_it(tmp_path):
+    """A modified network of the user's own was refused; keys of others were dropped."""
+    contents = {
+        "G": None,
+        "D": None,
+        "G_ema": OwnGenerator(4),
+        "training_set_kwargs": None,
+        "augment_pipe": None,
+        "epoch": 7,
+    }
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(contents))
+    with open(tmp_path / "a.pkl", "rb") as file:
+        read = legacy.load_network_pkl(file)
+    assert read["epoch"] == 7 and read["G_ema"].training
+    assert torch.equal(read["G_ema"].layer.weight, contents["G_ema"].layer.weight)
+
+
+def test_is_persistent_takes_classes_and_objects():
+    assert persistence.is_persistent(networks_stylegan2.Generator) and persistence.is_persistent(Own(1))
+    assert not persistence.is_persistent(torch.nn.Linear) and not persistence.is_persistent(3)
+
+
+def test_arguments_have_names_in_parts_too():
+    G = networks_stylegan2.Generator(**SMALL, mapping_kwargs={"num_layers": 2})
+    assert G.init_kwargs.z_dim == 8 and G.init_kwargs.mapping_kwargs.num_layers == 2 and G.init_args == ()
+    assert G.synthesis.init_kwargs.img_resolution == 16 and G.synthesis.b8.conv0.init_kwargs.up == 2
+    G3 = networks_stylegan3.Generator(**SMALL)
+    assert G3.synthesis.input.init_kwargs.w_dim == 8
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [
+        {"attributes": {"forward": 1}},
+        {"attributes": {"synthesis.b4.forward": 1}},
+        {"attributes": {"_init_kwargs": {}}},
+        {"attributes": {"z_dim": 5}},
+        {"attributes": {"nothing.x": 5}},
+        {"attributes": {"x": object()}},
+        {"attributes": [1]},
+        {"trainable": ["nothing"]},
+        {"trainable": [3]},
+        {"trainable": "all"},
+    ],
+)
+def test_a_file_changes_nothing_that_the_class_knows(manner):
+    meta = networks_stylegan2.Generator(**SMALL).eval().requires_grad_(False).__reduce_ex__(4)[1][0]
+    assert not {"training", "trainable", "attributes"} & meta.keys()
+    state = {name: packed.tensor for name, packed in meta["state"].items()}
+    with pytest.raises(UserError):
+        persistence._reconstruct_persistent_obj({**meta, "state": state, **manner})
 
 
 def test_the_file_names_two_functions_and_nothing_else():
