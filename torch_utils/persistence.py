@@ -106,12 +106,12 @@ def _parts(module: torch.nn.Module) -> Parts:
 
 
 def _attributes(module: torch.nn.Module) -> dict[str, Any]:
-    """Public attributes of all modules in it, by path."""
+    """Public attributes of all modules in it, by path, without those that classes have a default for (a run's own settings)."""
     return {
         f"{path}.{name}" if path else name: value
         for path, part in module.named_modules()
         for name, value in vars(part).items()
-        if not name.startswith("_")
+        if not name.startswith("_") and not hasattr(type(part), name)
     }
 
 
