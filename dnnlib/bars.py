@@ -14,6 +14,7 @@ from typing import Any
 import tqdm as original
 
 LINE_SEC = 15.0  # from one line to the next where there is no terminal
+SHORT_SEC = 1.0  # what takes no longer gets no line
 LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -23,11 +24,11 @@ class Lines:
     said_at = time.monotonic()
 
     def __init__(self, stream: Any):
-        self.stream = stream
+        self.stream, self.opened_at = stream, time.monotonic()
 
     def write(self, text: str) -> None:
         line, now = text.strip(), time.monotonic()
-        if line and now - Lines.said_at >= LINE_SEC:
+        if line and now - Lines.said_at >= LINE_SEC and now - self.opened_at >= SHORT_SEC:
             Lines.said_at = now
             self.stream.write(line + "\n")
 

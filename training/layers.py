@@ -73,20 +73,21 @@ def image_size(img_resolution: int | Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def resolution_pyramid(img_resolution: int | Sequence[int], fewest_levels: int = 1) -> list[tuple[int, int]]:
+def resolution_pyramid(img_resolution: int | Sequence[int], is_generated: bool = False) -> list[tuple[int, int]]:
     """Sizes `(height, width)` from the smallest block to the image, each twice the one before.
 
     A square power of two starts at 4x4. In general both sides are a small number (4 to 15) times the same power of two.
-    fewest_levels: how often the size must double; 0 where one block may make the image, which may then also be 4 x 2^n.
-    Raises `UserError`.
+    A generator (`is_generated`) may also consist of its smallest block alone, and start at 4x8, 4x16 and so on; a
+    discriminator looks at the image in the block above its smallest.
     """
     height, width = image_size(img_resolution)
     levels = 0
     while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= MIN_BASE:
         height, width, levels = height // 2, width // 2, levels + 1
-    longest = max(height, width)
-    is_strip = fewest_levels == levels == 0 and height * width == MIN_BASE * longest and longest.bit_count() == 1
-    if levels < fewest_levels or (longest > MAX_BASE and not is_strip) or min(height, width) < MIN_BASE:
+    is_start = min(height, width) >= MIN_BASE and max(height, width) <= MAX_BASE
+    if is_generated:
+        is_start |= min(height, width) == MIN_BASE and max(height, width) in {MIN_BASE << level for level in range(16)}
+    if not is_start or (levels == 0 and not is_generated):
         full_height, full_width = image_size(img_resolution)
         raise UserError(
             f"images of {full_width}x{full_height} do not suit these networks: both sides must be {MIN_BASE} to "

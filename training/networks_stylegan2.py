@@ -431,7 +431,7 @@ class SynthesisNetwork(torch.nn.Module):
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.num_fp16_res = num_fp16_res
-        self.sizes = resolution_pyramid(img_resolution, fewest_levels=0)
+        self.sizes = resolution_pyramid(img_resolution, is_generated=True)
         self.block_resolutions = [size[0] if size[0] == size[1] else size for size in self.sizes]
         channels = channels_per_level(len(self.sizes), channel_base, channel_max)
         self.num_ws = 0

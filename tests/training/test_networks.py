@@ -37,26 +37,36 @@ def test_sizes_that_the_networks_cannot_do(size, shown):
         resolution_pyramid(size)
 
 
-@pytest.mark.parametrize("size", [4, [4, 8], [64, 4]])
-def test_a_generator_of_one_block(size):
-    """4x4 was refused; the official generator makes it, with these keys and two ws."""
-    height, width = size if isinstance(size, list) else (size, size)
-    G = networks_stylegan2.Generator(
-        z_dim=8, c_dim=0, w_dim=8, img_resolution=size, img_channels=3, channel_base=64, channel_max=8
-    )
-    assert G.num_ws == 2 and len(G.synthesis.sizes) == 1
-    images = G(torch.randn(2, 8), torch.zeros(2, 0), noise_mode="const")
-    assert images.shape == (2, 3, height, width) and images.std() > 0
-    images.sum().backward()
-    if size == 4:
-        parts = {name.split(".")[2] for name in G.state_dict() if name.startswith("synthesis.b4.")}
-        assert parts == {"const", "resample_filter", "conv1", "torgb"}
-
-
 @pytest.mark.parametrize("size", [2, [4, 20], [5, 32], [3, 4]])
 def test_sizes_that_one_block_cannot_do(size):
     with pytest.raises(UserError, match="do not suit"):
-        resolution_pyramid(size, fewest_levels=0)
+        resolution_pyramid(size, is_generated=True)
+
+
+@pytest.mark.parametrize("architecture", ["skip", "orig", "resnet"])
+@pytest.mark.parametrize("size", [4, [4, 8], [16, 4], [8, 32]])
+def test_stylegan2_generators_of_one_small_block(architecture, size):
+    """4x4 was refused. The official discriminator of 4x4 has no layer that sees the image, so that training refuses it."""
+    G = networks_stylegan2.Generator(
+        **SMALL,
+        c_dim=0,
+        img_resolution=size,
+        img_channels=3,
+        architecture=architecture,
+        mapping_kwargs={"num_layers": 8},
+    )
+    height, width = size if isinstance(size, list) else (size, size)
+    images = G(torch.randn(2, 16), None)
+    assert images.shape == (2, 3, height, width)
+    images.sum().backward()
+    if size == 4:
+        official = "const conv1.affine.bias conv1.affine.weight conv1.bias conv1.noise_const conv1.noise_strength \
+            conv1.resample_filter conv1.weight resample_filter torgb.affine.bias torgb.affine.weight torgb.bias torgb.weight"
+        assert sorted(G.synthesis.state_dict()) == [f"b4.{key}" for key in official.split()]
+        assert len(G.state_dict()) == 30
+        assert G.num_ws == 2
+        with pytest.raises(UserError, match="4x4"):
+            networks_stylegan2.Discriminator(0, size, 3, architecture=architecture)
 
 
 @pytest.mark.parametrize("architecture", ["skip", "orig", "resnet"])
