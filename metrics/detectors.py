@@ -30,17 +30,20 @@ class PublicWeights:
     url: str
     sha256_start: str
     megabytes: int
+    others: tuple[str, ...] = ()  # how the sha256 of other files begins that hold the same weights
 
 
 PUBLIC = {
     "inception": PublicWeights(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-        "6726825d",
+        "6726825d0af5f729",
         95,
+        others=("f58cb9b6ec323ed6",),  # inception-2015-12-05.pt, of the official code and clean-fid
     ),
-    "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af", 553),
+    "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af8e79cdbb", 553),
 }
 LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
+LPIPS_SHA256_START = "a78928a0af1e5f0f"
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ def assemble(
 
 
 def is_published(name: str, weights_hash: str) -> bool:
-    return weights_hash.startswith(PUBLIC[name].sha256_start)
+    """weights_hash: at least as many digits of the sha256 as are known."""
+    return weights_hash.startswith((PUBLIC[name].sha256_start, *PUBLIC[name].others))
 
 
 def describe(detector: Detector) -> str:
@@ -218,7 +222,7 @@ def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[st
             file.seek(0)
             if weights is None and not digest.startswith(public.sha256_start):
                 forget_download(source)
-                raise UserError(f"{source}: its sha256 begins with {digest[:8]}, not with {public.sha256_start}")
+                raise UserError(f"{source}: its sha256 begins with {digest[:16]}, not with {public.sha256_start}")
             return read_state_dict(file, source), digest
     except UserError as error:
         if weights is not None:
@@ -402,5 +406,5 @@ def open_lpips(
         resize="none",
         prepare=lambda images: normalise_vgg(to_rgb(images)),
         num_features=0,
-        is_published=is_published("vgg16", vgg_hash) and lpips_weights == LPIPS_URL,  # whose hash is not known here
+        is_published=is_published("vgg16", vgg_hash) and lins_hash.startswith(LPIPS_SHA256_START),
     )

@@ -110,7 +110,8 @@ def signed_inception_distance(
 
     With few target features in many dimensions SID(r) reads too high by about sqrt(n) sigma / M: the target's mean is
     nearer to its own features than to those of another sample. Raises `UserError` on features that are not finite, or
-    that have no spread; `ValueError` on shapes that do not meet and on unknown orders.
+    that have no spread, and where a probe meets a feature at order 0 or below; `ValueError` on shapes that do not meet
+    and on unknown orders.
     """
     probes = default_probes(mode) if probes is None else probes
     check_request(order, radii, probes, mode)
@@ -121,7 +122,7 @@ def signed_inception_distance(
             "target: all its features are equal, so that there is no spread to measure by; use other images"
         )
     if mode == "published":
-        return published_estimate(s, t, order, radii, probes, seed, cube, progress)
+        return finite(published_estimate(s, t, order, radii, probes, seed, cube, progress))
     u = draw_cloud(probes, s.shape[1], seed, s.device)
     with progress_bar(len(s) + len(t), progress or "", "feature", progress is not None) as bar:
         source_side, target_side = (measure(features, u, cube, order, radii, bar) for features in (s, t))
@@ -130,7 +131,7 @@ def signed_inception_distance(
     variance_features = variance_of_mean(source_side.per_feature) + variance_of_mean(per_target)
     variance_probes = variance_of_mean(per_probe)
     total = [values.sum(dim=0, keepdim=True) for values in (source_side.per_feature, per_target, per_probe)]
-    return SID(
+    sid = SID(
         order=order,
         radii=np.asarray(radii, dtype=np.float64),
         sid=per_probe.mean(dim=1).cpu().numpy(),
@@ -144,6 +145,17 @@ def signed_inception_distance(
         seed=seed,
         mode=mode,
     )
+    return finite(sid)
+
+
+def finite(sid: SID) -> SID:
+    """The same. Raises `UserError` where a probe met a feature: kernels of order 0 and below are infinite at d = 0."""
+    if not np.isfinite(sid.sid).all():
+        radius = sid.radii[~np.isfinite(sid.sid)][0]
+        raise UserError(
+            f"SID({radius:g}) of order {sid.order} is not finite: a probe lies on a feature; use another seed, or order 1"
+        )
+    return sid
 
 
 def psi_(d2: torch.Tensor, order: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from dnnlib.errors import UserError
+from torch_utils import seeding
 
 
 class ClassPairs:
@@ -40,14 +41,13 @@ class ClassPairs:
         return self.order[self.starts[source] + member]
 
     def spread(self, limit: int) -> torch.Tensor:
-        """About `limit` images, evenly from every class that is paired and at least one of each: int64 `[n]` ascending."""
+        """About `limit` images, as many of every class that is paired and at least one: int64 `[n]` ascending."""
         used = self.sources.unique()
         each = max(limit // len(used), 1)
         picks = []
         for source in used:
             count = int(self.counts[source])
-            some = torch.arange(min(each, count)) * count // min(each, count)
-            picks.append(self.order[self.starts[source] + some])
+            picks.append(self.order[self.starts[source] + seeding.spread(count, each, "keepsake", int(source))])
         return torch.cat(picks).sort().values
 
     def kept(self, index: torch.Tensor) -> "ClassPairs":

@@ -376,6 +376,18 @@ def test_weights_with_the_published_hash_need_no_mark(tmp_path, monkeypatch, inc
     assert detectors.open_tiny("cpu").title == "tiny"
 
 
+def test_the_files_of_other_programs_are_known_by_their_hash():
+    """As those who pin them have it. The official TorchScript was named `inception:f58cb9b6`, like foreign weights."""
+    torch_fidelity = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+    official = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+    torchvision = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+    for digest in (torch_fidelity, official):
+        assert detectors.is_published("inception", digest) and detectors.is_published("inception", digest[:16])
+        assert not detectors.is_published("vgg16", digest)
+    assert detectors.is_published("vgg16", torchvision[:16]) and not detectors.is_published("inception", "")
+    assert not detectors.is_published("inception", official[:8] + 8 * "0")
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="--detector=resnet: not known; choose from auto, inception"):
         detectors.open_detector("resnet")

@@ -180,6 +180,19 @@ def test_refuses_features_that_are_not_finite(bad):
         signed_inception_distance(features, gaussian(10, 4, 1))
 
 
+@pytest.mark.parametrize("order", [-5, -3, -1, 0, 1])
+def test_a_probe_on_a_feature(order):
+    """Where the kernel is infinite, the SID was -inf or NaN without a word."""
+    source, target = gaussian(10, 3, 0), gaussian(10, 3, 1)
+    source[2] = draw_cloud(20, 3, 0)[4]
+    cube = Cube(torch.zeros(3, dtype=torch.float64), 2.0, torch.ones(3, dtype=torch.float64))  # at radius 1 x is u
+    if order == 1:
+        assert math.isfinite(signed_inception_distance(source, target, order, (1.0,), 20, cube=cube).csid)
+        return
+    with pytest.raises(UserError, match=rf"SID\(1\) of order {order} is not finite: a probe lies on a feature"):
+        signed_inception_distance(source, target, order, (1.0, 2.0), 20, cube=cube)
+
+
 def test_refuses_what_it_cannot_measure():
     good = gaussian(10, 4, 0)
     with pytest.raises(ValueError, match="4 and of 5 dimensions"):
