@@ -431,7 +431,8 @@ def check_as_built(module: Any, state: dict[str, torch.Tensor]) -> None:
             is_now = f"is {list(state[name].shape)}" if name in state else "is gone"
             raise UserError(
                 f"{type(module).__name__}: {name} {is_there} when it was built, and {is_now} now: its constructor's "
-                "arguments would bring back another network; make a class of yours that builds the changed one, marked with persistent_class"
+                "arguments would bring back another network; make a class of yours that builds the changed one, and mark it "
+                "with persistent_class"
             )
 
 

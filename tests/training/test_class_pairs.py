@@ -24,6 +24,7 @@ from training.class_pairs import ClassPairs
 from training.config import TrainingOptions
 from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
+from training.label_distribution import LabelDistribution
 from training.metric_inputs import open_generated
 from training.phases import TrainingStep
 from training.pictures import Pictures
@@ -198,8 +199,8 @@ def test_pictures_and_metrics_use_the_same_rule(folders, tmp_path):
     state, expected = step.state, torch.tensor([1, 2, 0])
     pictures = Pictures(tmp_path, dataset, state, step.config, step.labels, 8)
     assert torch.equal(colors_of(state.feed.images(pictures.draw)), expected[pictures.labels.argmax(dim=1)])
-    contents = {"G_ema": state.G_ema, "source": state.feed.source}
-    images = open_generated(contents, "x.pkl", 10, labels=step.labels)
+    contents = {"G_ema": state.G_ema, "source": state.feed.source, "labels": LabelDistribution.of(dataset)}
+    images = open_generated(contents, "x.pkl", 10)
     z, c = images.latents(range(10))
     table = state.feed.table
     nearest = torch.cdist(z, table).argmin(dim=1)
