@@ -107,7 +107,7 @@ def read_snapshot(file: BinaryIO) -> dict[str, Any]:
     contents = dict.fromkeys(KEYS) | contents  # keys of others stay
     z_dim = getattr(contents["G_ema"], "z_dim", None)
     source = GaussianSource(z_dim) if isinstance(z_dim, int) else None
-    defaults = {"source": source, "training_set_kwargs": {}, "meta": {}}
+    defaults: dict[str, Any] = {"source": source, "training_set_kwargs": {}, "meta": {}}
     contents |= {key: default for key, default in defaults.items() if contents[key] is None}
     check_contents(contents)
     return contents
