@@ -100,6 +100,7 @@ class Run:
         if self.stop.is_asked_anywhere():
             self.saver.save_state(self.saver.capture())
             if self.saver.save_snapshot():
+                self.saver.flush()  # before pictures, which may take longer than a scheduler waits
                 self.draw()
         elif self.saver.is_due_anywhere():
             self.saver.save_state(self.saver.capture())
