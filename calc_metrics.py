@@ -9,42 +9,39 @@ python calc_metrics.py --metrics=fid50k_full,dc50k5_full --network=network-snaps
 python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip --resize=clean
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 import dnnlib.cli
 from dnnlib.downloads import is_url
 from dnnlib.errors import UserError, naming
-from metrics import metric_main
-from metrics.detectors import LPIPS_URL, NAMES, RESIZE_MODES, Detectors, describe
-from metrics.feature_stats import Images
-from metrics.kernel_inception_distance import DEGREE, NUM_SUBSETS, SUBSET_SIZE, KIDOptions
-from torch_utils import distributed
-from torch_utils.launcher import launch
-from training.checkpoint import OPTIONS_FILE
-from training.metric_inputs import (
-    GeneratedImages,
-    ImageSet,
-    MirroredImages,
-    open_generated,
-)
-from training.sampling import choose_device, writing
-from training.snapshot import is_snapshot, load_snapshot
-from training.whereabouts import training_data
+from dnnlib.interrupts import importing
+from metrics.settings import DEGREE, DETECTORS, LPIPS_URL, NUM_SUBSETS, RESIZE_MODES, SUBSET_SIZE
+from torch_utils.one_voice import say_once
+
+if TYPE_CHECKING:
+    import torch
+
+    from metrics.feature_stats import Images
+    from metrics.metric_main import MetricOptions
+    from training.metric_inputs import GeneratedImages, ImageSet
 
 SHOWN_SIZES = 5  # in a warning
 
 
 def metric_names(context: click.Context, param: click.Parameter, value: str) -> list[str]:
+    with importing():
+        from metrics import metric_main
     names = list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     for name in names:
         metric_main.find_metric(name)
@@ -65,7 +62,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option(
     "--detector",
     help="What sees the images; auto: the metric's own if at hand, else tiny",
-    type=click.Choice(NAMES),
+    type=click.Choice(DETECTORS),
     default="auto",
 )
 @click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
@@ -99,11 +96,17 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--verbose", help="Show progress", metavar="BOOL", type=bool, default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def main(gpus: int, device: str, **options: Any) -> int:
+    from torch_utils.launcher import launch
+    from training.sampling import choose_device
+
     return launch(work, gpus, choose_device(device).type, options)
 
 
 def work(options: dict[str, Any], device: torch.device) -> int:
     """One process of the computation. Raises `UserError` at the end if a metric failed: the others are computed first."""
+    from metrics import metric_main
+    from torch_utils import distributed
+
     opts = prepare(options, device)
     failed = []
     for name in options["metrics"]:
@@ -133,6 +136,9 @@ def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
     With its kimg a line in `metric-<name>.jsonl` goes where the snapshot goes: a resume that takes back the time after its
     state takes back these lines, too.
     """
+    from training.checkpoint import OPTIONS_FILE
+    from training.snapshot import load_snapshot
+
     folder = Path(network).parent
     if is_url(network) or not Path(network).is_file() or not (folder / OPTIONS_FILE).is_file():
         return None, {}
@@ -140,8 +146,15 @@ def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
     return folder, {"kimg": meta.get("cur_nimg", 0) / 1000, "by": "calc_metrics"}
 
 
-def prepare(options: dict[str, Any], device: torch.device) -> metric_main.MetricOptions:
+def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
     """Everything is opened and checked here, so that nothing fails in the middle of a long computation."""
+    from metrics import metric_main
+    from metrics.detectors import Detectors, describe
+    from metrics.kernel_inception_distance import KIDOptions
+    from torch_utils import distributed
+    from training.metric_inputs import ImageSet, MirroredImages
+    from training.sampling import writing
+
     is_verbose = options["verbose"]
     if options["json_path"] is not None and distributed.get_rank() == 0:
         with writing("--json"), open(options["json_path"], "a"):
@@ -184,6 +197,10 @@ def open_network(
 ) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None, str | None]:
     """So many images on demand, what looks inside (None for a folder or zip), the path of the data it was trained on, and
     its name where that is not found."""
+    from training.metric_inputs import ImageSet, open_generated
+    from training.snapshot import is_snapshot, load_snapshot
+    from training.whereabouts import training_data
+
     if not is_snapshot(path):
         images = ImageSet(path)
         say_sizes(path, images)
@@ -196,6 +213,8 @@ def open_network(
 
 def say_sizes(path: str, images: ImageSet) -> None:
     """A warning where the images of a set have more than one size."""
+    from torch_utils import distributed
+
     sizes = images.sizes().most_common()
     if len(sizes) < 2 or distributed.get_rank() != 0:
         return
@@ -222,4 +241,4 @@ def naming_missing(name: str | None) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    dnnlib.cli.run(main, say=distributed.say_once)
+    dnnlib.cli.run(main, say=say_once)

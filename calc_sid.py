@@ -13,27 +13,29 @@ python train.py --data=emoji.zip --cfg=stylegan2 --source=$(python calc_sid.py -
 python calc_sid.py --source=a.zip,b.zip,stage-one.pkl --matrix --outdir=out
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 import dnnlib.cli
 from dnnlib.errors import UserError, naming
-from metrics import friendly_neighbours, sid_plots
-from metrics.detectors import NAMES, RESIZE_MODES, Detector, describe, open_detector
-from metrics.feature_stats import Images
-from metrics.friendly_neighbours import Ranking, Request, rank_sources
-from metrics.signed_inception_distance import DEFAULT_PROBES, ORDERS, PUBLISHED_PROBES
-from training.metric_inputs import name_apart, open_images
-from training.sampling import choose_device, prepare_folder
+from dnnlib.interrupts import importing
+from metrics.settings import DEFAULT_PROBES, DETECTORS, ORDERS, PUBLISHED_PROBES, RESIZE_MODES
 from training.shards import split_list
+
+if TYPE_CHECKING:
+    from metrics.detectors import Detector
+    from metrics.feature_stats import Images
+    from metrics.friendly_neighbours import Ranking, Request
 
 
 def split_paths(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -59,7 +61,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option(
     "--detector",
     help="Network that sees the images; auto: inception if at hand, else tiny",
-    type=click.Choice(NAMES),
+    type=click.Choice(DETECTORS),
     default="auto",
 )
 @click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
@@ -93,6 +95,11 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdir: str | None, **options: Any) -> None:
     check(target, sources, matrix, best)
+    with importing():
+        from metrics import friendly_neighbours
+        from metrics.detectors import describe, open_detector
+        from metrics.friendly_neighbours import Request
+        from training.sampling import choose_device, prepare_folder
     folder = Path(outdir or ".") if outdir is not None or not best else None
     if folder is not None:
         prepare_folder(folder, "--outdir")
@@ -129,6 +136,8 @@ def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> N
 
 def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, seed: int) -> dict[str, Images]:
     """By path, the target first."""
+    from training.metric_inputs import name_apart, open_images
+
     images = {}
     for flag, paths in (("--target", [target] if target is not None else []), ("--source", sources)):
         with naming(flag):
@@ -142,12 +151,16 @@ def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, 
 
 def rank_one(target: str, images: dict[str, Images], detector: Detector, request: Request) -> Ranking:
     """The other sets as sources of this one; the target itself only where it is the only one."""
+    from metrics.friendly_neighbours import rank_sources
+
     sources = {path: one for path, one in images.items() if path != target} or images
     return rank_sources(images[target], sources, detector, request)
 
 
 def report(folder: Path, rankings: list[Ranking], matrix_paths: list[str]) -> None:
     """All files. matrix_paths: the sets that were compared pair by pair, in the order of the rankings."""
+    from metrics import friendly_neighbours, sid_plots
+
     friendly_neighbours.write_reports(folder, rankings, shlex.join(["python", *sys.argv]))
     written = ["sid.json", "sid.csv", "sid.png"]
     sid_plots.draw_curves(folder / "sid.png", rankings[0])

@@ -24,7 +24,9 @@ python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --prior-interpolate=8
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import math
@@ -32,32 +34,24 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
 import dnnlib
 import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from training.dataset import to_float, to_uint8
-from training.grids import Finish, save_grid, save_stacks
+from dnnlib.interrupts import importing
 from training.image_files import CHANNEL_NAMES, encode_png
-from training.label_distribution import LabelDistribution
-from training.layers import image_size
-from training.prior_pictures import check_flags, open_given, save_for_images
-from training.sampling import (
-    MAX_SEED,
-    Look,
-    Sampler,
-    choose_seeds,
-    default_batch,
-    label,
-    move_image,
-    open_sampler,
-    prepare_folder,
-    writing,
-)
+from training.settings import MAX_SEED
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.grids import Finish
+    from training.label_distribution import LabelDistribution
+    from training.sampling import Look, Sampler
 
 COLUMNS = 8  # of the picture of pairs without --grid
 MAX_SEEDS = 1_000_000
@@ -176,6 +170,18 @@ def main(
     device: str,
     batch: int | None,
 ) -> None:
+    with importing():
+        from training.grids import Finish
+        from training.prior_pictures import check_flags, open_given, save_for_images
+        from training.sampling import (
+            Look,
+            choose_seeds,
+            default_batch,
+            move_image,
+            open_sampler,
+            prepare_folder,
+            writing,
+        )
     start_time = time.time()
     check_flags(prior_images, prior_interpolate, prior_detector, has_pictures=grid is not None or pairs)
     sampler = open_sampler(network, source_images, device, verbose=True)
@@ -208,6 +214,8 @@ def main(
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:
     """Raises `UserError` for a class that the network does not have; says so where it has none, or has never seen it."""
+    from training.sampling import label
+
     if sampler.prior is not None:
         if class_idx is not None:
             print(f"Warning: --class={class_idx} is ignored: the network knows features, no classes", file=sys.stderr)
@@ -248,6 +256,8 @@ def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | No
 
 def check_finish(sampler: Sampler, alpha_threshold: float | None, scale: int, cells: int) -> None:
     """Raises `UserError` where there is no alpha, or the picture of so many cells would become too large."""
+    from training.layers import image_size
+
     channels = sampler.generator.img_channels
     if alpha_threshold is not None and channels != 4:
         kind = CHANNEL_NAMES.get(channels, f"{channels} channels")
@@ -264,6 +274,11 @@ def generate(
     sampler: Sampler, seeds: list[int], look: Look, folder: Path, batch: int, finish: Finish, is_kept: bool
 ) -> torch.Tensor | None:
     """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU, not enlarged, if they shall be kept."""
+    import torch
+
+    from training.dataset import to_uint8
+    from training.sampling import writing
+
     kept = []
     with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
         for first in range(0, len(seeds), batch):
@@ -290,6 +305,10 @@ def save_pictures(
     finish: Finish,
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
+    from training.dataset import to_float
+    from training.grids import save_grid, save_stacks
+    from training.sampling import writing
+
     names = []
     if images is not None and grid is not None:
         names.append("grid.png")
@@ -305,11 +324,15 @@ def save_pictures(
 
 def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) -> list[torch.Tensor]:
     """Source images and the images of earlier stages, each `[N, C, h, w]` in [-1, 1] on the CPU."""
+    import torch
+
     parts = [sampler.pictures_before(seeds[first : first + batch], look) for first in range(0, len(seeds), batch)]
     return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
 
 
 def describe_images(sampler: Sampler, scale: int) -> str:
+    from training.layers import image_size
+
     height, width = image_size(sampler.generator.img_resolution)
     channels = sampler.generator.img_channels
     return f"{scale * width}x{scale * height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"

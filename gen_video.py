@@ -16,7 +16,9 @@ python gen_video.py --network=cascade.pkl --seeds=0-7 --stages --output=stages.m
 python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-7 --sheet=8
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
@@ -35,19 +37,8 @@ import dnnlib
 import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
+from dnnlib.interrupts import importing
 from gen_images import check_class, parse_range, parse_size
-from training.grids import BACKGROUND, save_png, tile
-from training.sampling import (
-    Look,
-    StageWalk,
-    Walk,
-    arrange_seeds,
-    choose_seeds,
-    default_batch,
-    open_sampler,
-    prepare_folder,
-    writing,
-)
 
 KINDS = (".mp4", ".gif", ".png")
 
@@ -106,8 +97,19 @@ def main(
     device: str,
     batch: int | None,
 ) -> None:
-    start_time = time.time()
     video_path, sheet_path = choose_paths(output, sheet)
+    with importing():
+        from training.sampling import (
+            Look,
+            StageWalk,
+            Walk,
+            arrange_seeds,
+            choose_seeds,
+            default_batch,
+            open_sampler,
+            prepare_folder,
+        )
+    start_time = time.time()
     sampler = open_sampler(network, source_images, device, verbose=True)
     check_class(sampler, class_idx)
     if stages and len(sampler.stages) == 1:
@@ -180,11 +182,16 @@ def length_line(path: Path, num_frames: int, fps: int) -> str:
 
 def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
     """uint8 `[cells, stages, h, w, 3]` -> a frame `[H, W, 3]`: the stages of a cell side by side."""
+    from training.grids import tile
+
     return tile(np.concatenate(list(picture.swapaxes(0, 1)), axis=2), columns)
 
 
 def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
+    from training.grids import save_png, tile
+    from training.sampling import writing
+
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
     with writing("--output"):
         save_png(path, Image.fromarray(tile(cells.reshape(-1, *cells.shape[3:]), columns=len(pictures))))
@@ -192,6 +199,8 @@ def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
 
 def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write under a temporary name, then rename: a reader never sees half a video."""
+    from training.sampling import writing
+
     temporary = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         with writing("--output"):
@@ -219,6 +228,8 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
 
 def even_sides(frame: np.ndarray) -> np.ndarray:
     """`[H, W, 3]` with a white line more where a side is odd, since the video's colours have half the resolution."""
+    from training.grids import BACKGROUND
+
     height, width, _ = frame.shape
     return np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], constant_values=BACKGROUND)
 

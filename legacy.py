@@ -19,22 +19,24 @@ python legacy.py --source=network-snapshot-000200.pkl --dest=theirs.pkl --format
 In Python: legacy.load_network_pkl(file)["G_ema"], legacy.save_official_pkl(file, contents). Nothing in a file is ever run.
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import torch
 
 import dnnlib.cli
 from dnnlib.errors import UserError, naming
 from dnnlib.files import atomic_write
-from torch_utils import persistence
-from training import official_export, onnx_export
-from training.snapshot import load_snapshot, read_snapshot, save_snapshot, save_tensors
+from dnnlib.interrupts import importing
+
+if TYPE_CHECKING:
+    import torch
 
 NETWORKS = ("G", "D", "G_ema")
 
@@ -53,6 +55,8 @@ def load_network_pkl(
         raise UserError(
             "legacy.load_network_pkl: custom=True (images of another size) is not taken here; resize the images"
         )
+    from training.snapshot import read_snapshot
+
     contents = read_snapshot(f)
     return with_half_precision(contents) if force_fp16 else contents
 
@@ -63,6 +67,8 @@ def save_official_pkl(f: BinaryIO, contents: dict[str, Any]) -> list[str]:
     Their loaders run the text in it, which is `torch_utils/official_client.py`. Returns what is not as it was, a line
     each. Raises `UserError` for networks other than StyleGAN2 and StyleGAN3.
     """
+    from training import official_export
+
     return official_export.write(f, contents)
 
 
@@ -91,6 +97,8 @@ def with_half_precision(contents: dict[str, Any]) -> dict[str, Any]:
 
 def with_fp16(network: torch.nn.Module) -> torch.nn.Module:
     """The same network with mixed precision switched on."""
+    from torch_utils import persistence
+
     kwargs = half_precision(network.init_kwargs)
     return persistence.instantiate(persistence.class_path(type(network)), kwargs, network.state_dict())
 
@@ -121,6 +129,8 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
 )
 def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
     path = Path(dest)
+    with importing():
+        from training.snapshot import load_snapshot
     write = writer_for(path, layout, force_fp16)
     with naming("--source"):
         contents = load_snapshot(source, verbose=True)
@@ -138,6 +148,8 @@ def writer_for(path: Path, layout: str, force_fp16: bool) -> Callable[[Path, dic
     if ending == ".onnx":
         if force_fp16:
             raise UserError("--force-fp16: ONNX files are float32; leave it out")
+        from training import onnx_export
+
         with naming("--dest"):
             onnx_export.require_packages()
     if layout == "official":
@@ -150,6 +162,8 @@ def writer_for(path: Path, layout: str, force_fp16: bool) -> Callable[[Path, dic
 
 
 def write_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
+    from training.snapshot import save_snapshot
+
     save_snapshot(path, contents)
     return [f"{path}: {describe(contents)}"]
 
@@ -161,12 +175,16 @@ def write_official_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> list[str]:
+    from training.snapshot import save_tensors
+
     save_tensors(path, contents)
     return [f"{path}: {describe(contents)}"]
 
 
 def write_onnx(path: Path, contents: dict[str, Any]) -> list[str]:
     """Both models, once both have been checked."""
+    from training import onnx_export
+
     network = contents["G_ema"]
     with naming("--dest"):
         models = {
@@ -184,6 +202,8 @@ def write_onnx(path: Path, contents: dict[str, Any]) -> list[str]:
 
 
 def describe(contents: dict[str, Any]) -> str:
+    from torch_utils import persistence
+
     names = [name for name in (*NETWORKS, "augment_pipe") if contents.get(name) is not None]
     network = contents["G_ema"]
     return f"{', '.join(names)}; {persistence.class_path(type(network))}, resolution {network.img_resolution}"

@@ -31,38 +31,44 @@ python train.py --data=pets.zip --cfg=stylegan2 --resume=network-snapshot-000200
 python train.py --resume=latest
 """
 
-import dnnlib.interrupts  # before torch
+from __future__ import annotations
+
+import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 import dnnlib
 import dnnlib.cli
 from dnnlib.errors import UserError
 from dnnlib.files import only_one
-from metrics.detectors import NAMES
-from torch_utils import distributed, misc
-from torch_utils.launcher import STOPPED, launch, leaving_when_asked
+from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
+from metrics.settings import DETECTORS
+from torch_utils.one_voice import say_once
 from training.ada import PUBLISHED_NETWORKS, resume_address
-from training.cascade_run import CascadeRun
-from training.config import PRESETS, SOURCE_MATCHES, W_DIM, TrainingConfig, TrainingOptions
-from training.encoders import ENCODERS, NORMS
-from training.losses import LOSSES
-from training.prior import NORMS as PRIOR_NORMS
-from training.prior import SAMPLINGS
-from training.progress import make_run_dir, remove_unstarted
-from training.recipe import read_recipe
-from training.resolve import resolve
-from training.resume import LATEST, ResumePoint, find_resume_point, is_finished
+from training.presets import PRESETS, W_DIM
+from training.settings import (
+    ENCODERS,
+    LATEST,
+    LOSSES,
+    NORMS,
+    PRIOR_NORMS,
+    PRIOR_SAMPLINGS,
+    SOURCE_MATCHES,
+)
 from training.shards import split_list
-from training.training_loop import training_loop
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.config import TrainingConfig
+    from training.resume import ResumePoint
 
 RESUME = "the same command with --resume=latest continues"
 
@@ -123,7 +129,7 @@ def defaults(name: str) -> str:
     callback=lambda context, param, value: tuple(dict.fromkeys(split_list(value))),
     default="",
 )
-@click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(list(ENCODERS)))
+@click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(ENCODERS))
 @click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
 @click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
 @click.option(
@@ -176,7 +182,7 @@ def defaults(name: str) -> str:
 @click.option(
     "--prior-sampling",
     help="Where later images take theirs from: some of the data's, k-means centres with noise, a Gaussian mixture",
-    type=click.Choice(SAMPLINGS),
+    type=click.Choice(PRIOR_SAMPLINGS),
     default="memory",
 )
 @click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
@@ -220,7 +226,7 @@ def defaults(name: str) -> str:
 @click.option("--w-dim", help=f"Dimensions of w  [default: {W_DIM}]", metavar="INT", type=int)
 @click.option("--glr", help=f"G learning rate  [default: {defaults('glr')}]", type=float)
 @click.option("--dlr", help=f"D learning rate  [default: {defaults('dlr')}]", type=float)
-@click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(list(LOSSES)))
+@click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(LOSSES))
 @click.option("--map-depth", help=f"Mapping network depth  [default: {defaults('map_depth')}]", type=int)
 @click.option(
     "--grow-kimg",
@@ -246,7 +252,7 @@ def defaults(name: str) -> str:
 @click.option(
     "--detector",
     help="What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else tiny",
-    type=click.Choice(NAMES),
+    type=click.Choice(DETECTORS),
     default="auto",
 )
 @click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
@@ -299,6 +305,11 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if cascade is not None:
         return train_cascade(cascade, {name: options[name] for name in given}, options["outdir"], dry_run)
+    with importing():
+        from torch_utils import distributed
+        from training.config import TrainingOptions
+        from training.resolve import resolve
+        from training.resume import find_resume_point, is_finished
     point = find_resume_point(options, given)
     if point is not None and is_finished(point):
         distributed.print0(
@@ -319,11 +330,16 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
 
 def start(config: TrainingConfig, point: ResumePoint | None, way_on: str = RESUME) -> int:
     """Train; the exit code. way_on: what continues a run that was stopped."""
+    from torch_utils.launcher import launch
+
     return launch(train_process, config.num_gpus, config.device, config, *where(point), way_on)
 
 
 def train_cascade(path: str, given: dict[str, Any], outdir: str, dry_run: bool) -> int:
     """The stages of a recipe in turn; the exit code. given: options that were typed."""
+    with importing():
+        from training.cascade_run import CascadeRun
+        from training.recipe import read_recipe
     cascade = CascadeRun(read_recipe(path), outdir, given, parse, start)
     cascade.plan_all()
     if dry_run:
@@ -350,6 +366,10 @@ def train_process(
     config: TrainingConfig, run_dir: Path | None, state_file: Path | None, way_on: str, device: torch.device
 ) -> int:
     """One process of the run, from its folder (a new one for None) to its end; the exit code."""
+    from torch_utils import distributed, misc
+    from training.progress import make_run_dir, remove_unstarted
+    from training.training_loop import training_loop
+
     if device.type == "cpu":
         misc.keep_freed_memory()
     is_writer = distributed.get_rank() == 0
@@ -380,6 +400,8 @@ def train_process(
 @contextlib.contextmanager
 def nobody_else_in(run_dir: Path) -> Iterator[None]:
     """Two runs in one folder would write over each other. On all ranks; rank 0 looks."""
+    from torch_utils import distributed
+
     with only_one(run_dir) if distributed.get_rank() == 0 else contextlib.nullcontext(True) as is_alone:
         if distributed.is_true_anywhere(not is_alone):
             raise UserError(
@@ -390,4 +412,4 @@ def nobody_else_in(run_dir: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     with leaving_when_asked():
-        dnnlib.cli.run(main, say=distributed.say_once)
+        dnnlib.cli.run(main, say=say_once)

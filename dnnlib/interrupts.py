@@ -1,4 +1,7 @@
-"""Ctrl-C while a script still imports, which takes seconds: one line. Scripts import this first, and it imports little.
+"""Signals while a script has not begun yet: Ctrl-C during imports, which take seconds, is one line.
+
+Scripts import this first, and it imports little. What takes seconds they import when their options are known (`importing`),
+so that `--help` and errors of usage do not wait for it.
 
 It is for our scripts and the processes that they launch: any other program that imports our modules keeps its handler.
 """
@@ -7,10 +10,14 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 EXIT_CODE = 130  # as shells have it
 SCRIPTS = ("calc_metrics", "calc_sid", "dataset_tool", "gen_images", "gen_video", "legacy", "train")
 LAUNCHED = "SPIDER_STYLEGAN_LAUNCHED"  # in the environment of processes of ours
+STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
+PASSED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def begin() -> None:
@@ -25,6 +32,35 @@ def end() -> None:
     """Ctrl-C raises KeyboardInterrupt again, for those who know what it interrupts."""
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Ctrl-C within the block, which imports what takes seconds, ends the process at once."""
+    begin()
+    try:
+        yield
+    finally:
+        end()
+
+
+@contextlib.contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 mean: leave with STOPPED. For the time in which there is nothing to save yet: whoever queues a
+    stopped run again need not know how far it had come."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(STOPPED)
+
+    before = {number: signal.signal(number, stop) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave(number: int, frame: object) -> None:

@@ -15,10 +15,9 @@ import torch
 from dnnlib.downloads import cached_path, open_url
 from dnnlib.errors import UserError, naming
 from metrics import inception_v3, tiny_detector, vgg16
+from metrics.settings import DETECTORS, LPIPS_URL, RESIZE_MODES
 from torch_utils import official_pickles, torchscript
 
-NAMES = ("auto", "inception", "vgg16", "tiny")
-RESIZE_MODES = ("tf", "clean")
 KEYS = {"clean": "clean-clipped"}  # features that were kept before `clean` was clipped are others
 BATCH = 256  # images at a time, of those that lie in memory
 
@@ -42,7 +41,6 @@ PUBLIC = {
     ),
     "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af8e79cdbb", 553),
 }
-LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
 LPIPS_SHA256_START = "a78928a0af1e5f0f"
 
 
@@ -150,8 +148,8 @@ def open_detector(
     downloads. weights: a file or address; by default the published ones, downloaded once. resize: `tf`, bilinear as
     StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises `UserError`.
     """
-    if name not in NAMES:
-        raise UserError(f"--detector={name}: not known; choose from {', '.join(NAMES)}")
+    if name not in DETECTORS:
+        raise UserError(f"--detector={name}: not known; choose from {', '.join(DETECTORS)}")
     if resize not in RESIZE_MODES:
         raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
     if name == "auto":

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from metrics.features import as_feature_pair
+from metrics.settings import DEGREE, NUM_SUBSETS, SUBSET_SIZE
 
-NUM_SUBSETS, SUBSET_SIZE, DEGREE = 100, 1000, 3
 SINGLE_SIZE = 1 << 19  # values in a subset's features; of fewer, products in float64 cost next to nothing
 FEWEST_FOR_ERROR = 4  # samples in a subset; of fewer nothing is left beside the effects of rows and columns
 

@@ -28,17 +28,15 @@ from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from metrics.features import as_feature_pair
 from metrics.progress_bar import progress_bar
+from metrics.settings import DEFAULT_PROBES, ORDERS, PUBLISHED_PROBES
 from torch_utils import seeding
 
 DEFAULT_RADII = tuple(0.5 * step for step in range(1, 50))  # side of the cube in units of sigma: 0.5, 1.0, … 24.5
-DEFAULT_PROBES = 1000
-ORDERS = (-5, -3, -2, -1, 0, 1, 2, 3)
 CHUNK_ELEMENTS = 1 << 20  # of [features, probes]: a few buffers of it stay in a processor's cache
 PULL_PROBES = 128  # tell well enough how SID(r) depends on the cube's place; only errors need to know
 FEW_DIMENSIONS = 8  # so few that a probe may hit a feature, where the expanded square would cancel
 
 PUBLISHED_FEATURES = 500  # drawn anew for each radius and round, from either side
-PUBLISHED_PROBES = 500
 PUBLISHED_ROUNDS = 20
 PUBLISHED_BLEND = 0.5  # what a round keeps of the rounds before it
 

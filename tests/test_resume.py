@@ -565,7 +565,7 @@ def test_a_damaged_newer_state_does_not_outlive_good_ones(tmp_path, folders):
 
 
 def test_a_run_that_cannot_go_on_keeps_its_folder(tmp_path, stopped_run, monkeypatch):
-    import train as train_script
+    from training import training_loop
 
     twin = copy_of(stopped_run, tmp_path)
     (twin / "stats.jsonl").unlink()
@@ -573,7 +573,7 @@ def test_a_run_that_cannot_go_on_keeps_its_folder(tmp_path, stopped_run, monkeyp
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_script, "training_loop", interrupted)
+    monkeypatch.setattr(training_loop, "training_loop", interrupted)
     status, _, _ = run_inside(f"--resume={twin}", "--kimg=0.04")
     assert status == 130
     assert snapshot_of(twin).is_file()

@@ -23,8 +23,11 @@ from metrics.detectors import PUBLIC
 from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
+from training import settings
 from training.cascade import Cascade
 from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
+from training.encoders import ENCODERS
+from training.losses import LOSSES
 from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
 from training.source import GaussianSource, ImageSource
@@ -48,6 +51,10 @@ def run_inside(*args):
         with pytest.raises(SystemExit) as leaving:
             dnnlib.cli.run(train_script.main)
     return leaving.value.code, out.getvalue(), err.getvalue()
+
+
+def test_flags_offer_all_rows_of_their_tables():
+    assert (tuple(ENCODERS), tuple(LOSSES)) == (settings.ENCODERS, settings.LOSSES)
 
 
 def train(tmp_path, *args, cfg="stylegan2"):

@@ -4,7 +4,6 @@ Several processes speak with one voice: an error that all of them meet is printe
 that a process lost another one is said only where nothing tells why.
 """
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,7 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,16 +21,15 @@ import torch
 
 import dnnlib.cli
 from dnnlib import interrupts
+from dnnlib.interrupts import PASSED_ON, STOPPED
 from torch_utils import distributed
 
 BROKEN = 1  # exit code where a process crashed or was lost: the same command may be run again
 WRONG = 2  # exit code where the command or its files have to be mended first
 INTERRUPTED = interrupts.EXIT_CODE  # after Ctrl-C
-STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
 IN_ORDER = (0, INTERRUPTED, STOPPED)
 GRACE_SEC = 10.0  # for the others to clean up after themselves when one process has failed
 LONGEST_REPORT = 30_000  # characters: fits into a pipe that nobody reads yet
-PASSED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 Work = Callable[..., int]
 
 
@@ -56,25 +54,6 @@ class Failure:
     def by(self, rank: int) -> str:
         """As it is printed: a line speaks for itself, a traceback needs to be told from those of the other ranks."""
         return "\n".join(f"[rank {rank}] {line}" for line in self.text.splitlines()) if self.is_traceback else self.text
-
-
-@contextlib.contextmanager
-def leaving_when_asked() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 mean: leave with STOPPED. For the time in which there is nothing to save yet: whoever queues a
-    stopped run again need not know how far it had come."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: Any) -> None:
-        sys.exit(STOPPED)
-
-    before = {number: signal.signal(number, leave) for number in PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def launch(work: Work, num_processes: int, device: str, *args: Any) -> int:

@@ -1,8 +1,12 @@
 """Flags of StyleGAN2-ADA whose values are rules or addresses: `--cfg=auto`, `--resume=ffhq256`."""
 
-import dataclasses
+from __future__ import annotations
 
-from training.config import TrainingOptions
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.config import TrainingOptions
 
 PUBLISHED = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets"
 NOTHING = "noresume"

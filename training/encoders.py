@@ -12,8 +12,7 @@ import torch
 
 from dnnlib.errors import UserError
 from training.layers import EqualizedConv2d, EqualizedLinear
-
-NORMS = ("none", "standardize", "whiten")
+from training.settings import NORMS
 
 
 class Encoder(torch.nn.Module):

@@ -15,9 +15,8 @@ from scipy.cluster.vq import kmeans2
 
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
+from training.settings import PRIOR_NORMS, PRIOR_SAMPLINGS
 
-SAMPLINGS = ("memory", "kmeans", "gmm")
-NORMS = ("unit", "none")
 MEMORY_ROWS, MEMORY_BYTES = 1000, 8 << 20  # what travels inside a snapshot
 MAX_COMPONENTS, ROWS_OF_COMPONENT = 64, 10  # of mixtures; the fewest images that a component stands for on average
 FIT_ROWS = 10_000  # images that axes and mixtures are found from
@@ -43,7 +42,7 @@ class InstancePrior:
         sampling: str,
         num_images: int,
     ):
-        if norm not in NORMS or sampling not in SAMPLINGS:
+        if norm not in PRIOR_NORMS or sampling not in PRIOR_SAMPLINGS:
             raise UserError(f"a prior of the norm {norm!r} and the sampling {sampling!r} is not known")
         self.detector, self.weights, self.weights_hash = str(detector), weights, weights_hash
         self.num_features, self.dim = int(num_features), int(dim)
@@ -150,8 +149,8 @@ def fit_mixture(c: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def check_sampling(sampling: str) -> None:
     """Raises `UserError` for an unknown way, and for one that needs a package which is not there."""
-    if sampling not in SAMPLINGS:
-        raise UserError(f"--prior-sampling={sampling}: choose from {', '.join(SAMPLINGS)}")
+    if sampling not in PRIOR_SAMPLINGS:
+        raise UserError(f"--prior-sampling={sampling}: choose from {', '.join(PRIOR_SAMPLINGS)}")
     if sampling == "gmm" and importlib.util.find_spec("sklearn") is None:
         raise UserError(
             '--prior-sampling=gmm: needs scikit-learn: pip install -e ".[prior]"; or use kmeans, which does without'

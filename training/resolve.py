@@ -22,7 +22,7 @@ from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
 from training.cascade import last_generator
 from training.checkpoint import state_beside
-from training.config import CORESET_FACTOR, PRESETS, Preset, TrainingConfig, TrainingOptions
+from training.config import CORESET_FACTOR, TrainingConfig, TrainingOptions
 from training.coreset import coreset_detector
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
@@ -31,6 +31,7 @@ from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
 from training.precision import plan_precision
+from training.presets import PRESETS, Preset
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
 from training.resume import ResumePoint, is_finished

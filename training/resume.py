@@ -21,11 +21,12 @@ from training.checkpoint import (
     newest_intact_state,
     numbered,
 )
-from training.config import PRESETS, TrainingConfig, TrainingOptions
+from training.config import TrainingConfig, TrainingOptions
+from training.presets import PRESETS
+from training.settings import LATEST
 from training.snapshot import images_seen
 from training.whereabouts import absolute_options
 
-LATEST = "latest"
 DAMAGED = ".damaged"  # ending of a state that could not be continued
 
 # What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by

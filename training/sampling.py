@@ -28,7 +28,6 @@ from training.snapshot import load_snapshot
 from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source
 from training.whereabouts import locate_weights
 
-MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
 LUMA = (0.299, 0.587, 0.114)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training import conv_layers, networks_pggan, networks_resnet, spectral
-from training.config import PRESETS
+from training.presets import PRESETS
 
 
 def num_parameters(network):

@@ -23,7 +23,7 @@ from torch_utils import persistence, seeding
 from training import prior_features, snapshot
 from training.cascade import Cascade
 from training.config import TrainingOptions
-from training.dataset import BatchLoader, ImageFolderDataset, LabelTable
+from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
 from training.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.metric_inputs import open_generated
 from training.phases import TrainingStep
@@ -254,7 +254,7 @@ def test_a_cascade_with_a_prior(tmp_path, folders):
     walk = StageWalk(sampler, np.array([[0, 1, 2]]), Look(), batch=4)
     (picture,) = walk.pictures(np.array([1.0]))
     expected = sampler.images([1], Look())
-    assert np.abs(picture[0, 1].astype(int) - gen_images.to_uint8(expected)[0].permute(1, 2, 0).numpy()).max() <= 1
+    assert np.abs(picture[0, 1].astype(int) - to_uint8(expected)[0].permute(1, 2, 0).numpy()).max() <= 1
 
 
 def command(network, folder, *args):
@@ -280,7 +280,7 @@ def test_images_for_given_images(run_dir, folders, tmp_path):
     )
     c = contents["prior"].conditions(open_detector("tiny").features(given.to(torch.uint8)))
     z = open_sampler(str(path), device="cpu").latents([7]).z
-    expected = gen_images.to_uint8(contents["G_ema"](z, c[3:4], noise_mode="const"))[0].permute(1, 2, 0).numpy()
+    expected = to_uint8(contents["G_ema"](z, c[3:4], noise_mode="const"))[0].permute(1, 2, 0).numpy()
     assert np.abs(pixels(tmp_path / "a" / "prior0003-seed0007.png") - expected).max() <= 1
     factor = 64 // SIDE
     assert pixels(tmp_path / "a" / "prior.png").shape == (LABEL_HEIGHT + 5 * 64, LABEL_WIDTH + 3 * 64, 3)

@@ -1,0 +1,10 @@
+"""Names and bounds of settings that command lines show. It imports no torch, so that `--help` does not wait for it."""
+
+ENCODERS = ("flatten", "flatten-crop", "conv", "identity")  # rows of `training.encoders.ENCODERS`
+NORMS = ("none", "standardize", "whiten")  # of theirs
+LOSSES = ("logistic", "hinge", "wgan-gp", "relativistic")  # rows of `training.losses.LOSSES`
+SOURCE_MATCHES = ("random", "label", "csid")
+PRIOR_NORMS = ("unit", "none")
+PRIOR_SAMPLINGS = ("memory", "kmeans", "gmm")
+LATEST = "latest"  # of --resume
+MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
