@@ -5,14 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?= 2.13.0
+JOBS ?= auto
 
 .PHONY: demo test test-faults lint clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m demo.run_demo
 
+# A process per core; JOBS=0 runs the tests one after the other.
 test: $(VENV)/.installed-test $(VENV)/.nvrtc
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal
 
 # The tests that kill, corrupt and fuzz, at full length (up to half an hour); writes docs/reliability.md.
 test-faults: $(VENV)/.installed-test

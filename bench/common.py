@@ -22,6 +22,7 @@ from training.config import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
 from training.state import TrainingState, build_state
+from training.training_loop import set_up_backends
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -71,6 +72,7 @@ def synthetic_run(res: int, batch: int, **options: Any) -> Iterator[SyntheticRun
         data = write_noise_images(Path(folder) / "data", res)
         resolved = resolve(TrainingOptions(data=str(data), batch=batch, aug="noaug", **options))
         device = torch.device(resolved.config.device)
+        set_up_backends(resolved.config)
         state = build_state(resolved.config, device, verbose=False)
         step = TrainingStep(state, resolved.config, resolved.config.per_process, labels=torch.zeros(1, 0))
         images = torch.randint(256, [batch, 3, res, res], dtype=torch.uint8)

@@ -288,7 +288,8 @@ def test_letterbox_is_the_official_one(shape, size, pixel, total):
             letterbox(pixels, size)
         return
     written = letterbox(pixels, size)
-    assert (written[(size[0] - size[1]) // 2 + 2, 3].tolist(), written.sum()) == (pixel, total)
+    assert written[(size[0] - size[1]) // 2 + 2, 3].tolist() == pixel
+    assert written.sum() == pytest.approx(total, rel=1e-3)  # versions of Pillow differ by 6e-4
 
 
 SPRITES = {"a.png": (24, 16), "b.png": (24, 24), "c.png": (31, 17)}

@@ -1,5 +1,6 @@
 """gen_video.py from its command line."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,10 @@ def test_odd_sides_get_a_line():
 
 
 def test_gif_needs_no_extra_package(run, monkeypatch):
-    monkeypatch.setattr(gen_video.importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "imageio_ffmpeg" else found(name, *rest)
+    )
     said = run("gaussian", "--seeds=0-1", "--w-frames=4", "--fps=25", "--output=loop.gif")
     with Image.open("loop.gif") as image:
         assert (image.n_frames, image.size, image.info["duration"]) == (8, (SIDE, SIDE), 40)

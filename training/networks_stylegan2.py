@@ -5,6 +5,7 @@ mapping network sits an encoder (`training.encoders`), so that `G(x, c)` takes s
 are one number, or `[height, width]` where both sides are a small number times the same power of two.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def modulated_conv2d(
 def _prescale_for_half(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Bound weights and styles by their largest magnitude; demodulation cancels it, float16 no longer overflows."""
     fan_in = weight[0].numel()
-    weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * np.sqrt(fan_in))
+    weight = weight / (weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(fan_in))
     return weight, styles / styles.abs().amax(dim=1, keepdim=True)
 
 

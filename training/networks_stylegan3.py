@@ -107,6 +107,7 @@ class SynthesisInput(torch.nn.Module):
         self.w_dim = w_dim
         self.channels = channels
         self.size = np.broadcast_to(np.asarray(size), [2])  # [width, height]
+        self.plain_size = self.size.tolist()  # compiling takes an array for a tensor of the processor
         self.sampling_rate = sampling_rate
         self.bandwidth = bandwidth
         # Frequencies uniform over the disc of radius `bandwidth`.
@@ -149,7 +150,7 @@ class SynthesisInput(torch.nn.Module):
         """Centres of the output's pixels `[height, width, (x, y)]`, the image itself spanning [-0.5, 0.5]."""
         x, y = (
             ((torch.arange(length, device=device) + 0.5) / length - 0.5) * (length / self.sampling_rate)
-            for length in (int(self.size[0]), int(self.size[1]))
+            for length in self.plain_size
         )
         return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)
 
@@ -230,6 +231,7 @@ class SynthesisLayer(MixedPrecision):
             ),
         )
         self.padding = self.centred_padding()
+        self.in_shape = [None, in_channels, *self.in_size[::-1].tolist()]
 
     def centred_padding(self) -> list[int]:
         """`[x0, x1, y0, y1]` at the temporary rate such that input and output share their centre."""
@@ -249,7 +251,7 @@ class SynthesisLayer(MixedPrecision):
         update_emas: bool = False,
     ) -> torch.Tensor:
         """`[n, in, in_h, in_w]`, `[n, w_dim]` -> `[n, out, out_h, out_w]`. There is no noise; noise_mode is unused."""
-        misc.assert_shape(x, [None, self.in_channels, int(self.in_size[1]), int(self.in_size[0])])
+        misc.assert_shape(x, self.in_shape)
         if update_emas:
             power = x.detach().to(torch.float32).square().mean()
             self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, self.magnitude_ema_beta))

@@ -28,6 +28,7 @@ from training.state import TrainingState
 ADA_INTERVAL = 4  # steps
 PL_DECAY = 0.01  # of the running mean of path lengths
 PL_BATCH_SHRINK = 2  # path lengths are computed on this fraction of the batch
+GRAPHS_PER_FUNCTION = 64  # recorded at most; a layer's code serves all resolutions and precisions
 
 SIGN_OF_REALS = "Loss/signs/real"
 
@@ -458,9 +459,18 @@ def graphed(network: torch.nn.Module, backend: str = "cudagraphs") -> Callable[.
     """The network as recorded CUDA graphs, forward and backward, so that small layers do not wait for their launches.
 
     PyTorch records one for each combination of sizes and flags that it meets, at its first calls. Only first
-    derivatives can be taken.
+    derivatives can be taken. Layers share their code, and each is a combination of its own: PyTorch's limit of 8 for
+    the whole process is raised.
     """
-    return torch.compile(network, backend=backend, dynamic=False)
+    import torch._dynamo  # takes seconds, and only this needs it
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS_PER_FUNCTION)
+    recorded = torch.compile(network, backend=backend, dynamic=False)
+
+    def replay(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return recorded(*args, **kwargs).clone()  # a graph's memory is the next graph's
+
+    return replay
 
 
 def take_rows(draw: Draw, rows: seeding.Rows) -> Draw:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
@@ -15,7 +15,9 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float64: 1e-6}  # a separated filter is so to 1e-7
+# A separated filter is so to 1e-7.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2, torch.float64: 1e-6}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FEW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -26,6 +28,14 @@ def has_cpu_kernels():
         pytest.skip(f"no CPU kernels on this machine: {status.reason}")
 
 
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Every device that this machine has; a GPU without kernels is a failure."""
+    status = dispatch.readiness(request.param)
+    assert status.ready, status.reason
+    return request.param
+
+
 def derivatives(op, x, b, impl, probe_seed=0):
     """y, the gradients of y with respect to x and b, and the derivative of those in a random direction."""
     x, b = x.detach().requires_grad_(True), b.detach().requires_grad_(True)
@@ -34,16 +44,16 @@ def derivatives(op, x, b, impl, probe_seed=0):
         if y.numel() == 0:
             return [y]
         gen = torch.Generator().manual_seed(probe_seed)
-        dy = torch.randn(y.shape, generator=gen).to(y.dtype).requires_grad_(True)
+        dy = torch.randn(y.shape, generator=gen).to(y).requires_grad_(True)
         dx, db = torch.autograd.grad(y, [x, b], dy, create_graph=True)
-        ddx, ddb = (torch.randn(t.shape, generator=gen).to(y.dtype) for t in (dx, db))
+        ddx, ddb = (torch.randn(t.shape, generator=gen).to(y) for t in (dx, db))
         (second,) = torch.autograd.grad([dx, db], dy, [ddx, ddb])
     return [y, dx, db, second]
 
 
-def compare(op, x, b):
-    """A kernel in the precision of x against plain PyTorch in float64."""
-    actual = derivatives(op, x, b, "cuda")
+def compare(op, x, b, device="cpu"):
+    """A device's kernel in the precision of x against plain PyTorch in float64 on the processor."""
+    actual = [y.cpu() for y in derivatives(op, x.to(device), b.to(device), "cuda")]
     expected = derivatives(op, x.double(), b.double(), dispatch.REFERENCE)
     assert len(actual) == len(expected)
     for a, e in zip(actual, expected, strict=True):
@@ -51,6 +61,11 @@ def compare(op, x, b):
         # A bias' gradient sums over dx and may cancel: it is judged by no less than the size that such a sum has.
         scale = max(e.norm(), expected[1].norm()) if e.ndim == 1 else e.norm()
         assert (a.double() - e).norm() <= TOLERANCES[x.dtype] * scale
+
+
+def has_kernels(device, x):
+    """Of float16 the processor has none."""
+    return device == "cuda" or x.dtype != torch.float16
 
 
 @st.composite
@@ -97,8 +112,9 @@ paddings = st.lists(st.integers(-3, 14), min_size=4, max_size=4)
     st.sampled_from([None, -0.5]),
     st.sampled_from([1, -1]),
 )
-def test_bias_act(image, act, clamp, gain, alpha, sign):
-    compare(lambda x, b: bias_act(x, b, act=act, alpha=alpha, gain=sign * gain, clamp=clamp), *image)
+def test_bias_act(device, image, act, clamp, gain, alpha, sign):
+    assume(has_kernels(device, image[0]))
+    compare(lambda x, b: bias_act(x, b, act=act, alpha=alpha, gain=sign * gain, clamp=clamp), *image, device)
 
 
 @FEW
@@ -111,12 +127,14 @@ def test_bias_act(image, act, clamp, gain, alpha, sign):
     st.booleans(),
     st.sampled_from([1.0, 0.3, -2.0]),
 )
-def test_upfirdn2d(image, f, up, down, padding, flip, gain):
+def test_upfirdn2d(device, image, f, up, down, padding, flip, gain):
+    assume(has_kernels(device, image[0]))
+
     def op(x, b):
-        return upfirdn2d(x + b[:, None, None], f, up, down, padding, flip, gain)
+        return upfirdn2d(x + b[:, None, None], beside(x, f), up, down, padding, flip, gain)
 
     if is_possible(op, *image):
-        compare(op, *image)
+        compare(op, *image, device)
 
 
 @FEW
@@ -131,12 +149,19 @@ def test_upfirdn2d(image, f, up, down, padding, flip, gain):
     st.sampled_from([0.0, 0.2, 1.0]),
     st.booleans(),
 )
-def test_filtered_lrelu(image, fu, fd, up, down, padding, clamp, slope, flip):
+def test_filtered_lrelu(device, image, fu, fd, up, down, padding, clamp, slope, flip):
+    assume(has_kernels(device, image[0]))
+
     def op(x, b):
-        return filtered_lrelu(x, fu, fd, b, up, down, padding, 1.4, slope, clamp, flip)
+        return filtered_lrelu(x, beside(x, fu), beside(x, fd), b, up, down, padding, 1.4, slope, clamp, flip)
 
     if is_possible(op, *image):
-        compare(op, *image)
+        compare(op, *image, device)
+
+
+def beside(x, f):
+    """A filter, or None, on the device of x."""
+    return None if f is None else f.to(x.device)
 
 
 def is_possible(op, x, b):
@@ -155,11 +180,15 @@ TWENTY_FOUR = torch.hann_window(26, periodic=False)[1:-1] / 12.5
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("fd", [TWELVE, torch.outer(TWELVE, TWELVE) + 0.01], ids=["separable", "radial"])
 @pytest.mark.parametrize(("up", "fu"), [(2, TWELVE), (4, TWENTY_FOUR)])
-def test_the_layers_of_stylegan3_in_bfloat16(up, fu, fd, layout):
+def test_the_layers_of_stylegan3_in_bfloat16(device, up, fu, fd, layout):
     gen = torch.Generator().manual_seed(0)
     x = torch.randn([2, 19, 36, 36], generator=gen).bfloat16().contiguous(memory_format=layout)
     b = torch.randn([19], generator=gen).bfloat16()
-    compare(lambda x, b: filtered_lrelu(x, fu, fd, b, up, 2, [9, 8, 7, 10], clamp=256), x, b)
+
+    def op(x, b):
+        return filtered_lrelu(x, beside(x, fu), beside(x, fd), b, up, 2, [9, 8, 7, 10], clamp=256)
+
+    compare(op, x, b, device)
 
 
 def test_results_have_the_layout_of_the_input():
@@ -302,6 +331,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     assert process.returncode == 0
     assert "plain PyTorch ops" in stdout
     assert str(tmp_path / "file") in stderr
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path):
+    """Python 3.12 brings no distutils, and PyTorch's builder asks for setuptools: this was a traceback in every op."""
+
+    def build(folder):
+        raise ModuleNotFoundError("No module named 'distutils'")
+
+    monkeypatch.setattr(cpu_build, "build", build)
+    monkeypatch.setattr(cpu_build, "cache_root", lambda: tmp_path)
+    status = cpu_build.load()
+    assert not status.ready
+    assert "No module named 'distutils'" in status.reason
+    assert status.advice == "pip install setuptools"
 
 
 def test_the_cache_key_follows_what_the_library_depends_on(monkeypatch):

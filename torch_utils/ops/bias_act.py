@@ -1,9 +1,9 @@
 """Bias, activation, gain and clamp in one call."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,14 +19,14 @@ class Activation(NamedTuple):
 # The gains of relu, lrelu and swish make up for the half of the signal that they remove (He et al. 2015).
 ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda x, alpha: x, 0, 1),
-    "relu": Activation(lambda x, alpha: F.relu(x), 0, np.sqrt(2)),
-    "lrelu": Activation(F.leaky_relu, 0.2, np.sqrt(2)),
+    "relu": Activation(lambda x, alpha: F.relu(x), 0, math.sqrt(2)),
+    "lrelu": Activation(F.leaky_relu, 0.2, math.sqrt(2)),
     "tanh": Activation(lambda x, alpha: torch.tanh(x), 0, 1),
     "sigmoid": Activation(lambda x, alpha: torch.sigmoid(x), 0, 1),
     "elu": Activation(lambda x, alpha: F.elu(x), 0, 1),
     "selu": Activation(lambda x, alpha: F.selu(x), 0, 1),
     "softplus": Activation(lambda x, alpha: F.softplus(x), 0, 1),
-    "swish": Activation(lambda x, alpha: F.silu(x), 0, np.sqrt(2)),
+    "swish": Activation(lambda x, alpha: F.silu(x), 0, math.sqrt(2)),
 }
 
 activation_funcs = ACTIVATIONS  # the official name

@@ -33,6 +33,8 @@ def load() -> Readiness:
                 return Readiness(False, f"no C++ compiler was found ({compiler})", ADVICE)
             return Readiness(True, f"{instruction_set()}, {build(folder)}")
         torch.ops.load_library(str(folder / LIBRARY_FILE))
+    except ImportError as error:
+        return Readiness(False, f"PyTorch's builder needs a package ({error})", "pip install setuptools")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         cause = next((line for line in lines if "error" in line), lines[0] if lines else type(error).__name__)

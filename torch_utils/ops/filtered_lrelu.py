@@ -1,8 +1,8 @@
 """The alias-free non-linearity of StyleGAN3: a leaky ReLU at a higher sampling rate."""
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from torch_utils.ops import dispatch, kernels
@@ -26,7 +26,7 @@ def filtered_lrelu(
     up: int = 1,
     down: int = 1,
     padding: int | Sequence[int] = 0,
-    gain: float = np.sqrt(2),
+    gain: float = math.sqrt(2),
     slope: float = 0.2,
     clamp: float | None = None,
     flip_filter: bool = False,
