@@ -172,17 +172,19 @@ def _wait_for(processes: list[Any]) -> set[int]:
     deadline: float | None = None
     killed: set[int] = set()
     while running := [rank for rank, process in enumerate(processes) if process.exitcode is None]:
-        patience = None if deadline is None else max(deadline - time.monotonic(), 0)
-        multiprocessing.connection.wait([processes[rank].sentinel for rank in running], patience)
+        # Asked before each wait: whoever is not running was seen to end above, and its sentinel wakes nobody again.
         has_failed = any(process.exitcode not in (None, *IN_ORDER) for process in processes)
         if has_failed and deadline is None:
             deadline = time.monotonic() + GRACE_SEC
-        elif has_failed and time.monotonic() >= deadline:
+        patience = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if patience == 0:
             for rank in running:
                 if processes[rank].exitcode is None:
                     processes[rank].kill()  # it waits for the one that is gone
                     processes[rank].join()
                     killed.add(rank)
+        else:
+            multiprocessing.connection.wait([processes[rank].sentinel for rank in running], patience)
     return killed
 
 

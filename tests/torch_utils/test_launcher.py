@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -85,6 +86,36 @@ def test_a_process_that_hangs_is_not_waited_for():
     (line,) = lines
     assert "process 0 of 2 has lost another one" in line and "--resume=latest" in line
     assert time.time() - start < 150  # it sleeps for 300; a busy machine takes its time to start three processes
+
+
+class FakeProcess:
+    """Tells its exit code from the third question on: a sentinel may wake its waiter before there is one."""
+
+    def __init__(self, codes):
+        self.codes = list(codes)
+        self.sentinel, self.writer = os.pipe()
+
+    @property
+    def exitcode(self):
+        return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+
+    def kill(self):
+        self.codes = [-signal.SIGKILL]
+
+    def join(self):
+        pass
+
+
+def test_a_failure_that_shows_late_is_not_missed(monkeypatch):
+    """The launcher waited for ever where a process ended between two of its questions: one run of six, on a busy machine."""
+    monkeypatch.setattr(launcher, "GRACE_SEC", 0.05)
+    failed, hanging = FakeProcess([None, None, 1]), FakeProcess([None])
+    os.close(failed.writer)  # its sentinel is ready
+    killed = []
+    waiter = threading.Thread(target=lambda: killed.append(launcher._wait_for([failed, hanging])), daemon=True)
+    waiter.start()
+    waiter.join(timeout=20)
+    assert killed == [{1}]
 
 
 def started(folder, process):
