@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from metrics.features import as_features
 
-CHUNK = 4096  # samples converted to float64 at a time
+CHUNK = 1024  # samples converted to float64 at a time
 FEW_FOR_FID = 2048  # images; below, the covariance of Inception's features is singular
 
 
@@ -36,21 +36,26 @@ def fit_gaussian(features: ArrayLike, name: str = "features") -> Gaussian:
     origin = x[:CHUNK].double().mean(dim=0)
     total = torch.zeros_like(origin)
     products = x.new_zeros([x.shape[1], x.shape[1]], dtype=torch.float64)
+    room = x.new_empty([min(CHUNK, len(x)), x.shape[1]], dtype=torch.float64)  # new memory costs as much as a sum
     for chunk in x.split(CHUNK):
-        shifted = chunk.to(torch.float64, copy=True).sub_(origin)
+        shifted = room[: len(chunk)].copy_(chunk).sub_(origin)
         total += shifted.sum(dim=0)
-        products += gram(shifted)
+        add_gram(products, shifted)
+    products = products.tril() + products.tril(diagonal=-1).T
     offset = total / len(x)
     covariance = (products / len(x)).addr_(offset, offset, alpha=-1)
     return Gaussian((origin + offset).cpu().numpy(), covariance.cpu().numpy())
 
 
-def gram(x: torch.Tensor) -> torch.Tensor:
-    """`[N, d]` -> `[d, d]`, x^T x."""
+def add_gram(total: torch.Tensor, x: torch.Tensor) -> None:
+    """Add x^T x of `[n, d]` float64 to the lower triangle of `[d, d]`, in place; what is above it is left open."""
     if x.is_cuda:
-        return x.T @ x
-    columns = x.numpy()
-    return torch.from_numpy(columns.T @ columns)  # of which NumPy computes one half, PyTorch both
+        total.addmm_(x.T, x)
+        return
+    from scipy.linalg import blas  # takes a moment to import, and only this needs it
+
+    # To BLAS, which counts along columns first, both matrices are their own transposes.
+    blas.dsyrk(1.0, x.numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=1)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -14,6 +14,7 @@ second-order terms are all there is.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,6 +56,14 @@ class Subset(NamedTuple):
 
     value: float
     variances: "Variances | None"
+
+
+class Sums(NamedTuple):
+    """Over `[m, m]` values of a kernel."""
+
+    rows: np.ndarray  # [m]
+    columns: np.ndarray  # [m]
+    squares: float
 
 
 class Variances(NamedTuple):
@@ -102,12 +111,27 @@ def squared_mmd(x: np.ndarray, y: np.ndarray, degree: int = DEGREE) -> float:
 
 def measure(x: np.ndarray, y: np.ndarray, degree: int) -> Subset:
     """The squared MMD of `[m, d]` and `[m, d]` and the variances of its terms."""
-    m = len(x)
-    k_xx, k_yy, k_xy = kernel(x, x, degree), kernel(y, y, degree), kernel(x, y, degree)
-    for k in (k_xx, k_yy):
+    with np.errstate(over="ignore", invalid="ignore"):
+        within = [sums_of(kernel(z, z, degree), leave_out_diagonal=True) for z in (x, y)]
+        found = subset_of(within, sums_of(kernel(x, y, degree)))
+    if not math.isfinite(found.value) and np.float32 in (x.dtype, y.dtype):  # products may be too large for it
+        return measure(x.astype(np.float64), y.astype(np.float64), degree)
+    return found
+
+
+def sums_of(k: np.ndarray, leave_out_diagonal: bool = False) -> Sums:
+    """Sums over `[m, m]` kernel values, whose diagonal may become 0. As products, which are faster than NumPy's sums."""
+    if leave_out_diagonal:
         np.fill_diagonal(k, 0)
-    value = float((k_xx.sum() + k_yy.sum()) / (m * (m - 1)) - 2 * k_xy.mean())
-    return Subset(value, variances_of_terms(k_xx, k_yy, k_xy) if m >= FEWEST_FOR_ERROR else None)
+    ones = np.ones(len(k))
+    return Sums(k @ ones, ones @ k, float(np.vdot(k, k)))
+
+
+def subset_of(within: Sequence[Sums], across: Sums) -> Subset:
+    """within: sums of k_xx and k_yy without their diagonals; across: those of k_xy."""
+    m = len(across.rows)
+    value = float(sum(k.rows.sum() for k in within) / (m * (m - 1)) - 2 * across.rows.sum() / m**2)
+    return Subset(value, variances_of_terms(within, across) if m >= FEWEST_FOR_ERROR else None)
 
 
 def kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
@@ -117,10 +141,12 @@ def kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
     error for a subset of 1,000.
     """
     base = products(x, y)
-    base /= x.shape[1]
+    base *= 1 / x.shape[1]
     base += 1
-    power = base.copy()
-    for _ in range(degree - 1):  # `**` costs more than the product
+    if degree == 1:
+        return base
+    power = base * base
+    for _ in range(degree - 2):  # `**` costs more than the product
         power *= base
     return power
 
@@ -128,45 +154,44 @@ def kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
 def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """x y^T, `[m, n]` float64. Of x and itself NumPy computes one half."""
     if x.size >= SINGLE_SIZE:
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = (x @ y.T).astype(np.float64)
-        if np.isfinite(found.sum()):
-            return found
+        return (x @ y.T).astype(np.float64)
     x, y = (x.astype(np.float64),) * 2 if y is x else (x.astype(np.float64), y.astype(np.float64))
     return x @ y.T
 
 
-def variances_of_terms(k_xx: np.ndarray, k_yy: np.ndarray, k_xy: np.ndarray) -> Variances:
-    """By an analysis of variance of the kernels' values; the diagonals of k_xx and k_yy are 0 and not among them."""
-    m = len(k_xy)
-    rows, left_xy = two_way(k_xy)
-    columns = k_xy.mean(axis=0) - k_xy.mean()
+def variances_of_terms(within: Sequence[Sums], across: Sums) -> Variances:
+    """By an analysis of variance of the kernels' values, without the diagonals of k_xx and k_yy."""
+    m = len(across.rows)
+    left_xy = two_way(across)
     first, second = [], []
-    for k, across in ((k_xx, rows), (k_yy, columns)):
+    for k, sums in zip(within, (across.rows, across.columns), strict=True):
         own, left = one_way(k)
         second.append(left)
         # The effects are those of f or g and the mean of what is left in a row.
-        first.append(np.var(own - across, ddof=1) - left / (m - 2) - left_xy / m)
+        first.append(np.var(own - effects_across(sums), ddof=1) - left / (m - 2) - left_xy / m)
     return Variances(np.array(first), np.array([*second, left_xy]))
 
 
-def one_way(k: np.ndarray) -> tuple[np.ndarray, float]:
+def one_way(k: Sums) -> tuple[np.ndarray, float]:
     """Effects `[m]` of a symmetric `[m, m]` without its diagonal, and the variance of what is left, of m (m - 3) / 2."""
-    m = len(k)
-    mean = k.sum() / (m * (m - 1))
-    effects = (k.sum(axis=1) / (m - 1) - mean) * (m - 1) / (m - 2)
+    m = len(k.rows)
+    mean = k.rows.sum() / (m * (m - 1))
+    effects = (k.rows / (m - 1) - mean) * (m - 1) / (m - 2)
     # Twice the sum of squares over i < j: those of the mean and of both effects are orthogonal to what is left.
-    squares = np.vdot(k, k) - m * (m - 1) * mean**2 - 2 * (m - 2) * np.vdot(effects, effects)
+    squares = k.squares - m * (m - 1) * mean**2 - 2 * (m - 2) * np.vdot(effects, effects)
     return effects, float(squares / (m * (m - 3)))
 
 
-def two_way(k: np.ndarray) -> tuple[np.ndarray, float]:
-    """Effects of the rows of `[m, m]`, and the variance of what is left, of (m - 1)^2."""
-    m = len(k)
-    mean = k.mean()
-    rows, columns = k.mean(axis=1) - mean, k.mean(axis=0) - mean
-    squares = np.vdot(k, k) - m**2 * mean**2 - m * (np.vdot(rows, rows) + np.vdot(columns, columns))
-    return rows, float(squares / (m - 1) ** 2)
+def two_way(k: Sums) -> float:
+    """The variance of what rows and columns of `[m, m]` leave, of (m - 1)^2."""
+    m = len(k.rows)
+    effects = sum(np.square(effects_across(sums)).sum() for sums in (k.rows, k.columns))
+    return float((k.squares - (k.rows.sum() / m) ** 2 - m * effects) / (m - 1) ** 2)
+
+
+def effects_across(sums: np.ndarray) -> np.ndarray:
+    """Effects `[m]` of the rows, or columns, of an `[m, m]`, from their sums."""
+    return (sums - sums.mean()) / len(sums)
 
 
 def standard_error(variances: list[Variances | None], num_x: int, num_y: int, size: int) -> float | None:
