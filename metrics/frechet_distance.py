@@ -41,9 +41,9 @@ def fit_gaussian(features: ArrayLike, name: str = "features") -> Gaussian:
         shifted = room[: len(chunk)].copy_(chunk).sub_(origin)
         total += shifted.sum(dim=0)
         add_gram(products, shifted)
-    products = products.tril() + products.tril(diagonal=-1).T
+    mirror_lower_triangle(products)
     offset = total / len(x)
-    covariance = (products / len(x)).addr_(offset, offset, alpha=-1)
+    covariance = products.div_(len(x)).addr_(offset, offset, alpha=-1)
     return Gaussian((origin + offset).cpu().numpy(), covariance.cpu().numpy())
 
 
@@ -56,6 +56,15 @@ def add_gram(total: torch.Tensor, x: torch.Tensor) -> None:
 
     # To BLAS, which counts along columns first, both matrices are their own transposes.
     blas.dsyrk(1.0, x.numpy().T, beta=1.0, c=total.numpy().T, overwrite_c=1)
+
+
+def mirror_lower_triangle(matrix: torch.Tensor, side: int = 256) -> None:
+    """Copy what is below the diagonal to above it, in place; in blocks, since a whole transpose leaves the caches."""
+    for start in range(0, len(matrix), side):
+        stop = start + side
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.tril() + block.tril(diagonal=-1).T)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -45,3 +45,20 @@ def test_the_stream_ends_with_the_block():
     with seeding.batch_rows(seeding.Rows(4), 1, "x"):
         seeding.randn([4])
     assert seeding._current.get() is None
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1200, 100), (7, 7), (10, 7), (3, 5), (0, 4)])
+def test_a_spread_is_a_row_of_each_stretch(count, limit):
+    rows = seeding.spread(count, limit, "a", 0)
+    edges = torch.linspace(0, count, len(rows) + 1, dtype=torch.float64)
+    assert len(rows) == min(count, limit)
+    assert ((edges[:-1].floor() <= rows) & (rows < edges[1:].ceil())).all()
+    assert (rows.diff() > 0).all()
+    assert torch.equal(rows, seeding.spread(count, limit, "a", 0))
+
+
+def test_a_spread_meets_classes_that_take_turns():
+    """Every 12th row of 1,200 was of one class where the files of 12 classes take turns."""
+    rows = seeding.spread(1200, 100, "a", 0)
+    assert len((rows % 12).unique()) == 12
+    assert not torch.equal(rows, seeding.spread(1200, 100, "a", 1))
