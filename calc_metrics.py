@@ -52,12 +52,21 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
 @click.option(
-    "--network", help="Snapshot, or a zip or folder of images in its place", metavar="PKL|URL|DIR|ZIP", required=True
+    "--network",
+    help="Snapshot, or a zip or folder of images in its place",
+    metavar="PKL|URL|DIR|ZIP",
+    required=True,
+    type=dnnlib.cli.IMAGE_SETS,
 )
 @click.option(
     "--metrics", help="Names, with commas between them", metavar="NAME,…", callback=metric_names, default="fid50k_full"
 )
-@click.option("--data", help="Real images  [default: what the network was trained on]", metavar="ZIP|DIR")
+@click.option(
+    "--data",
+    help="Real images  [default: what the network was trained on]",
+    metavar="ZIP|DIR",
+    type=dnnlib.cli.IMAGE_SETS,
+)
 @click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
 @click.option(
     "--detector",

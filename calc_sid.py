@@ -43,7 +43,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--target", help="The images that shall be made", metavar="ZIP|DIR|PKL")
+@click.option("--target", help="The images that shall be made", metavar="ZIP|DIR|PKL", type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--source",
     "sources",

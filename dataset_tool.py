@@ -64,7 +64,13 @@ def parse_resolution(ctx: click.Context, param: click.Parameter, value: str | No
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 120})
-@click.option("--source", required=True, metavar="PATH", help="Folder, zip or published archive to read.")
+@click.option(
+    "--source",
+    required=True,
+    metavar="PATH",
+    type=dnnlib.cli.IMAGE_SETS,
+    help="Folder, zip or published archive to read.",
+)
 @click.option("--dest", required=True, metavar="PATH", help="Folder or .zip to write; never overwritten.")
 @click.option("--max-images", type=click.IntRange(min=1), metavar="INT", help="Take only the first so many images.")
 @click.option(

@@ -95,7 +95,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True)
+@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
     help="Seeds, one image each, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
@@ -123,7 +123,10 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 )
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
 @click.option(
-    "--source-images", help="What goes in, instead of the source that the snapshot carries", metavar="[DIR|ZIP]"
+    "--source-images",
+    help="What goes in, instead of the source that the snapshot carries",
+    metavar="[DIR|ZIP]",
+    type=dnnlib.cli.IMAGE_SETS,
 )
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(

@@ -44,7 +44,7 @@ KINDS = (".mp4", ".gif", ".png")
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True)
+@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
     help="Seeds, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
@@ -67,7 +67,10 @@ KINDS = (".mp4", ".gif", ".png")
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
 @click.option(
-    "--source-images", help="What goes in, instead of the source that the snapshot carries", metavar="[DIR|ZIP]"
+    "--source-images",
+    help="What goes in, instead of the source that the snapshot carries",
+    metavar="[DIR|ZIP]",
+    type=dnnlib.cli.IMAGE_SETS,
 )
 @click.option("--stages", help="Show the stages of a cascade side by side", is_flag=True)
 @click.option(

@@ -111,7 +111,13 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--source", help="Network pickle or safetensors file", metavar="[PATH|URL]", required=True)
+@click.option(
+    "--source",
+    help="Network pickle or safetensors file",
+    metavar="[PATH|URL]",
+    required=True,
+    type=dnnlib.cli.IMAGE_SETS,
+)
 @click.option("--dest", help="What to write, by its ending: .pkl, .safetensors or .onnx", metavar="PATH", required=True)
 @click.option(
     "--format",

@@ -38,7 +38,8 @@ import dnnlib.interrupts  # before what takes long
 # isort: split
 import contextlib
 import json
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,20 +50,9 @@ import dnnlib.cli
 from dnnlib.errors import UserError
 from dnnlib.files import only_one
 from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
-from metrics.settings import DETECTORS
 from torch_utils.one_voice import say_once
-from training.ada import PUBLISHED_NETWORKS, resume_address
-from training.presets import PRESETS, W_DIM
-from training.settings import (
-    ENCODERS,
-    LATEST,
-    LOSSES,
-    NORMS,
-    PRIOR_NORMS,
-    PRIOR_SAMPLINGS,
-    SOURCE_MATCHES,
-)
-from training.shards import split_list
+from training.options import DEFAULTS, FLAGS, TYPES, Flag, PathKind, TrainingOptions, flag_name
+from training.settings import LATEST
 
 if TYPE_CHECKING:
     import torch
@@ -73,232 +63,45 @@ if TYPE_CHECKING:
 RESUME = "the same command with --resume=latest continues"
 
 
-def auto_int(context: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """An integer, or `auto` for None."""
-    if value is None or value == "auto":
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+def all_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options that `TrainingOptions` declares, in its order."""
+    for name, flag in reversed(FLAGS.items()):
+        command = click.option(flag_name(name), **as_click(name, flag))(command)
+    return command
 
 
-def comma_separated(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+def as_click(name: str, flag: Flag) -> dict[str, Any]:
+    """What click wants to know of an option."""
+    kinds = [kind for kind in typing.get_args(TYPES[name]) or [TYPES[name]] if kind is not type(None)]
+    known: dict[str, Any] = {
+        "help": flag.help if flag.unset is None else f"{flag.help}  [default: {flag.unset}]",
+        "metavar": "BOOL" if kinds == [bool] else flag.metavar,
+        "default": DEFAULTS[name] if flag.parse is None else flag.text,
+    }
+    if flag.path is PathKind.SET:
+        return known | {"type": dnnlib.cli.IMAGE_SETS} | parsed(flag)
+    if flag.parse is not None:
+        return known | parsed(flag)
+    return known | {"type": click.Choice(flag.choices) if flag.choices else kinds[0]}
 
 
-def coreset_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    return tuple(sorted(metric_names(context, param, value)))  # so that prior,target is target,prior to a resumed run
+def parsed(flag: Flag) -> dict[str, Any]:
+    """The callback of an option whose text has a meaning of its own."""
+    if flag.parse is None:
+        return {}
 
+    def callback(context: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else flag.parse(value)
+        except UserError as error:
+            raise click.BadParameter(str(error)) from None
 
-def metric_names(context: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    names = comma_separated(context, param, value)
-    return () if names == ("none",) else names
-
-
-def defaults(name: str) -> str:
-    """A field of the table of configurations, for the help text: `0.002 (stylegan2), 0.0025 (stylegan3-t, …)`."""
-    by_value: dict[Any, list[str]] = {}
-    for cfg, preset in PRESETS.items():
-        by_value.setdefault(getattr(preset, name), []).append(cfg)
-    return "; ".join(f"{value} ({', '.join(cfgs)})" for value, cfgs in by_value.items() if value is not None)
+    return {"callback": callback}
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-# Required and main features.
-@click.option("--outdir", help="Where to save the runs", metavar="DIR", default="training-runs")
 @click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
-@click.option(
-    "--cfg",
-    help="Base configuration; auto, paper256, paper512, paper1024, cifar are those of StyleGAN2-ADA",
-    type=click.Choice(list(PRESETS)),
-)
-@click.option(
-    "--data", help="Training data: the images that the generator shall make", metavar="[ZIP|DIR|A,B|'{0..9}.zip']"
-)
-@click.option(
-    "--source",
-    help="What the generator is fed: images of another data set, or a snapshot (with --data); "
-    "alone, it trains stage one, a plain generator of the source itself; auto chooses from --source-pool; noise is none",
-    metavar="[ZIP|DIR|PKL|URL|auto|noise]",
-)
-@click.option(
-    "--source-pool",
-    help="What --source=auto chooses the friendly neighbour from",
-    metavar="[A,B,C]",
-    callback=lambda context, param, value: tuple(dict.fromkeys(split_list(value))),
-    default="",
-)
-@click.option("--source-encoder", help="Image to z  [default: flatten]", type=click.Choice(ENCODERS))
-@click.option("--source-norm", help="Normalisation of z", type=click.Choice(NORMS), default="standardize")
-@click.option("--source-noise", help="Standard deviation of Gaussian noise added to z", type=float, default=0.0)
-@click.option(
-    "--coreset",
-    help="Batches that cover more (Small-GAN): chosen from many candidates, the latents (prior), the real images (target)",
-    metavar="[prior|target|prior,target|none]",
-    callback=coreset_names,
-    default="none",
-)
-@click.option("--coreset-factor", help="Candidates for each sample of a batch  [default: 4]", metavar="INT", type=int)
-@click.option(
-    "--stage-cache",
-    help="With a snapshot as source: draw from a pool of N of its outputs that is refreshed gradually; 0 is off",
-    metavar="N",
-    type=int,
-)
-@click.option(
-    "--source-match",
-    help="With --cond=1, the source image of a class: any; of the class with the same number; of the nearest class by CSID",
-    type=click.Choice(SOURCE_MATCHES),
-    default="random",
-)
-@click.option(
-    "--pretrain",
-    help="Before training, let G learn for so long to draw the training images paired with its input; 0 is off",
-    metavar="KIMG",
-    type=float,
-    default=0,
-)
-@click.option(
-    "--gpus", help="Number of GPUs, of processes on a CPU  [default: all GPUs, one process on a CPU]", type=int
-)
-@click.option("--batch", help="Total batch size  [default: 32; that of --cfg]", type=int)
-@click.option("--gamma", help="R1 regularization weight  [default: by resolution and batch]", type=float)
-# Optional features.
-@click.option("--cond", help="Train a conditional model", metavar="BOOL", type=bool, default=False)
-@click.option(
-    "--prior",
-    help="Condition on features of the training images (data instance prior)",
-    type=click.Choice(["features"]),
-)
-@click.option(
-    "--prior-detector",
-    help="Frozen network that they come from, or a file of weights; auto: inception if at hand, else tiny",
-    metavar="[auto|inception|vgg16|tiny|PATH]",
-    default="auto",
-)
-@click.option("--prior-dim", help="Reduce them to so many principal axes  [default: keep all]", metavar="INT", type=int)
-@click.option("--prior-norm", help="Their length", type=click.Choice(PRIOR_NORMS), default="unit")
-@click.option(
-    "--prior-sampling",
-    help="Where later images take theirs from: some of the data's, k-means centres with noise, a Gaussian mixture",
-    type=click.Choice(PRIOR_SAMPLINGS),
-    default="memory",
-)
-@click.option("--mirror", help="Enable dataset x-flips", metavar="BOOL", type=bool, default=False)
-@click.option("--subset", help="Train with only N of the images, drawn by --seed", metavar="N", type=int)
-@click.option("--aug", help="Augmentation mode", type=click.Choice(["noaug", "ada", "fixed"]), default="ada")
-@click.option(
-    "--augpipe", help="Augmentation pipeline: blit, geom, color, filter, noise, cutout, bg, bgc, …", default="bgc"
-)
-@click.option(
-    "--resume",
-    help="latest, or a run folder: continue that run exactly, by its own options; latest is the newest run in --outdir, and "
-    "starts one if there is none. A network pickle: start a new run from the weights that fit; "
-    f"{', '.join(PUBLISHED_NETWORKS)} are published ones, noresume is none",
-    metavar="[latest|DIR|PATH|URL|NAME]",
-    callback=lambda context, param, value: resume_address(value),
-)
-@click.option(
-    "--resume-augment",
-    help="Take over the augmentation probability from the network pickle",
-    metavar="BOOL",
-    type=bool,
-    default=False,
-)
-@click.option(
-    "--resume-optimizer",
-    help="Take over the optimizers from the training state beside the network pickle",
-    metavar="BOOL",
-    type=bool,
-    default=False,
-)
-@click.option("--freezed", help="Freeze first layers of D", metavar="INT", type=int, default=0)
-# Misc hyperparameters.
-@click.option("--p", help="Probability for --aug=fixed", type=float, default=0.2)
-@click.option("--target", help="Target value for --aug=ada", type=float, default=0.6)
-@click.option(
-    "--batch-gpu", help="Limit batch size per GPU; auto: the most that fits", callback=auto_int, default="auto"
-)
-@click.option("--cbase", help=f"Capacity multiplier  [default: {defaults('cbase')}]", metavar="INT", type=int)
-@click.option("--cmax", help=f"Max. feature maps  [default: {defaults('cmax')}]", metavar="INT", type=int)
-@click.option("--z-dim", help=f"Dimensions of z  [default: {defaults('z_dim')}]", metavar="INT", type=int)
-@click.option("--w-dim", help=f"Dimensions of w  [default: {W_DIM}]", metavar="INT", type=int)
-@click.option("--glr", help=f"G learning rate  [default: {defaults('glr')}]", type=float)
-@click.option("--dlr", help=f"D learning rate  [default: {defaults('dlr')}]", type=float)
-@click.option("--loss", help=f"Adversarial loss  [default: {defaults('loss')}]", type=click.Choice(LOSSES))
-@click.option("--map-depth", help=f"Mapping network depth  [default: {defaults('map_depth')}]", type=int)
-@click.option(
-    "--grow-kimg",
-    help=f"Train each resolution for so long, then fade in the next for so long  [default: {defaults('grow_kimg')}]",
-    metavar="KIMG",
-    type=float,
-)
-@click.option("--mbstd-group", help=f"Minibatch std group size  [default: {defaults('mbstd_group')}]", type=int)
-# Misc settings.
-@click.option("--desc", help="String to include in result dir name", metavar="STR")
-@click.option(
-    "--metrics",
-    help="Quality metrics (officially fid50k_full, which takes hours on a CPU)",
-    metavar="[NAME|A,B,C|none]",
-    callback=metric_names,
-    default="none",
-)
-@click.option(
-    "--metrics-data",
-    help="Data set that they compare with, such as all images where --data is a few of them  [default: --data]",
-    metavar="[ZIP|DIR|A,B]",
-)
-@click.option(
-    "--detector",
-    help="What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else tiny",
-    type=click.Choice(DETECTORS),
-    default="auto",
-)
-@click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
-@click.option("--kimg", help=f"Total training duration  [default: {defaults('kimg')}]", metavar="KIMG", type=float)
-@click.option("--tick", help="How often to print progress", metavar="KIMG", type=float, default=4)
-@click.option(
-    "--snap",
-    help="How often to save snapshots  [default: ticks 1, 2, 4, … 32, then 50; officially 50]",
-    metavar="TICKS",
-    type=int,
-)
-@click.option(
-    "--keep",
-    help="Keep only the last N snapshots and training states, and the best snapshot  [default: all snapshots, two states]",
-    metavar="N",
-    type=int,
-)
-@click.option(
-    "--nan-patience",
-    help="Steps in a row that may be left out because losses or gradients are NaN or infinite",
-    metavar="STEPS",
-    type=int,
-    default=10,
-)
-@click.option("--seed", help="Random seed", metavar="INT", type=int, default=0)
-@click.option("--fp32", help="Disable mixed-precision", metavar="BOOL", type=bool, default=False)
-@click.option(
-    "--nhwc",
-    help="Keep feature maps channels-last in float16 (on a GPU, runs do so anyway)",
-    metavar="BOOL",
-    type=bool,
-    default=False,
-)
-@click.option(
-    "--allow-tf32",
-    help="Let a GPU round the inputs of float32 products to TF32  [default: unless --fp32=1; officially: no]",
-    metavar="BOOL",
-    type=bool,
-)
-@click.option("--nobench", help="Disable cuDNN benchmarking", metavar="BOOL", type=bool, default=False)
-@click.option(
-    "--cuda-graphs", help="Replay the main phases on a GPU as CUDA graphs", metavar="BOOL", type=bool, default=False
-)
-@click.option("--deterministic", help="Same numbers twice on a GPU", metavar="BOOL", type=bool, default=False)
-@click.option("--workers", help="Threads that decode images", metavar="INT", type=int, default=3)
-@click.option("--device", help="Where to train", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@all_options
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
 @click.pass_context
 def main(context: click.Context, cascade: str | None, dry_run: bool, **options: Any) -> int:
@@ -307,7 +110,6 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
         return train_cascade(cascade, {name: options[name] for name in given}, options["outdir"], dry_run)
     with importing():
         from torch_utils import distributed
-        from training.config import TrainingOptions
         from training.resolve import resolve
         from training.resume import find_resume_point, is_finished
     point = find_resume_point(options, given)

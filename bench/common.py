@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from torch_utils import misc
-from training.config import TrainingOptions
+from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
 from training.state import TrainingState, build_state

@@ -21,7 +21,8 @@ from bench.common import RESULTS, save_result, write_noise_images
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from torch_utils.gradient_reducer import LARGEST_BUCKET, NUM_BUCKETS
-from training.config import TrainingConfig, TrainingOptions
+from training.config import TrainingConfig
+from training.options import TrainingOptions
 from training.resolve import resolve
 
 NETWORKS = [("stylegan2", 256), ("stylegan2", 1024), ("stylegan3-t", 256), ("stylegan3-t", 1024)]

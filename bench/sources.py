@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, save_result, write_noise_images
 from torch_utils import misc
-from training.config import TrainingOptions
+from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
 from training.snapshot import save_snapshot

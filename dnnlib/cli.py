@@ -9,8 +9,17 @@ import click
 from dnnlib import interrupts
 from dnnlib.errors import UserError
 
-# Options that take zips.
-SETS = frozenset({"--data", "--source", "--source-images", "--source-pool", "--metrics-data", "--network", "--target"})
+
+class ImageSets(click.ParamType):
+    """The type of an option that takes images: one path, or several with commas between them or with braces."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> str:
+        return value
+
+
+IMAGE_SETS = ImageSets()
 
 
 def to_stderr(message: str) -> None:
@@ -58,7 +67,7 @@ def explanation(error: Exception) -> str | None:
 def refuse_repeated(command: click.Command, arguments: list[str]) -> None:
     """Braces without quotes become one option for each zip, of which click would take the last and drop the others."""
     for param in command.params:
-        if isinstance(param, click.Option) and not param.multiple and not SETS.isdisjoint(param.opts):
+        if isinstance(param, click.Option) and not param.multiple and isinstance(param.type, ImageSets):
             given = [
                 one
                 for one in arguments

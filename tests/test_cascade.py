@@ -281,7 +281,7 @@ def test_a_stage_that_was_moved_away_is_trained_anew_and_may_be_longer(twin, roo
         ("[{name: one, data: a, batch: many}]", [], "stage one: Invalid value for '--batch': 'many' is not a valid int"),
         ("[{name: one, data: a, cfg: stylegan4}]", [], "stage one: Invalid value for '--cfg'"),
         ("[{name: one, data: a}, {name: two, source: one, data: b, kimg: -1}]", [], "stage two: --kimg=-1.0 must be pos"),
-        ("[{name: one, data: a, stage-cache: 99}]", [], "stage one: --stage-cache=99 needs --source=SNAPSHOT.pkl"),
+        ("[{name: one, data: a, stage-cache: 99}]", [], "stage one: --stage-cache=99: needs --source=SNAPSHOT.pkl"),
         ("[{name: one, data: a}, {name: two, source: one, data: b, z-dim: 17}]", [], "stage two: --z-dim=17 is no sens"),
         (
             "[{name: one, data: a}, {name: two, source: one, data: c, resume: one, w-dim: 32, z-dim: 64, cfg: stylegan3-t}]", [],

@@ -30,10 +30,10 @@ from tests import tiny
 from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
 from training import ada, augment, losses, networks, training_loop
-from training.config import TrainingOptions
 from training.dataset import ImageFolderDataset
 from training.loss import StyleGAN2Loss
 from training.official_loop import config_from_official
+from training.options import TrainingOptions
 from training.precision import plan_precision
 from training.progress import Progress
 from training.resolve import resolve
@@ -468,8 +468,8 @@ def test_subset(tmp_path):
 def test_nhwc(tmp_path):
     config = resolve(options_of(tmp_path, "--cfg=stylegan2", "--nhwc=1")).config
     assert config.G_kwargs["fp16_channels_last"] and config.D_kwargs["block_kwargs"]["fp16_channels_last"]
-    with pytest.raises(UserError, match="--nhwc=True: --cfg=dcgan has no such thing"):
-        options_of(tmp_path, "--cfg=dcgan", "--nhwc=1")
+    with pytest.raises(UserError, match="--nhwc=1: --cfg=dcgan has no such thing"):
+        options_of(tmp_path, "--cfg=dcgan", "--nhwc=1").check_together()
 
 
 @pytest.mark.parametrize(

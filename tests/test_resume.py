@@ -43,8 +43,8 @@ def folders(tmp_path_factory):
     }
 
 
-def spider(folders):
-    return [f"--source={folders['source']}", f"--data={folders['target']}", "--source-noise=0.1", "--target=0.1"]
+def spider(folders, aug="--target=0.1"):
+    return [f"--source={folders['source']}", f"--data={folders['target']}", "--source-noise=0.1", *aug.split()]
 
 
 def leaves(tree, name=""):
@@ -194,7 +194,7 @@ def test_a_signal_in_the_middle_of_anything_changes_nothing(tmp_path, folders):
 
 
 def test_another_number_of_processes_goes_on_with_the_same_batches(tmp_path, folders):
-    args = [*spider(folders), "--fp32=1", "--aug=fixed", "--p=0.3"]
+    args = [*spider(folders, "--aug=fixed --p=0.3"), "--fp32=1"]
     whole, _ = train(tmp_path / "whole", *args, "--kimg=0.032")
     parts, _ = train(tmp_path / "parts", *args, "--kimg=0.016")
     command = ["--resume=latest", f"--outdir={parts.parent}", "--kimg=0.032", "--gpus=2"]
@@ -476,7 +476,7 @@ def test_old_files_go_and_the_best_and_last_stay(tmp_path, folders):
 
 
 def test_transfer_takes_over_what_is_asked_for(tmp_path, folders):
-    first, _ = train(tmp_path / "a", *spider(folders), "--kimg=0.032", "--aug=fixed", "--p=0.4")
+    first, _ = train(tmp_path / "a", *spider(folders, "--aug=fixed --p=0.4"), "--kimg=0.032")
     args = [*spider(folders), f"--resume={snapshot_of(first)}", "--kimg=0.008"]
     plain, _ = train(tmp_path / "b", *args)
     taken, output = train(tmp_path / "c", *args, "--resume-augment=1", "--resume-optimizer=1")

@@ -24,6 +24,7 @@ from tests.conftest import ROOT
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training import settings
+from training.augment import AUGPIPES
 from training.cascade import Cascade
 from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
 from training.encoders import ENCODERS
@@ -54,7 +55,7 @@ def run_inside(*args):
 
 
 def test_flags_offer_all_rows_of_their_tables():
-    assert (tuple(ENCODERS), tuple(LOSSES)) == (settings.ENCODERS, settings.LOSSES)
+    assert (tuple(ENCODERS), tuple(LOSSES), tuple(AUGPIPES)) == (settings.ENCODERS, settings.LOSSES, settings.AUGPIPES)
 
 
 def train(tmp_path, *args, cfg="stylegan2"):
@@ -410,9 +411,10 @@ def test_metrics_may_compare_with_another_set_than_the_training_data(tmp_path, f
     a, b = (json.loads((run_dir / "metric-fid1k_full.jsonl").read_text()) for run_dir in (own, other))
     assert a["results"]["fid1k_full[tiny]"] != b["results"]["fid1k_full[tiny]"]
     assert b["metrics_data"] == str(folders["source"]) and "metrics_data" not in a
-    status, _, err = run_inside("--resume=latest", f"--outdir={other.parent}", f"--metrics-data={folders['target']}")
-    assert status == 2 and f"--metrics-data={folders['target']}: the run in" in err  # one curve, one set
-    status, out, err = run_inside("--resume=latest", f"--outdir={other.parent}", "--metrics=none", "--kimg=0.024")
+    on = ["--resume=latest", f"--outdir={other.parent}", "--dry-run"]
+    status, out, _ = run_inside(*on, f"--metrics-data={folders['target']}", "--kimg=0.024")
+    assert status == 0 and f"--metrics-data: {folders['target']} from here on (so far: {folders['source']})" in out
+    status, out, err = run_inside(*on, "--metrics=none", "--kimg=0.024")
     assert status == 0 and "--metrics-data is not used" in out, err
 
 

@@ -94,6 +94,8 @@ def _attempt(work: Callable[[], int]) -> tuple[int, Failure | None]:
             return work(), None
     except KeyboardInterrupt:
         return INTERRUPTED, None
+    except SystemExit as leaving:  # asked to, before there was anything to save
+        return leaving.code if isinstance(leaving.code, int) else BROKEN, None
     except Exception as error:
         failure = Failure.of(error)
         return failure.exit_code, failure

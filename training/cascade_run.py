@@ -16,23 +16,15 @@ from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
 from training.cascade_report import CascadeReport
 from training.checkpoint import SNAPSHOT_PATTERN, numbered
-from training.config import TrainingConfig, TrainingOptions
+from training.config import TrainingConfig
 from training.image_files import open_files
 from training.metric_inputs import NOISE
+from training.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
 from training.progress import StopSignal
 from training.recipe import Recipe, Stage
 from training.resolve import Resolved, check_metrics, resolve
-from training.resume import (
-    LATEST,
-    ROUNDING,
-    TUNABLE,
-    WITHOUT_EFFECT,
-    ResumePoint,
-    find_resume_point,
-    is_finished,
-    newest_run,
-    read_options,
-)
+from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
+from training.settings import LATEST
 from training.shards import set_name
 from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
@@ -40,10 +32,7 @@ from training.source_choice import AUTO
 from training.whereabouts import absolute_options
 
 # What the command line may say to all stages: where and how they are computed, not what.
-FROM_COMMAND_LINE = {
-    "outdir", "gpus", "device", "workers", "batch_gpu", "nobench", "cuda_graphs", "deterministic", "detector",
-    "detector_weights", "keep", "nan_patience",
-}  # fmt: skip
+FROM_COMMAND_LINE = names_where(lambda flag: flag.is_beside_cascade)
 
 Parse = Callable[[list[str]], dict[str, Any]]  # arguments of train.py -> values of all of its options
 Start = Callable[[TrainingConfig, ResumePoint | None, str], int]  # trains, the text tells how to go on; the exit code
@@ -107,7 +96,7 @@ class CascadeRun:
             if run_dir is not None:
                 self.check_unchanged(stage, run_dir, options)
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
-            resolved = resolve(options if point is None else point.options, point)
+            resolved = resolve(options if point is None else point.options, point, judged_by=self.recipe.table)
             if point is None and stage.source is not None:  # whose file is called as the files of all stages are
                 name = set_name(self.plans[stage.source].snapshot)
                 resolved.config.desc = resolved.config.desc.replace(f"-{name}-to-", f"-{stage.source}-to-", 1)
@@ -135,7 +124,8 @@ class CascadeRun:
         saved = read_options(run_dir)
         before, now = absolute_options(saved["options"]), absolute_options(dataclasses.asdict(options))
         is_over = saved.get("finished_kimg", -1) >= options.kimg
-        free = (WITHOUT_EFFECT | ROUNDING) if is_over else (WITHOUT_EFFECT | ROUNDING | TUNABLE)
+        fixed = {OnResume.FIXED} | ({OnResume.TUNES} if is_over else set())
+        free = names_where(lambda flag: flag.on_resume not in fixed)
         if is_over and before["kimg"] > options.kimg:
             free = free - {"kimg"}
         way_out = f"put that back, or move {run_dir} away to train the stage anew"
@@ -144,8 +134,7 @@ class CascadeRun:
             was = tuple(was) if isinstance(was, list) else was
             is_settled = name == "desc" or (name == "source_pool" and options.source == AUTO)
             if name not in free and not is_settled and was != value:
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"has {flag}={value} now, and was trained with {was}: {way_out}")
+                raise UserError(f"has {flag_name(name)}={value} now, and was trained with {was}: {way_out}")
         self.check_built_on(stage, run_dir, saved, options)
 
     def check_built_on(self, stage: Stage, run_dir: Path, saved: Mapping[str, Any], options: TrainingOptions) -> None:
@@ -235,12 +224,11 @@ def check_given(given: Mapping[str, Any]) -> dict[str, str]:
     if distributed.is_launched() and distributed.get_world_size() > 1:
         raise UserError("--cascade: does not run under torchrun yet; start it with --gpus=N on one machine")
     for name in sorted(given.keys() - FROM_COMMAND_LINE):
-        flag = f"--{name.replace('_', '-')}"
         if name == "resume" and given[name] == LATEST:
             continue  # that is what a cascade does anyway
-        known = ", ".join(f"--{known.replace('_', '-')}" for known in sorted(FROM_COMMAND_LINE))
+        known = ", ".join(flag_name(known) for known in sorted(FROM_COMMAND_LINE))
         raise UserError(
-            f"{flag}: belongs into the recipe of --cascade, under defaults or a stage; beside it go only {known}"
+            f"{flag_name(name)}: belongs into the recipe of --cascade, under defaults or a stage; beside it go only {known}"
         )
     texts = {name: str(value) for name, value in given.items() if name not in ("outdir", "resume")}
     return texts | ({"batch_gpu": "auto"} if "batch_gpu" in given and given["batch_gpu"] is None else {})
@@ -254,7 +242,7 @@ def as_flags(options: TrainingOptions, run_dir: Path) -> dict[str, Any]:
 def names_given(options: TrainingOptions) -> set[str]:
     """All options count as given, but that what --source=auto has chosen stays chosen."""
     chosen = {"source", "source_pool"} if options.source == AUTO else set()
-    return {field.name for field in dataclasses.fields(TrainingOptions)} - {"resume", "outdir", "desc"} - chosen
+    return FLAGS.keys() - {"resume", "outdir", "desc"} - chosen
 
 
 def fingerprint_of_source(options: TrainingOptions) -> str | None:

@@ -9,7 +9,6 @@
 Keys of stages are flags of train.py. `source` and `resume` may name an earlier stage; paths are relative to the file.
 """
 
-import dataclasses
 import difflib
 import os
 import re
@@ -23,8 +22,7 @@ import yaml
 from dnnlib.errors import UserError
 from dnnlib.util import is_url
 from metrics import metric_main
-from training.config import TrainingOptions
-from training.prior_features import DETECTORS
+from training.options import DEFAULTS, FED, FED_BY_NETWORK, FLAGS, PathKind, names_where
 from training.shards import set_exists, split_list
 
 MAX_BYTES = 1 << 20
@@ -32,15 +30,13 @@ TOP_KEYS = ("defaults", "stages", "table")
 TABLE = ("fid5k_full", "csid5k_full")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 TAKEN_NAMES = frozenset({"auto", "noise", "latest", "none"})  # they mean something as a source or in --resume
-NOT_OF_A_STAGE = frozenset({"outdir", "desc"})  # the cascade decides
-PATHS = frozenset({"data", "source", "source_pool", "metrics_data", "resume", "detector_weights", "prior_detector"})
-SETS = frozenset(
-    {"data", "source", "source_pool", "metrics_data"}
-)  # paths that may be several, with commas between them
-LISTS = SETS | {"metrics", "coreset"}
-# As defaults, these pass over stages that start from noise.
-NEEDS_SOURCE = frozenset({"source_encoder", "source_noise", "source_match"})
-NEEDS_NETWORK = frozenset({"stage_cache"})  # and these over stages that are fed by no other
+NOT_OF_A_STAGE = names_where(lambda flag: not flag.is_of_stage)  # the cascade decides
+PATHS = names_where(lambda flag: flag.path is not None)
+SETS = names_where(lambda flag: flag.path is PathKind.SET)
+LISTS = SETS | {name for name, default in DEFAULTS.items() if isinstance(default, tuple)}
+# As defaults, these pass over stages that start from noise, and those over stages that are fed by no other.
+NEEDS_SOURCE = names_where(lambda flag: flag.needs is not None and flag.needs.text == FED.text)
+NEEDS_NETWORK = names_where(lambda flag: flag.needs is FED_BY_NETWORK)
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ def parse_recipe(contents: Any, path: Path) -> Recipe:
 
 
 def option_names() -> list[str]:
-    return [field.name for field in dataclasses.fields(TrainingOptions) if field.name not in NOT_OF_A_STAGE]
+    return [name for name in FLAGS if name not in NOT_OF_A_STAGE]
 
 
 def mapping(value: Any, where: str) -> dict:
@@ -302,7 +298,7 @@ def build_stage(name: str, options: dict[str, str], own: set[str], names: list[s
     for key in passed_over - own:
         options.pop(key, None)
     for key in PATHS & set(options):
-        if key == "prior_detector" and options[key] in DETECTORS:
+        if options[key] in FLAGS[key].words:
             continue
         options[key] = located(options[key], folder, key in SETS)
     if "resume" in options and Path(options["resume"]).is_dir():

@@ -22,7 +22,7 @@ from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
 from training.cascade import last_generator
 from training.checkpoint import state_beside
-from training.config import CORESET_FACTOR, TrainingConfig, TrainingOptions
+from training.config import CORESET_FACTOR, TrainingConfig
 from training.coreset import coreset_detector
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
@@ -30,6 +30,7 @@ from training.image_files import counted, open_files, other_images
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
+from training.options import TrainingOptions
 from training.precision import plan_precision
 from training.presets import PRESETS, Preset
 from training.prior import describe as describe_prior
@@ -87,8 +88,13 @@ class Decided:
     """Of the summary, by topic; None for none."""
 
 
-def resolve(options: TrainingOptions, point: ResumePoint | None = None) -> Resolved:
-    """Decide what is open and check everything against the files, and against the run that is continued, if any."""
+def resolve(options: TrainingOptions, point: ResumePoint | None = None, judged_by: Sequence[str] = ()) -> Resolved:
+    """Decide what is open and check everything against the files, and against the run that is continued, if any.
+
+    judged_by: metrics that are computed at the end of the run, beside its own.
+    """
+    if point is None:  # a run that began keeps its options, whatever they mean beside each other
+        dataclasses.replace(options, metrics=(*options.metrics, *judged_by)).check_together()
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
     decided = decide(options, point)
     config = configuration(decided, asked, point)
@@ -307,8 +313,6 @@ def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
         raise UserError(
             f"--source={options.source} is a snapshot: add --data=IMAGES.zip, what the next stage shall make"
         )
-    if options.source_encoder is not None or options.source_noise > 0:
-        raise UserError("--source-encoder and --source-noise need --data: --source alone trains from Gaussian noise")
     line = (
         "stage one of a cascade: --source without --data trains a plain generator of the source itself; "
         "stage two is --source=ITS-SNAPSHOT.pkl --data=TARGET.zip"
@@ -416,8 +420,6 @@ def describe_source(options: TrainingOptions) -> tuple[dict[str, Any], dict[str,
     if options.source is None:
         if options.source_encoder not in (None, "identity"):
             raise UserError(f"--source-encoder={options.source_encoder} needs --source=IMAGES.zip or SNAPSHOT.pkl")
-        if options.source_noise > 0:
-            raise UserError(f"--source-noise={options.source_noise:g} needs --source; Gaussian input is noise already")
         return {"kind": "gaussian", "z_dim": options.z_dim}, None, f"Gaussian noise, z_dim {options.z_dim}"
     encoder = options.source_encoder or "flatten"
     if encoder == "identity":

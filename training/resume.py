@@ -21,31 +21,14 @@ from training.checkpoint import (
     newest_intact_state,
     numbered,
 )
-from training.config import TrainingConfig, TrainingOptions
+from training.config import FREE_FIELDS, TrainingConfig
+from training.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
 from training.presets import PRESETS
 from training.settings import LATEST
 from training.snapshot import images_seen
 from training.whereabouts import absolute_options
 
 DAMAGED = ".damaged"  # ending of a state that could not be continued
-
-# What a run may be continued with, beside its own options. The first group leaves its numbers alone (paths are checked by
-# what lies there), the second changes how they are rounded, the third changes the run.
-WITHOUT_EFFECT = {
-    "data", "source", "outdir", "resume", "kimg", "tick", "snap", "keep", "metrics", "detector", "detector_weights",
-    "workers", "nan_patience",
-}  # fmt: skip
-ROUNDING = {"gpus", "batch_gpu", "device", "nobench", "cuda_graphs", "deterministic"}
-TUNABLE = {"gamma", "glr", "dlr", "target", "p"}
-# What else follows from those without effect on the networks.
-REPORTS = {"tick": "statistics are over other spans and snapshots at other images; the networks are the same"}
-
-# Fields of the configuration that follow from these options, or say where things lie.
-FREE_FIELDS = {
-    "desc", "outdir", "resume", "total_kimg", "kimg_per_tick", "snapshot_ticks", "keep", "metrics", "metrics_data", "detector",
-    "detector_weights", "num_workers", "nan_patience", "num_gpus", "batch_gpu", "device", "cudnn_benchmark", "cuda_graphs",
-    "deterministic", "r1_gamma", "G_opt_kwargs", "D_opt_kwargs", "ada_target", "augment_p", "options",
-}  # fmt: skip
 
 # What runs meant that are older than a field.
 UNSAID = {f.name: f.default for f in dataclasses.fields(TrainingConfig) if f.default is not dataclasses.MISSING}
@@ -149,7 +132,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
 
 def are_options(saved: Mapping[str, Any]) -> bool:
     """Whether these are the options of a run, each of its type, as they come from JSON."""
-    kinds = {name: typing.get_args(kind) or (kind,) for name, kind in typing.get_type_hints(TrainingOptions).items()}
+    kinds = {name: typing.get_args(kind) or (kind,) for name, kind in TYPES.items()}
     if "cfg" not in saved or not saved.keys() <= kinds.keys():
         return False
     return all(is_of(value, kinds[name]) for name, value in saved.items())
@@ -173,24 +156,30 @@ def merge(
     whole_before, whole_now = absolute_options(merged), absolute_options(now)
     for name in sorted(given & set(now)):
         before, value = merged.get(name), now[name]
-        flag = f"--{name.replace('_', '-')}"
         if name in ("resume", "outdir") or whole_before.get(name) == whole_now[name]:
             continue
-        if name in REPORTS:
-            notes.append(f"{flag}: {value} from here on (so far: {before}): {REPORTS[name]}")
-        if name in TUNABLE:
-            notes.append(f"{flag}: {value} from here on (so far: {before})")
-        elif name in ROUNDING:
-            has_norm = PRESETS[merged["cfg"]].has_batch_norm and name in ("gpus", "batch_gpu")
-            effect = "batch norm sees other micro-batches" if has_norm else "equal up to rounding, not to the bit"
-            notes.append(f"{flag}: {value} instead of {before}: {effect}")
-        elif name not in WITHOUT_EFFECT:
-            raise UserError(
-                f"{flag}={shown(value)}: the run in {run_dir} has {shown(before)}; leave the flag out to continue it, name "
-                "another run with --outdir, or leave out --resume for a new one"
-            )
+        notes += change_of(name, before, value, run_dir, PRESETS[merged["cfg"]].has_batch_norm)
         merged[name] = value
     return merged, notes
+
+
+def change_of(name: str, before: Any, value: Any, run_dir: Path, has_batch_norm: bool) -> list[str]:
+    """What to note of an option that has another value now. Raises `UserError` where it must agree."""
+    flag = FLAGS[name]
+    here = f"{flag_name(name)}: {shown(value)}"
+    match flag.on_resume:
+        case OnResume.FREE:
+            return [f"{here} from here on (so far: {shown(before)}): {flag.note}"] if flag.note else []
+        case OnResume.TUNES:
+            return [f"{here} from here on (so far: {shown(before)})"]
+        case OnResume.ROUNDS:
+            sees_others = has_batch_norm and name in ("gpus", "batch_gpu")
+            effect = "batch norm sees other micro-batches" if sees_others else "equal up to rounding, not to the bit"
+            return [f"{here} instead of {shown(before)}: {effect}"]
+    raise UserError(
+        f"{flag_name(name)}={shown(value)}: the run in {run_dir} has {shown(before)}; leave the flag out to continue it, name "
+        "another run with --outdir, or leave out --resume for a new one"
+    )
 
 
 def shown(value: Any) -> str:

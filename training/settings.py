@@ -4,6 +4,9 @@ ENCODERS = ("flatten", "flatten-crop", "conv", "identity")  # rows of `training.
 NORMS = ("none", "standardize", "whiten")  # of theirs
 LOSSES = ("logistic", "hinge", "wgan-gp", "relativistic")  # rows of `training.losses.LOSSES`
 SOURCE_MATCHES = ("random", "label", "csid")
+CORESETS = ("prior", "target")
+# Rows of `training.augment.AUGPIPES`.
+AUGPIPES = ("blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc")
 PRIOR_NORMS = ("unit", "none")
 PRIOR_SAMPLINGS = ("memory", "kmeans", "gmm")
 LATEST = "latest"  # of --resume

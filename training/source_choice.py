@@ -8,8 +8,8 @@ from dnnlib.errors import UserError, naming
 from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table
 from torch_utils import distributed
-from training.config import TrainingOptions
 from training.metric_inputs import NOISE, ImageSet, name_apart, open_images
+from training.options import TrainingOptions
 
 AUTO = "auto"
 SNAPSHOT_IMAGES = 5_000  # that a snapshot in the pool makes
@@ -22,8 +22,6 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
     Prints the ranking. Raises `UserError`.
     """
     if options.source != AUTO:
-        if options.source_pool:
-            raise UserError("--source-pool: is for --source=auto, which chooses from it; add that, or leave it out")
         if options.source == NOISE and not Path(NOISE).exists():  # as `calc_sid.py --best` may say
             return dataclasses.replace(options, source=None), None
         return options, None

@@ -12,10 +12,10 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from torch_utils import distributed
 from training.class_pairs import ClassPairs
-from training.config import TrainingOptions
 from training.dataset_labels import find_classes
 from training.image_files import open_files
 from training.metric_inputs import ImageSet
+from training.options import TrainingOptions
 from training.snapshot import is_snapshot
 
 FEWEST_IMAGES = 10  # of a class whose distance is measured
@@ -29,8 +29,7 @@ def match_classes(options: TrainingOptions, device: str) -> dict[str, Any] | Non
     if kind == "random":
         return None
     flag = f"--source-match={kind}"
-    if options.source is None or options.data is None:
-        raise UserError(f"{flag}: pairs classes of --source with classes of --data; give both, or leave it out")
+    assert options.source is not None and options.data is not None
     if not options.cond:
         raise UserError(f"{flag}: needs --cond=1, a generator that knows classes; add that, or leave it out")
     if is_snapshot(options.source):

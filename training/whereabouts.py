@@ -16,13 +16,14 @@ from dnnlib.util import is_url
 from training.checkpoint import OPTIONS_FILE
 from training.dataset import ImageFolderDataset
 from training.label_distribution import LabelDistribution
+from training.options import FLAGS, PathKind, names_where
 from training.shards import part_paths, set_exists, split_list
 
 CASCADE_FILE = "cascade.json"  # beside the snapshot of a whole cascade, which names that of its last stage
 MAX_STAGES = 50
-SET_OPTIONS = ("data", "source", "metrics_data")
-FILE_OPTIONS = ("resume", "detector_weights", "prior_detector", "outdir")
-NO_PATHS = ("noise", "auto", "latest", "noresume", "tiny", "inception", "vgg16")
+SETS = names_where(lambda flag: flag.path is PathKind.SET)
+FILES = names_where(lambda flag: flag.path in (PathKind.FILE, PathKind.FOLDER))
+NO_PATHS = frozenset(word for flag in FLAGS.values() for word in flag.words)
 
 
 def travelling_name(path: str) -> str:
@@ -58,14 +59,15 @@ def absolute_set(path: str | None) -> str | None:
 
 def absolute_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run with absolute paths."""
-    changed: dict[str, Any] = {name: absolute_set(options[name]) for name in SET_OPTIONS if name in options}
-    for name in FILE_OPTIONS:
-        value = options.get(name)
+    changed: dict[str, Any] = {}
+    for name in SETS & options.keys():
+        value = options[name]
+        is_many = isinstance(value, list | tuple)
+        changed[name] = type(value)(absolute_set(path) for path in value) if is_many else absolute_set(value)
+    for name in FILES & options.keys():
+        value = options[name]
         if isinstance(value, str) and not is_url(value) and value not in NO_PATHS:
             changed[name] = os.path.abspath(value)
-    if options.get("source_pool"):
-        pool = options["source_pool"]
-        changed["source_pool"] = type(pool)(absolute_set(path) for path in pool)
     return {**options, **changed}
 
 

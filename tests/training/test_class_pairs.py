@@ -21,11 +21,11 @@ from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training import snapshot
 from training.class_pairs import ClassPairs
-from training.config import TrainingOptions
 from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
 from training.label_distribution import LabelDistribution
 from training.metric_inputs import open_generated
+from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.pictures import Pictures
 from training.resolve import resolve
@@ -303,7 +303,7 @@ def test_going_on_is_the_undisturbed_run_to_the_bit(folders, tmp_path, run_dir, 
         ({"match": "csid", "source": "few"}, r"few: its class 0 has 4 images, and csid needs 10"),
         ({"match": "csid", "data": "few"}, r"--data: .*few: its class 0 has 4 images"),
         ({"match": "csid", "cond": False}, r"--source-match=csid: needs --cond=1"),
-        ({"match": "label", "source": None}, r"--source-match=label: pairs classes of --source with"),
+        ({"match": "label", "source": None}, r"--source-match=label: needs --source=.*, and --data"),
         (
             {"match": "label", "coreset": ("prior",), "coreset_factor": 2},
             r"--coreset=prior chooses among source images, and so does --source-match",

@@ -13,7 +13,6 @@ from tests.test_resume import assert_same_run, resume, stats_of
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step, run
 from tests.training.test_source import gen, generator, save, write_images
-from training.config import TrainingOptions
 from training.coreset import (
     PriorCoreset,
     TargetCoreset,
@@ -25,6 +24,7 @@ from training.coreset import (
 )
 from training.dataset import BatchLoader, ImageFolderDataset
 from training.encoders import build_encoder
+from training.options import TrainingOptions
 from training.resolve import resolve
 from training.snapshot import load_snapshot, open_network_source
 from training.source import GaussianSource, ImageSource, LatentFeed
@@ -372,7 +372,7 @@ def test_a_second_stage_with_a_pool_goes_on_to_the_bit(tmp_path, folders):
         (["--coreset=prior,targets"], "--coreset=targets: choose from prior, target"),
         (["--coreset=prior", "--coreset-factor=0"], "--coreset-factor=0 must be from 2 to 64"),
         (["--coreset=prior", "--coreset-factor=-4"], "--coreset-factor=-4 must be from 2 to 64"),
-        (["--coreset=prior", "--coreset-factor=1"], "--coreset-factor=1: chooses all candidates, which does nothing"),
+        (["--coreset=prior", "--coreset-factor=1"], "--coreset-factor=1 must be from 2 to 64"),
         (["--coreset=prior", "--coreset-factor=65"], "--coreset-factor=65 must be from 2 to 64"),
         (["--coreset=prior", "--coreset-factor=many"], "--coreset-factor"),
         (["--coreset=prior", "--coreset-factor=4.5"], "--coreset-factor"),

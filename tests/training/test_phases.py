@@ -11,7 +11,7 @@ from tests.conftest import relative_error
 from tests.training.test_source import write_images
 from torch_utils import training_stats
 from training import phases
-from training.config import TrainingOptions
+from training.options import TrainingOptions
 from training.phases import NotFinite, TrainingStep, blur
 from training.resolve import resolve
 from training.state import build_state
@@ -21,7 +21,8 @@ def make_step(tmp_path, batch_gpu=8, **kwargs):
     data = write_images(tmp_path / "data", size=(16, 16), count=16)
     source = write_images(tmp_path / "source", size=(16, 16), count=16, seed=1)
     options = dict(cfg="stylegan2", data=str(data), source=str(source), device="cpu", batch=8, source_noise=0.1)
-    options |= dict(cbase=128, cmax=16, z_dim=16, w_dim=16, map_depth=2, aug="fixed", p=0.5)
+    options |= dict(cbase=128, cmax=16, z_dim=16, w_dim=16, map_depth=2)
+    options |= dict(aug="fixed", p=0.5) if "aug" not in kwargs else {}
     config = resolve(TrainingOptions(**{**options, **kwargs})).config
     state = build_state(config, torch.device("cpu"), verbose=False)
     return TrainingStep(state, config, batch_gpu, labels=torch.zeros(16, 0))

@@ -242,7 +242,7 @@ def test_a_cascade_is_pretrained_on_images_of_its_stage(tmp_path, folders):
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["--pretrain=-1"], "--pretrain=-1.0 must not be negative"), (["--pretrain=nan"], "--pretrain=nan")],
+    [(["--pretrain=-1"], "--pretrain=-1.0 must be from 0 to 10,000"), (["--pretrain=nan"], "--pretrain=nan")],
 )
 def test_bad_input_is_one_line(tmp_path, folders, args, words):
     status, _, err = run_inside("--cfg=stylegan2", *TINY, f"--data={folders['target']}", *args)

@@ -22,10 +22,10 @@ from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training import prior_features, snapshot
 from training.cascade import Cascade
-from training.config import TrainingOptions
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
 from training.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.metric_inputs import open_generated
+from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.prior import InstancePrior, principal_axes
 from training.resolve import resolve
@@ -399,8 +399,8 @@ def no_download(url, **kwargs):
         ({"prior_detector": "GARBAGE"}, r"--prior-detector: .*bad\.pth: "),
         ({"prior_dim": 64}, r"--prior-dim=64: 20 images and the 256 features of tiny have 19 principal axes"),
         ({"prior_sampling": "vae"}, "--prior-sampling=vae: choose from memory, kmeans, gmm"),
-        ({"prior": None}, r"--prior-detector=tiny needs --prior=features"),
-        ({"prior": "pixels"}, r"--prior=pixels: choose features"),
+        ({"prior": None}, r"--prior-detector=tiny: needs --prior=features"),
+        ({"prior": "pixels"}, r"--prior=pixels: choose from features"),
     ],
 )
 def test_bad_input(folders, tmp_path, monkeypatch, kwargs, words):

@@ -9,7 +9,7 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.training.test_source import generator, save, write_images
-from training.config import TrainingOptions
+from training.options import TrainingOptions
 from training.resolve import resolve
 from training.source import GaussianSource
 
@@ -127,18 +127,18 @@ def test_resume_changes_the_schedule(tmp_path, data):
         ({"batch": 16, "batch_gpu": 5}, "--batch-gpu=5"),
         ({"batch": 6}, "--mbstd-group=4 does not divide the 6"),
         ({"gamma": -1.0}, "--gamma=-1.0 must not be negative"),
-        ({"p": 1.5, "aug": "fixed"}, "--p=1.5 must lie in"),
+        ({"p": 1.5, "aug": "fixed"}, "--p=1.5 must be from 0 to 1"),
         ({"augpipe": "bgx"}, "--augpipe=bgx: choose from blit"),
         ({"cond": True}, "--cond"),
         ({"resume": "nowhere.pkl"}, "--resume: nowhere.pkl: no such file"),
         ({"source": "nowhere.zip"}, "--source: nowhere.zip: no such file"),
-        ({"source_encoder": "flatten"}, "--source-encoder=flatten needs --source"),
-        ({"source_noise": 0.2}, "--source-noise=0.2 needs --source"),
+        ({"source_encoder": "flatten"}, "--source-encoder=flatten: needs --source"),
+        ({"source_noise": 0.2}, "--source-noise=0.2: needs --source"),
         ({"metrics": ("fid50k_ful",)}, "did you mean fid50k_full"),
         ({"source": "SOURCE", "z_dim": 509}, "--z-dim=509"),
         ({"source": "SOURCE", "source_norm": "zca"}, "--source-norm=zca: choose from"),
         ({"source": "SOURCE", "source_encoder": "identity"}, "--source-encoder=identity"),
-        ({"source": "SOURCE", "data": None, "source_noise": 0.1}, "need --data"),
+        ({"source": "SOURCE", "data": None, "source_noise": 0.1}, "--source-noise=0.1: needs --source=IMAGES.zip"),
     ],
 )
 def test_refusals(data, source, kwargs, words):

@@ -6,7 +6,7 @@ import pytest
 
 from dnnlib.errors import UserError
 from tests.tiny import write_images
-from training.config import TrainingOptions
+from training.options import TrainingOptions
 from training.resolve import resolve
 from training.source_choice import choose_source
 
@@ -60,7 +60,7 @@ def test_noise_can_win(folders):
     [
         ({}, "--source=auto: needs --source-pool"),
         ({"source_pool": ("nowhere.zip",)}, "--source-pool: nowhere.zip"),
-        ({"source": None, "source_pool": ("a.zip",)}, "--source-pool: is for --source=auto"),
+        ({"source": None, "source_pool": ("a.zip",)}, "--source-pool=a.zip: is for --source=auto"),
         ({"data": None, "source_pool": ("noise",)}, "--data to choose for"),
     ],
 )

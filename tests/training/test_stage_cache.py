@@ -9,8 +9,8 @@ from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils import distributed
 from training import stage_cache
-from training.config import TrainingOptions
 from training.encoders import build_encoder
+from training.options import TrainingOptions
 from training.resolve import choose_stage_cache
 from training.source import GaussianSource, LatentFeed, NetworkSource
 from training.stage_cache import StageCache, block_size

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dnnlib.errors import UserError
 from tests import tiny
 from training import whereabouts
 from training.dataset import ImageFolderDataset
@@ -85,8 +84,14 @@ def test_the_same_file_by_another_path_is_no_other_run(tmp_path, monkeypatch):
     saved = {"cfg": "dcgan", "metrics_data": str(tmp_path / "all.zip"), "kimg": 3}
     merged, notes = merge(saved, {"metrics_data": "all.zip", "kimg": 3}, {"metrics_data", "kimg"}, tmp_path)
     assert merged == saved and notes == []
-    with pytest.raises(UserError, match=r"--metrics-data=other\.zip: the run in"):
-        merge(saved, {"metrics_data": "other.zip"}, {"metrics_data"}, tmp_path)
+
+
+def test_a_metrics_set_that_moved_stops_no_run(tmp_path):
+    """It had to agree, and a run whose metrics set had moved could not go on, not even with --metrics=none."""
+    saved = {"cfg": "dcgan", "metrics_data": str(tmp_path / "all.zip")}
+    merged, (note,) = merge(saved, {"metrics_data": str(tmp_path / "moved.zip")}, {"metrics_data"}, tmp_path)
+    assert merged["metrics_data"] == str(tmp_path / "moved.zip")
+    assert note.startswith(f"--metrics-data: {tmp_path / 'moved.zip'} from here on") and "do not compare" in note
 
 
 def test_data_are_found_by_the_run_then_by_name(tmp_path, monkeypatch):
