@@ -106,7 +106,8 @@ def _attempt(work: Callable[[], int]) -> tuple[int, Failure | None]:
 
 def _spawn(work: Work, num_processes: int, device: str, args: tuple, meeting_point: str) -> int:
     context = torch.multiprocessing.get_context("spawn")
-    processes, reports = [], []
+    processes: list[Any] = []
+    reports = []
     os.environ[interrupts.LAUNCHED] = "1"
     for rank in range(num_processes):
         report, reporter = context.Pipe(duplex=False)

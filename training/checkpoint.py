@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def to_cpu(tree: Any) -> Any:
 
 def random_state() -> dict[str, Any]:
     """Of every generator that belongs to the process. Steps draw from streams of their own; libraries may not."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     version, numbers, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -10,9 +10,9 @@ from training.options import FLAGS, OnResume
 CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
 
 
-def of_option(name: str, default: Any = dataclasses.MISSING) -> Any:
-    """A field of `TrainingConfig` that follows from one option, and may differ in a run that is continued if that may."""
-    return field(default=default, metadata={"option": name})
+def of_option(name: str) -> dict[str, str]:
+    """Metadata of a field that follows from one option, and may differ in a run that is continued if that may."""
+    return {"option": name}
 
 
 @dataclass
@@ -32,21 +32,21 @@ class TrainingConfig:
     """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
     D_kwargs: dict[str, Any]
     """Class and constructor arguments of the discriminator."""
-    G_opt_kwargs: dict[str, Any] = of_option("glr")
-    D_opt_kwargs: dict[str, Any] = of_option("dlr")
-    outdir: str = of_option("outdir")
+    G_opt_kwargs: dict[str, Any] = field(metadata=of_option("glr"))
+    D_opt_kwargs: dict[str, Any] = field(metadata=of_option("dlr"))
+    outdir: str = field(metadata=of_option("outdir"))
     """Folder of the run folders."""
-    device: str = of_option("device")
+    device: str = field(metadata=of_option("device"))
     """cpu or cuda."""
-    num_gpus: int = of_option("gpus")
+    num_gpus: int = field(metadata=of_option("gpus"))
     """Processes."""
     batch_size: int
     """Images per step, over all processes and accumulation rounds."""
-    batch_gpu: int | None = of_option("batch_gpu")
+    batch_gpu: int | None = field(metadata=of_option("batch_gpu"))
     """Images that one process works on at a time; None: the most that fits."""
     mbstd_group: int
     """Samples per group of the minibatch standard deviation; 1 where D has none."""
-    r1_gamma: float = of_option("gamma")
+    r1_gamma: float = field(metadata=of_option("gamma"))
     """Weight of the gradient penalty of the loss, R1 for most."""
     pl_weight: float
     """Weight of the path-length regulariser."""
@@ -60,9 +60,9 @@ class TrainingConfig:
     """Over which it fades to none."""
     augpipe_kwargs: dict[str, float] | None
     """Arguments of the augmentation pipe; None for no augmentation."""
-    augment_p: float = of_option("p")
+    augment_p: float = field(metadata=of_option("p"))
     """Augmentation probability at the start."""
-    ada_target: float | None = of_option("target")
+    ada_target: float | None = field(metadata=of_option("target"))
     """Target for the mean sign of D on real images; None keeps p fixed."""
     ada_kimg: int
     """Over which p can rise from 0 to 1."""
@@ -70,20 +70,20 @@ class TrainingConfig:
     """Half-life of the average of G's weights."""
     ema_rampup: float | None
     """Half-life as a share of the images seen, early on; None for none."""
-    resume: str | None = of_option("resume")
+    resume: str | None = field(metadata=of_option("resume"))
     """Snapshot whose weights the run started from."""
-    total_kimg: float = of_option("kimg")
-    kimg_per_tick: float = of_option("tick")
-    snapshot_ticks: int | None = of_option("snap")
+    total_kimg: float = field(metadata=of_option("kimg"))
+    kimg_per_tick: float = field(metadata=of_option("tick"))
+    snapshot_ticks: int | None = field(metadata=of_option("snap"))
     """Ticks from one snapshot to the next; None: after ticks 1, 2, 4, …, then every 50."""
     seed: int
     fp32: bool
-    cudnn_benchmark: bool = of_option("nobench")
-    cuda_graphs: bool = of_option("cuda_graphs")
+    cudnn_benchmark: bool = field(metadata=of_option("nobench"))
+    cuda_graphs: bool = field(metadata=of_option("cuda_graphs"))
     """Whether the main phases replay recorded kernels instead of launching each."""
-    deterministic: bool = of_option("deterministic")
+    deterministic: bool = field(metadata=of_option("deterministic"))
     """Whether a GPU adds in the same order every time."""
-    num_workers: int = of_option("workers")
+    num_workers: int = field(metadata=of_option("workers"))
     """Threads that decode images."""
     data_fingerprint: str = ""
     """sha256 of what the dataset holds, wherever it lies."""
@@ -93,19 +93,19 @@ class TrainingConfig:
     """Whether the optimizers' moments came from the training state beside it."""
     prior: dict[str, Any] | None = None
     """Constructor arguments of the data instance prior; None for none."""
-    keep: int | None = of_option("keep", None)
+    keep: int | None = field(default=None, metadata=of_option("keep"))
     """Snapshots and training states kept, beside the best; None: all snapshots, two states."""
-    nan_patience: int = of_option("nan_patience", 10)
+    nan_patience: int = field(default=10, metadata=of_option("nan_patience"))
     """Steps in a row that may be left out because losses or gradients are not finite."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the user asked for, by the names of the flags: what `--resume=latest` starts from."""
-    metrics: list[str] = field(default_factory=list, metadata={"option": "metrics"})
+    metrics: list[str] = field(default_factory=list, metadata=of_option("metrics"))
     """Computed at every snapshot; by the first of them the best snapshot is chosen."""
-    metrics_data: str | None = of_option("metrics_data", None)
+    metrics_data: str | None = field(default=None, metadata=of_option("metrics_data"))
     """Data set that they compare with; None: the training data."""
-    detector: str = of_option("detector", "auto")
+    detector: str = field(default="auto", metadata=of_option("detector"))
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
-    detector_weights: str | None = of_option("detector_weights", None)
+    detector_weights: str | None = field(default=None, metadata=of_option("detector_weights"))
     """File or address of its weights."""
     coreset: dict[str, Any] | None = None
     """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""

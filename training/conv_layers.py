@@ -99,8 +99,8 @@ class BatchNorm(torch.nn.Module):
     ) -> torch.Tensor:
         if self.training and update_emas:
             self.follow(x.detach())
-        running = (None, None) if self.training else (self.mean_ema, self.var_ema)
-        y = torch.nn.functional.batch_norm(x, *running, self.weight, self.bias, self.training, 0.0, self.eps)
+        mean, var = (None, None) if self.training else (self.mean_ema, self.var_ema)
+        y = torch.nn.functional.batch_norm(x, mean, var, self.weight, self.bias, self.training, 0.0, self.eps)
         if gain is None or bias is None:
             return y
         return torch.addcmul(bias[:, :, None, None], y, 1 + gain[:, :, None, None])

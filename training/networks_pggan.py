@@ -108,7 +108,7 @@ class SynthesisNetwork(torch.nn.Module):
         for block in list(self.blocks)[:level]:
             before = repeated(x, 2)
             x = before
-            for conv in block:
+            for conv in block.children():
                 x = normalize_2nd_moment(conv(x))
         images = self.to_image[level](x)
         if share < 1:
