@@ -126,17 +126,34 @@ def work(options: dict[str, Any], device: torch.device) -> int:
         elif distributed.get_rank() == 0:
             for warning in result["warnings"]:
                 print(f"Warning: {warning}", file=sys.stderr)
-            run_dir, kimg = run_of(options["network"])
-            line = metric_main.report_metric({**result, **kimg}, run_dir, options["network"])
-            if options["json_path"] is not None:
-                with open(options["json_path"], "a") as file:
-                    file.write(line + "\n")
+            report(result, options)
     if failed:
         raise UserError(
             f"--metrics: {len(failed)} of {len(options['metrics'])} could not be computed: {', '.join(failed)}"
         )
     distributed.shutdown()
     return 0
+
+
+def report(result: dict[str, Any], options: dict[str, Any]) -> None:
+    """Print a result, and append it to the run's file of the metric and to --json; what cannot be written is a warning.
+
+    A run's file holds what compares with the run's own numbers: neither other data nor mirrored copies.
+    """
+    from metrics import metric_main
+
+    run_dir, kimg = run_of(options["network"])
+    line = metric_main.result_line({**result, **kimg}, run_dir, options["network"])
+    print(line, flush=True)
+    files = [] if options["json_path"] is None else [Path(options["json_path"])]
+    if run_dir is not None and options["data"] is None and not options["mirror"]:
+        files.append(metric_main.report_path(run_dir, result["metric"]))
+    for path in files:
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            print(f"Warning: {path}: cannot be written ({error.strerror}); the result stands above", file=sys.stderr)
 
 
 def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
@@ -166,8 +183,12 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
 
     is_verbose = options["verbose"]
     if options["json_path"] is not None and distributed.get_rank() == 0:
-        with writing("--json"), open(options["json_path"], "a"):
-            pass
+        with writing("--json"), open(options["json_path"], "ab+") as file:
+            file.seek(0)
+            if file.read(1) not in (b"", b"{"):
+                raise UserError(
+                    f"{options['json_path']} holds something else than results; name a new file, or one of earlier results"
+                )
     with naming("--network"):
         generated, sampler, data, missing = open_network(options["network"], options["seed"], device)
     data = data if options["data"] is None else options["data"]

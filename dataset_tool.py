@@ -24,6 +24,7 @@ import dnnlib.interrupts  # before torch
 # isort: split
 import re
 import sys
+from pathlib import Path
 
 import click
 
@@ -133,7 +134,7 @@ def main(
 ) -> None:
     """Turn a collection of images into a data set for training."""
     size = whole_size(resolution, width, height)
-    check_options(source, transform, size)
+    check_options(source, dest, transform, size)
     check_companions(max_images, sample_seed, transform, size, resample, pad_color, trim)
     with naming("--source"):
         result = convert(
@@ -187,12 +188,17 @@ def check_companions(
         raise click.UsageError(f"--transform={transform} has filters of its own; leave --resample out")
 
 
-def check_options(source: str, transform: str | None, size: tuple[int | None, int | None] | None) -> None:
+def check_options(source: str, dest: str, transform: str | None, size: tuple[int | None, int | None] | None) -> None:
     """Refuse combinations that no source can satisfy."""
     with naming("--source"):
         missing = [part for part in part_paths(source) if not part.exists()]
     if missing:
         raise UserError(f"--source: {missing[0]}: no such file or folder; check the path")
+    place = Path(dest).resolve()
+    if place.suffix.lower() != ".zip" and any(place.is_relative_to(part.resolve()) for part in part_paths(source)):
+        raise UserError(
+            f"--dest={dest}: lies inside --source, and would be read with it the next time; choose a place outside"
+        )
     if transform is None:
         return
     if size is None:

@@ -102,7 +102,15 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     metavar="LIST",
     type=parse_range,
 )
-@click.option("--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=float, default=1.0)
+@click.option(
+    "--trunc",
+    "--truncation-psi",
+    "trunc",
+    help="Truncation psi",
+    metavar="FLOAT",
+    type=dnnlib.cli.Finite(),
+    default=1.0,
+)
 @click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
 @click.option(
     "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
@@ -142,7 +150,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     "--alpha-threshold",
     help="Of networks with transparency: alpha below becomes 0, and the rest 1",
     metavar="0..1",
-    type=click.FloatRange(0, 1),
+    type=dnnlib.cli.Finite(0, 1),
 )
 @click.option(
     "--scale",

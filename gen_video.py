@@ -22,6 +22,7 @@ import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
+import errno
 import importlib.util
 import os
 import time
@@ -62,7 +63,15 @@ KINDS = (".mp4", ".gif", ".png")
 @click.option(
     "--w-frames", help="Frames from one seed to the next", metavar="INT", type=click.IntRange(min=1), default=120
 )
-@click.option("--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=float, default=1.0)
+@click.option(
+    "--trunc",
+    "--truncation-psi",
+    "trunc",
+    help="Truncation psi",
+    metavar="FLOAT",
+    type=dnnlib.cli.Finite(),
+    default=1.0,
+)
 @click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
@@ -221,6 +230,10 @@ def save_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     with contextlib.closing(writer):
         for frame in frames:
             writer.append_data(even_sides(frame))
+    try:  # ffmpeg says nothing to us of a disk that was full when it wrote the last bytes
+        imageio.get_reader(path, format="FFMPEG").close()
+    except Exception as error:
+        raise OSError(errno.EIO, "ffmpeg left no readable video; is the disk full?", str(path)) from error
 
 
 def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:

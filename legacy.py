@@ -138,6 +138,8 @@ def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
     with importing():
         from training.snapshot import load_snapshot
     write = writer_for(path, layout, force_fp16)
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise UserError(f"--dest={dest}: is --source itself, which would be lost; name another file")
     with naming("--source"):
         contents = load_snapshot(source, verbose=True)
     for line in write(path, with_half_precision(contents) if force_fp16 else contents):

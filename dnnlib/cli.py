@@ -1,8 +1,11 @@
 """What every script does around its click command: one-line errors, exit code 2 for what the user can mend."""
 
+import io
+import math
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -22,6 +25,16 @@ class ImageSets(click.ParamType):
 IMAGE_SETS = ImageSets()
 
 
+class Finite(click.FloatRange):
+    """The type of an option that takes a number, but neither NaN nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, context)
+        return number
+
+
 def to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
@@ -32,6 +45,9 @@ def run(command: click.Command, say: Callable[[str], None] = to_stderr) -> None:
     say: prints an error; for programs of several processes, one that does not repeat what another has said.
     """
     interrupts.end()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no ± gets an escape, not a traceback after hours
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # What Pillow has to say about damaged metadata, in several lines each: what matters of it becomes an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

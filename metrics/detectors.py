@@ -6,6 +6,7 @@ A detector takes uint8 images of any size and channel count. Gray is repeated, t
 import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -157,6 +158,10 @@ def open_detector(
     if name == "tiny":
         if weights is not None:
             raise UserError("--detector-weights: tiny has its own; leave it out, or add --detector=inception")
+        if resize == "clean" and verbose:
+            print(
+                "Warning: --resize=clean says nothing to the tiny detector, which has a way of its own", file=sys.stderr
+            )
         return open_tiny(device)
     state, weights_hash = load_weights(name, weights, verbose)
     return assemble(name, state, weights_hash[:16], resize, device)

@@ -304,18 +304,23 @@ def report_path(run_dir: Any, name: str) -> Path:
     return Path(run_dir) / f"metric-{name}.jsonl"
 
 
+def result_line(result_dict: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None) -> str:
+    """A result as JSON, which names the snapshot as seen from the run's folder."""
+    if run_dir is not None and snapshot_pkl is not None and os.path.dirname(snapshot_pkl):
+        snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
+    return json.dumps({**result_dict, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
+
+
 def report_metric(
     result_dict: dict[str, Any], run_dir: Any = None, snapshot_pkl: str | None = None, is_printed: bool = True
 ) -> str:
-    """One JSON line, printed and appended to `metric-<name>.jsonl` in the run's folder, in which it names the snapshot."""
-    if run_dir is not None and snapshot_pkl is not None and os.path.dirname(snapshot_pkl):
-        snapshot_pkl = os.path.relpath(snapshot_pkl, run_dir)
-    line = json.dumps({**result_dict, "snapshot_pkl": snapshot_pkl, "timestamp": time.time()})
+    """One JSON line, printed and appended to `metric-<name>.jsonl` in the run's folder."""
+    line = result_line(result_dict, run_dir, snapshot_pkl)
+    if is_printed:  # before what may fail: a result can be hours of work
+        print(line, flush=True)
     if run_dir is not None:
         with open(report_path(run_dir, result_dict["metric"]), "a", encoding="utf-8") as file:
             file.write(line + "\n")
-    if is_printed:
-        print(line, flush=True)
     return line
 
 

@@ -57,6 +57,33 @@ def test_the_same_seed_gives_the_same_number_whatever_the_batch(files):
     assert values[0] != pytest.approx(values[2], rel=1e-3)
 
 
+def test_results_beside_a_run_are_of_its_own_data(files, tmp_path, monkeypatch):
+    """Numbers against other data, or mirrored copies, went into the run's file of the metric, which did not say so."""
+    path = tmp_path / "network-snapshot-000001.pkl"
+    path.write_bytes(files["network"].read_bytes())
+    options = {"training_set_kwargs": {"path": str(files["data"])}}
+    (tmp_path / "training_options.json").write_text(json.dumps(options))
+    args = [f"--network={path}", "--metrics=kid1k_full"]
+    calc(*args, f"--data={files['other']}")
+    calc(*args, "--mirror=1")
+    kept = tmp_path / "metric-kid1k_full.jsonl"
+    assert not kept.exists()
+    kept.mkdir()  # which cannot be written: the result, computed for hours, was lost
+    status, results, err = calc(*args)
+    assert (status, len(results)) == (0, 1) and f"Warning: {kept}: cannot be written" in err
+
+
+def test_json_is_appended_to_results_only(files, tmp_path):
+    """It was appended to any file: a network was lost."""
+    other = tmp_path / "weights.safetensors"
+    other.write_bytes(b"\x10\0\0\0")
+    status, _, err = calc(
+        f"--network={files['other']}", f"--data={files['data']}", "--metrics=kid1k_full", f"--json={other}"
+    )
+    assert status == 2 and "holds something else than results" in err
+    assert other.read_bytes() == b"\x10\0\0\0"
+
+
 def test_a_folder_of_images_in_place_of_a_network(files):
     args = [f"--network={files['other']}", f"--data={files['data']}", "--metrics=kid1k_full"]
     _, (plain,), err = calc(*args)

@@ -398,8 +398,11 @@ def test_results_in_the_folder_of_the_run(tmp_path):
     path = tmp_path / "metric-fid1k_full.jsonl"
     lines = [{**line, "kimg": 1.0}, {**line, "kimg": 1.0, "by": "calc_metrics"}, {**line, "kimg": 2.0}, line]
     path.write_text("".join(json.dumps(each) + "\n" for each in lines))
-    rewind_files(tmp_path, 1, 1.0, evaluation_due=True)
+    rewind_files(tmp_path, 1, 1.0, metrics_due=["fid1k_full"])
     assert [json.loads(text) for text in path.read_text().splitlines()] == [lines[1], line]
+    path.write_text(json.dumps(lines[0]) + "\n")
+    rewind_files(tmp_path, 1, 1.0, metrics_due=["kid1k_full"])  # of a metric that is asked for no longer, it was lost
+    assert [json.loads(text) for text in path.read_text().splitlines()] == [lines[0]]
 
 
 def test_run_of_a_snapshot(tmp_path):

@@ -269,6 +269,16 @@ def test_center_crop_wide(tmp_path, dest):
     assert "images of 32x32" in result.output
 
 
+def test_a_folder_inside_the_source_is_refused(tmp_path):
+    """The next run on the source read the result with it."""
+    source = tmp_path / "images"
+    source.mkdir()
+    Image.new("RGB", (8, 8)).save(source / "a.png")
+    with pytest.raises(UserError, match=r"--dest=.*lies inside --source"):
+        run(source, source / "sub")
+    assert [path.name for path in source.iterdir()] == ["a.png"]
+
+
 @pytest.mark.parametrize(
     ("shape", "size", "pixel", "total"),
     [

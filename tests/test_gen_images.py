@@ -119,7 +119,8 @@ def test_alpha_becomes_all_or_nothing(run):
     before, after = pixels(plain / "seed0001.png"), pixels(folder / "seed0001.png")
     assert ((before[..., 3] > 0) & (before[..., 3] < 255)).mean() > 0
     assert np.array_equal(after[..., 3], np.where(before[..., 3] >= 127.5, 255, 0))
-    assert np.array_equal(after[..., :3], before[..., :3])
+    # Colours under alpha 0 stayed, and showed as fringes in programs that blend.
+    assert np.array_equal(after[..., :3], before[..., :3] * (after[..., 3:] > 0))
     shown = np.where(after[..., 3:] == 255, after[..., :3], 255)
     assert np.array_equal(pixels(folder / "grid.png")[:, SIDE:], shown)
 
@@ -206,6 +207,8 @@ def test_parse():
             "--alpha-threshold: the network makes RGB images, which have no",
         ),
         ("cascade", ["--seeds=0", "--alpha-threshold=1.5"], "1.5 is not in the range"),
+        ("cascade", ["--seeds=0", "--alpha-threshold=nan"], "nan is no finite number|nan is not in the range"),
+        ("gaussian", ["--seeds=0", "--trunc=nan"], "nan is no finite number"),
         ("gaussian", ["--seeds=0", "--scale=65"], "65 is not in the range"),
         ("gaussian", ["--seeds=0-999", "--grid=1000x1", "--scale=64"], "--scale=64: makes a picture .* use 22 at most"),
         ("spider", ["--source-images=nowhere.zip"], r"--source-images: nowhere\.zip: no such file"),

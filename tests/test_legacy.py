@@ -184,6 +184,15 @@ def cascade() -> Cascade:
     return Cascade.chain(tiny.generator2(seed=2, c_dim=3), second, torch.tensor([3, 0, 1]))
 
 
+def test_the_source_is_not_overwritten(tmp_path):
+    """`--format=official` left a network without its source in place of itself."""
+    path = tiny.save(tmp_path / "a.pkl", tiny.generator2(), None)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"--dest=.*is --source itself"):
+        convert(f"--source={path}", f"--dest={tmp_path / '.' / 'a.pkl'}", "--format=official")
+    assert path.read_bytes() == before
+
+
 def test_safetensors_and_back(tmp_path):
     images = torch.randint(256, [5, 3, 8, 8], dtype=torch.uint8)
     source = ImageSource("photos.zip", 5, [3, 8, 8], "abc")

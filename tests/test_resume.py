@@ -549,6 +549,19 @@ def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, fo
     assert len(stats_of(parts)) == 1
 
 
+def test_a_run_whose_states_are_gone_does_not_start_from_zero(tmp_path, folders):
+    """It did, in its old folder, over the pictures and metrics of its first life."""
+    run_dir, _ = train(tmp_path, *spider(folders), "--kimg=0.016")
+    for path in numbered(run_dir, STATE_PATTERN):
+        path.unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir()}
+    status, _, err = run_inside(f"--resume={run_dir}", "--kimg=0.032")
+    assert status == 2 and "has snapshots and no training state" in err and f"--resume={snapshot_of(run_dir)}" in err
+    assert {path.name: path.stat().st_mtime_ns for path in run_dir.iterdir()} == before
+    status, out, _ = run_inside(f"--resume={run_dir}")
+    assert status == 0 and "is complete" in out
+
+
 def test_a_damaged_newer_state_does_not_outlive_good_ones(tmp_path, folders):
     args = [*spider(folders), "--tick=1", "--batch=500", "--mbstd-group=1", "--snap=1"]
     run_dir, _ = train(tmp_path, *args, "--kimg=3")
@@ -638,11 +651,11 @@ def test_taking_lines_back_needs_no_room_where_none_is_to_be_taken(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full_disk)
         with pytest.raises(UserError, match="No space left"):
-            rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+            rewind_files(tmp_path, 1, 1.0, metrics_due=[])
     assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a"'
-    rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+    rewind_files(tmp_path, 1, 1.0, metrics_due=[])
     monkeypatch.setattr("os.fsync", full_disk)
-    rewind_files(tmp_path, 1, 1.0, evaluation_due=False)
+    rewind_files(tmp_path, 1, 1.0, metrics_due=[])
     assert path.read_text() == '{"a": 1}\n'
 
 

@@ -76,6 +76,8 @@ def describe_start(start: bytes, size: int, ending: str = "", is_sealed: bool = 
         return None
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return None  # safetensors, of which the header says whose they are
+    if start[8:9] == b"{" and ending == ".safetensors":
+        return "a safetensors file that was cut short; copy or download it again"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it first (tar -xf)"
     if ending in (".pb", ".index", ".meta") or ".ckpt" in ending or ending.startswith(".data-"):

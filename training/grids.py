@@ -28,11 +28,11 @@ class Finish:
     """Whole factor by which pixels are repeated."""
 
     def threshold(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 `[n, C, h, w]`; the colours stay."""
+        """uint8 `[n, C, h, w]`, every pixel opaque, or transparent and black, as in data sets."""
         if self.alpha_threshold is None:
             return images
         alpha = torch.where(images[:, 3:].float() / 255 >= self.alpha_threshold, 255, 0).to(torch.uint8)
-        return torch.cat([images[:, :3], alpha], dim=1)
+        return torch.cat([images[:, :3] * (alpha > 0), alpha], dim=1)
 
     def enlarge(self, pixels: np.ndarray) -> np.ndarray:
         """`[h, w, C]` -> `[scale * h, scale * w, C]`."""

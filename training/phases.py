@@ -437,6 +437,8 @@ class TrainingStep:
         if pipe is None or target is None or self.state.batch_idx % ADA_INTERVAL != 0:
             return
         self.ada_stats.update()
+        if self.ada_stats.num(SIGN_OF_REALS) == 0:  # every step since the last time was left out
+            return
         overconfidence = np.sign(self.ada_stats[SIGN_OF_REALS] - target)
         step = self.config.batch_size * ADA_INTERVAL / (self.config.ada_kimg * 1000)
         pipe.p.copy_((pipe.p + float(overconfidence) * step).clamp(0, 1))

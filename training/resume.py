@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,13 @@ def find_resume_point(options: Mapping[str, Any], given: set[str]) -> ResumePoin
     if source["kind"] != "gaussian" and "source" not in given:
         merged |= {"source": source["path"], "source_pool": ()}  # what --source=auto chose stays chosen
     merged |= {"outdir": str(run_dir.parent)}
-    return ResumePoint(run_dir, state, TrainingOptions(**merged), saved, [*complaints, *notes])
+    point = ResumePoint(run_dir, state, TrainingOptions(**merged), saved, [*complaints, *notes])
+    if state is None and not is_finished(point) and (snapshots := numbered(run_dir, SNAPSHOT_PATTERN)):
+        raise UserError(
+            f"--resume: {run_dir} has snapshots and no training state to go on from; bring the training-state-*.pt back, or "
+            f"start a new run with --resume={snapshots[0]}"
+        )
+    return point
 
 
 def is_finished(point: ResumePoint) -> bool:
@@ -226,12 +232,16 @@ def set_aside_later(run_dir: Path, cur_nimg: int) -> None:
             print(f"{path.name} is of the time after the state that is continued; it is {aside.name} now")
 
 
-def rewind_files(run_dir: Path, num_ticks: int, kimg: float, evaluation_due: bool) -> None:
-    """Take back what the run's logs say of the time after its state; delete half-written files."""
+def rewind_files(run_dir: Path, num_ticks: int, kimg: float, metrics_due: Sequence[str]) -> None:
+    """Take back what the run's logs say of the time after its state; delete half-written files.
+
+    metrics_due: those that are computed anew for the state itself.
+    """
     remove_parts(run_dir)
     keep_lines(run_dir / STATS, lambda index, line: index < num_ticks)
     for path in run_dir.glob("metric-*.jsonl"):
-        keep_lines(path, lambda index, line: is_before(line, kimg, evaluation_due))
+        is_due = path.stem.removeprefix("metric-") in metrics_due
+        keep_lines(path, lambda index, line, is_due=is_due: is_before(line, kimg, is_due))
 
 
 def is_before(result: Mapping[str, Any], kimg: float, evaluation_due: bool) -> bool:

@@ -130,8 +130,10 @@ class Run:
         if self.is_done() or is_snapshot_tick(self.state.cur_tick, self.config.snapshot_ticks):
             self.draw()
             self.saver.evaluation_due = bool(self.config.metrics)
+            self.saver.save_state(
+                captured or self.saver.capture()
+            )  # first: a run with snapshots has a state to go on from
             self.saver.save_snapshot()
-            self.saver.save_state(captured or self.saver.capture())
             self.evaluate()
 
     def draw(self) -> None:
@@ -168,7 +170,8 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
     saved = None if state_file is None else read_state(state_file)
     dataset, state = load(config, device, saved)
     if is_writer:
-        clean_up(run_dir, state, state_file, evaluation_due=saved is not None and saved["evaluation_due"])
+        metrics_due = config.metrics if saved is not None and saved["evaluation_due"] else []
+        clean_up(run_dir, state, state_file, metrics_due)
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
     judged = labels if state.labels is None else state.labels  # the same that readers of a snapshot draw from
@@ -207,7 +210,7 @@ def load(
     return dataset, state
 
 
-def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, evaluation_due: bool) -> None:
+def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, metrics_due: list[str]) -> None:
     """What an earlier process left in the folder of the time after the state."""
     try:
         if state_file is not None:
@@ -218,7 +221,7 @@ def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, evalu
         raise UserError(
             f"{run_dir}: nothing can be renamed there ({error.strerror or error}); mend that first"
         ) from error
-    rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, evaluation_due)
+    rewind_files(run_dir, state.cur_tick, state.cur_nimg / 1000, metrics_due)
 
 
 def show_start(config: TrainingConfig, pictures: Pictures) -> None:

@@ -114,6 +114,16 @@ def test_steps_with_nan_are_left_out_and_end_the_run(tmp_path):
     assert troubles == [(True, 0)]  # once, before the first step that was left out
 
 
+def test_augment_p_stays_where_no_step_of_d_was_taken(tmp_path):
+    """It became NaN, for good, when all steps of D since it was last moved had been left out."""
+    step = make_step(tmp_path, aug="ada", nan_patience=100)
+    step.state.augment_pipe.p.fill_(0.25)
+    with torch.no_grad():
+        step.state.D.b4.out.bias.fill_(float("nan"))
+    run(step, phases.ADA_INTERVAL + 1)
+    assert step.state.augment_pipe.p == 0.25
+
+
 def test_what_is_remembered_before_trouble_has_the_running_means_before_it(tmp_path):
     step = make_step(tmp_path, aug="noaug")
     run(step, 1)
