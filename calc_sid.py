@@ -99,12 +99,12 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
         from metrics import friendly_neighbours
         from metrics.detectors import describe, open_detector
         from metrics.friendly_neighbours import Request
-        from training.sampling import choose_device, prepare_folder
+        from training.sampling import choose_device, prepare_folder, writing
+    device = choose_device(options["device"])
+    images = open_all(target, sources, options["num_gen"], device, options["seed"])
     folder = Path(outdir or ".") if outdir is not None or not best else None
     if folder is not None:
         prepare_folder(folder, "--outdir")
-    device = choose_device(options["device"])
-    images = open_all(target, sources, options["num_gen"], device, options["seed"])
     resize = options["resize"] or ("clean" if options["published"] else "tf")
     detector = open_detector(options["detector"], options["detector_weights"], resize, device, verbose=True)
     print(describe(detector), file=sys.stderr)
@@ -120,7 +120,8 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
     rankings = [rank_one(path, images, detector, request) for path in (images if matrix else [target])]
     print(rankings[0].best.path if best else "\n\n".join(friendly_neighbours.table(ranking) for ranking in rankings))
     if folder is not None:
-        report(folder, rankings, list(images) if matrix else [])
+        with writing("--outdir"):
+            report(folder, rankings, list(images) if matrix else [])
 
 
 def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> None:

@@ -297,7 +297,7 @@ def generate(
             images = finish.threshold(to_uint8(sampler.images(part, look)).cpu())
             with writing("--outdir"):
                 for seed, pixels in zip(part, images.permute(0, 2, 3, 1).numpy(), strict=True):
-                    (folder / f"seed{seed:04d}.png").write_bytes(encode_png(finish.enlarge(pixels)))
+                    write_picture(folder / f"seed{seed:04d}.png", encode_png(finish.enlarge(pixels)))
             if is_kept:
                 kept.append(images)
             bar.update(len(part))
@@ -347,6 +347,15 @@ def describe_images(sampler: Sampler, scale: int) -> str:
     height, width = image_size(sampler.generator.img_resolution)
     channels = sampler.generator.img_channels
     return f"{scale * width}x{scale * height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"
+
+
+def write_picture(path: Path, data: bytes) -> None:
+    """Without a half of it where the disk is full."""
+    try:
+        path.write_bytes(data)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":

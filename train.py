@@ -79,20 +79,20 @@ def as_click(name: str, flag: Flag) -> dict[str, Any]:
         "default": DEFAULTS[name] if flag.parse is None else flag.text,
     }
     if flag.path is PathKind.SET:
-        return known | {"type": dnnlib.cli.IMAGE_SETS} | parsed(flag)
+        return known | {"type": dnnlib.cli.IMAGE_SETS} | parsed(name, flag)
     if flag.parse is not None:
-        return known | parsed(flag)
+        return known | parsed(name, flag)
     return known | {"type": click.Choice(flag.choices) if flag.choices else kinds[0]}
 
 
-def parsed(flag: Flag) -> dict[str, Any]:
+def parsed(name: str, flag: Flag) -> dict[str, Any]:
     """The callback of an option whose text has a meaning of its own."""
     if flag.parse is None:
         return {}
 
     def callback(context: click.Context, param: click.Parameter, value: str | None) -> Any:
         try:
-            return None if value is None else flag.parse(value)
+            return DEFAULTS[name] if value is None else flag.parse(value)
         except UserError as error:
             raise click.BadParameter(str(error)) from None
 

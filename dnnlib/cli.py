@@ -19,6 +19,8 @@ class ImageSets(click.ParamType):
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> str:
+        if value == "" and param is not None:  # which would be the current folder
+            raise UserError(f"{param.opts[0]}= is empty; give a path")
         return value
 
 

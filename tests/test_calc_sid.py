@@ -93,6 +93,7 @@ def test_orders(files, tmp_path, order):
         (["--target=TARGET", "--source=NEAR", "--detector-weights=x.pth"], "--detector-weights: x.pth"),
         (["--target=TARGET"], "--source"),
         (["--target=TARGET", "--source=SINGLE"], "single: at least 2 samples are needed"),
+        (["--target=", "--source=NEAR"], "--target= is empty; give a path"),
     ],
 )
 def test_refusals(files, tmp_path, args, words):
@@ -100,6 +101,7 @@ def test_refusals(files, tmp_path, args, words):
         args = [arg.replace(name.upper(), str(files[name])) for arg in args]
     status, out, err = calc(*args, f"--outdir={tmp_path / 'out'}")
     assert status == 2 and out == ""
+    assert not (tmp_path / "out").exists() or words.startswith(("--detector", "single"))
     assert words in err and len([line for line in err.splitlines() if not line.startswith("Detector")]) == 1
 
 

@@ -125,6 +125,18 @@ def test_alpha_becomes_all_or_nothing(run):
     assert np.array_equal(pixels(folder / "grid.png")[:, SIDE:], shown)
 
 
+def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, monkeypatch):
+    def write_some(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:5])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_some)
+    with pytest.raises(OSError, match="No space left"):
+        gen_images.write_picture(tmp_path / "seed0000.png", b"a whole picture")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_scale(run):
     plain, _ = run("spider", "--seeds=0-2", "--grid=3x1", "--pairs", outdir="a")
     folder, said = run("spider", "--seeds=0-2", "--grid=3x1", "--pairs", "--scale=3", outdir="b")

@@ -610,6 +610,8 @@ def _zip_complaint(path: Path, reason: str) -> str:
     what = describe_file(path)
     if what is not None:
         return f"{path}: is neither a folder nor a zip, but {what.replace(GIVE, GIVE_IMAGES)}"
+    if path.suffix.lower() in (".pkl", ".safetensors"):
+        return f"{path}: is a network, and images are needed here; it goes to --network, or to --source of train.py"
     return f"{path}: is neither a folder nor a zip; convert it with dataset_tool.py, or check the path"
 
 

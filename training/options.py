@@ -70,7 +70,7 @@ class Flag:
     parse: Callable[[str], Any] | None = None
     """From the text of the command line, where that is no plain number, text or choice. Raises `UserError`."""
     text: str | None = None
-    """The default as text, with `parse`."""
+    """The default as text, with `parse`; without it there is no text to show."""
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -181,7 +181,7 @@ class TrainingOptions:
     )  # fmt: skip
     source_pool: tuple[str, ...] = option(
         (), "What --source=auto chooses the friendly neighbour from", FIXED,
-        metavar="[A,B,C]", parse=sets, text="", path=PathKind.SET, words=("noise",),
+        metavar="[A,B,C]", parse=sets, path=PathKind.SET, words=("noise",),
         needs=Need(lambda o: o.source == "auto", "is for --source=auto, which chooses from it; add that, or leave it out"),
     )  # fmt: skip
     source_encoder: str | None = option(

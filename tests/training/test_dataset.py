@@ -534,6 +534,7 @@ def write_truncated_zip(path: Path) -> Path:
         ("none.zip", lambda path: None, ["no such file"]),
         ("empty.zip", lambda path: path.write_bytes(b""), ["empty"]),
         ("text.zip", lambda path: path.write_bytes(b"hello"), ["neither a folder nor a zip"]),
+        ("net.pkl", lambda path: path.write_bytes(b"\x80\x04."), ["is a network, and images are needed here"]),
         ("bare.zip", lambda path: write_zip(path, {}), ["no images"]),
         ("text.zip", lambda path: write_zip(path, {"a.txt": b""}), ["no images"]),
         ("folder", lambda path: path.mkdir(), ["no images"]),

@@ -16,7 +16,6 @@ def test_every_option_says_what_it_is():
             str in (options.TYPES[name], *options.TYPES[name].__args__) if "|" in str(options.TYPES[name]) else False
         )
         assert not is_text or flag.path or flag.choices or flag.pattern, name
-        assert flag.parse is None or flag.text is not None or options.DEFAULTS[name] is None, name
 
 
 def test_the_page_is_that_of_the_declarations():
