@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -27,21 +27,9 @@ from torch_utils.data_pickles import Blob, Name, SnapshotError, Stateful, shown,
 from torch_utils.official_pickles import OfficialModule
 
 FORMAT_VERSION = 7  # 6 is the last format that carried source text
-# Where the classes are that a snapshot may name; they are those marked with `persistent_class`.
-CLASS_MODULES = (
-    "training.networks_stylegan2",
-    "training.networks_stylegan3",
-    "training.networks",
-    "training.networks_dcgan",
-    "training.networks_resnet",
-    "training.networks_r3gan",
-    "training.networks_pggan",
-    "training.augment",
-    "training.cascade",
-    "training.source",
-    "training.prior",
-    "training.label_distribution",
-)
+# The package that says, in `STORED_CLASSES`, which classes files may name, and where each lives. Imported when it is first
+# asked: a program with a plain `pickle.load` has imported nothing of it.
+HOME = "training"
 MAX_DEPTH = 50  # of nested containers; a cascade's arguments take one level for each stage
 MAX_ARGUMENTS = 10_000  # of a constructor, at all levels
 MAX_ARGUMENT = 2**24  # of a number among them
@@ -116,7 +104,16 @@ def _attributes(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def class_path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """`package.module.Class` as files name it, wherever the class lives today."""
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return next(
+        (name for name, place in stored_classes().items() if f"{place}.{name.rpartition('.')[2]}" == path), path
+    )
+
+
+def stored_classes() -> Mapping[str, str]:
+    """Classes that files may name -> the modules that they live in."""
+    return importlib.import_module(HOME).STORED_CLASSES
 
 
 def is_persistent(value: Any) -> bool:
@@ -142,12 +139,13 @@ def with_arguments(obj: Any, **changed: Any) -> Any:
 
 def find_class(name: str) -> type:
     """The persistent class called `package.module.Class`; `SnapshotError` if it is not one of this project's."""
-    module_name, _, class_name = name.rpartition(".")
-    if module_name in CLASS_MODULES:
-        importlib.import_module(module_name)
-    if name not in _persistent_classes or not class_name:
-        known = ", ".join(sorted(_persistent_classes))
-        raise SnapshotError(f"the snapshot names the class {shown(name)!r}, which is not on the allow-list ({known})")
+    if name in stored_classes():
+        importlib.import_module(stored_classes()[name])
+    if name not in _persistent_classes:
+        known = ", ".join(sorted({one.rpartition(".")[0] for one in stored_classes()}))
+        raise SnapshotError(
+            f"the snapshot names the class {shown(name)!r}, which is not on the allow-list (classes of {known})"
+        )
     return _persistent_classes[name]
 
 

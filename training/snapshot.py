@@ -119,7 +119,7 @@ def is_kind(key: str, value: Any) -> bool:
 
 
 def is_of_program(value: Any) -> bool:
-    is_ours = type(value).__module__ in persistence.CLASS_MODULES
+    is_ours = persistence.class_path(type(value)) in persistence.stored_classes()
     return isinstance(value, torch.nn.Module) and persistence.is_persistent(value) and not is_ours
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import legacy
+import training
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from training import networks_stylegan2, networks_stylegan3
@@ -230,3 +231,26 @@ def test_arguments_must_be_data():
 
     with pytest.raises(UserError, match="arguments of Odd: thing is a object, which is no plain data"):
         pickle.dumps(Odd(object()))
+
+
+def test_a_class_that_moved_is_read_under_the_name_that_files_have(monkeypatch, tmp_path):
+    """Files outlive the layout of folders: the class is found where it lives now, and writes the old name again."""
+    (tmp_path / "moved_networks.py").write_text(
+        "from torch_utils.persistence import persistent_class\n"
+        "@persistent_class\n"
+        "class Thing:\n"
+        "    def __init__(self, size):\n"
+        "        self.size = size\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(training.STORED_CLASSES, "training.once_there.Thing", "moved_networks")
+    meta = {"type": "class", "version": 7, "class_name": "training.once_there.Thing", "init_kwargs": {"size": 3}}
+    thing = persistence._reconstruct_persistent_obj(meta | {"state": {}})
+    assert type(thing).__module__ == "moved_networks" and thing.size == 3
+    assert b"training.once_there.Thing" in pickle.dumps(thing) and b"moved_networks" not in pickle.dumps(thing)
+
+
+def test_every_class_that_files_may_name_is_there():
+    for name, place in training.STORED_CLASSES.items():
+        cls = persistence.find_class(name)
+        assert (cls.__module__, persistence.class_path(cls)) == (place, name)
