@@ -30,7 +30,7 @@ import dnnlib.cli
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import importing
 from metrics.settings import DEFAULT_PROBES, DETECTORS, ORDERS, PUBLISHED_PROBES, RESIZE_MODES
-from training.shards import split_list
+from training.data.shards import split_list
 
 if TYPE_CHECKING:
     from metrics.detectors import Detector

@@ -31,9 +31,9 @@ import click
 import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError, naming
-from training.dataset_convert import BITS, CHANNELS, RESAMPLE, TRANSFORMS, Result, convert
-from training.image_files import CHANNEL_NAMES
-from training.shards import part_paths
+from training.data.convert import BITS, CHANNELS, RESAMPLE, TRANSFORMS, Result, convert
+from training.data.image_files import CHANNEL_NAMES
+from training.data.shards import part_paths
 
 MAX_SIDE = 16_384
 

@@ -43,7 +43,7 @@ import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from training.image_files import CHANNEL_NAMES, encode_png
+from training.data.image_files import CHANNEL_NAMES, encode_png
 from training.settings import MAX_SEED
 
 if TYPE_CHECKING:

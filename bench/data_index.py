@@ -25,10 +25,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, peak_memory_gb, save_result
-from training import image_files
+from training.data import image_files
+from training.data.image_files import Header, encode_png, open_files
+from training.data.zip_index import CENTRAL, END, END_64, LOCAL, LOCATOR
 from training.dataset import ImageFolderDataset, sample_order
-from training.image_files import Header, encode_png, open_files
-from training.zip_index import CENTRAL, END, END_64, LOCAL, LOCATOR
 
 NAME_BYTES = len("00000/img00000000.png")
 IMAGE_BYTES = 9_000

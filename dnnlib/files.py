@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from dnnlib.errors import UserError
 
-SHEET_TEXT = {"Spider-StyleGAN": "sheet"}  # in the PNGs of pictures that are no samples (see training/sheets.py)
+SHEET_TEXT = {"Spider-StyleGAN": "sheet"}  # in the PNGs of pictures that are no samples (see training/data/sheets.py)
 PART = ".part"  # ending of a file that is being written
 SEAL_MARK = b"\nsha256:"
 SEAL_BYTES = len(SEAL_MARK) + 64 + 1

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from training.image_files import encode_png
-from training.zip_index import CENTRAL, END, LOCAL
+from training.data.image_files import encode_png
+from training.data.zip_index import CENTRAL, END, LOCAL
 
 
 def png(width: int = 4, height: int = 4, channels: int = 3, seed: int = 0) -> bytes:
@@ -153,7 +153,7 @@ def with_little_memory(code: str, *arguments: str, megabytes: int = 256, timeout
         pytest.skip("limits the memory as Linux does")
     script = f"""
 import io, os, resource, sys
-import dnnlib.errors, training.image_files, training.dataset_labels, training.dataset_convert
+import dnnlib.errors, training.data.image_files, training.data.labels, training.data.convert
 from dnnlib.errors import UserError
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * os.sysconf("SC_PAGE_SIZE") + ({megabytes} << 20)

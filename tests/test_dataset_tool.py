@@ -21,9 +21,8 @@ from PIL import Image
 import dataset_tool
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
-from training import dataset_convert
-from training.dataset import ImageFolderDataset
-from training.dataset_convert import (
+from training.data import convert as dataset_convert
+from training.data.convert import (
     TooSmall,
     crop_center,
     letterbox,
@@ -33,7 +32,8 @@ from training.dataset_convert import (
     to_channels,
     trim_border,
 )
-from training.image_files import clear_hidden, decode, encode_png
+from training.data.image_files import clear_hidden, decode, encode_png
+from training.dataset import ImageFolderDataset
 
 
 def noise(*shape: int, dtype=np.uint8, seed: int = 0) -> np.ndarray:

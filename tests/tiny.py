@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from training import networks_stylegan2, networks_stylegan3
-from training.image_files import encode_png
+from training.data.image_files import encode_png
 from training.snapshot import save_snapshot
 from training.source import Source
 

@@ -16,13 +16,13 @@ from metrics import metric_main
 from metrics.detectors import Detectors, describe
 from metrics.stopping import Stopped
 from training.config import TrainingConfig
+from training.data.shards import set_name
+from training.data.sheets import png_info
 from training.encoders import grid_for
 from training.grids import to_rgb
 from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
 from training.sampling import Look, Sampler, open_sampler
-from training.shards import set_name
-from training.sheets import png_info
 from training.snapshot import fingerprint_file, load_snapshot
 from training.source import GaussianSource
 

@@ -17,7 +17,8 @@ from training.augment import AugmentPipe
 from training.cascade_report import CascadeReport
 from training.checkpoint import SNAPSHOT_PATTERN, numbered
 from training.config import TrainingConfig
-from training.image_files import open_files
+from training.data.image_files import open_files
+from training.data.shards import set_name
 from training.metric_inputs import NOISE
 from training.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
 from training.progress import StopSignal
@@ -25,7 +26,6 @@ from training.recipe import Recipe, Stage
 from training.resolve import Resolved, check_metrics, resolve
 from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.settings import LATEST
-from training.shards import set_name
 from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO

@@ -21,8 +21,7 @@ import torch
 from dnnlib.errors import DataError, UserError
 from dnnlib.util import EasyDict
 from torch_utils import seeding
-from training.dataset_labels import find_labels
-from training.image_files import (
+from training.data.image_files import (
     CHANNEL_NAMES,
     MAX_FILE_BYTES,
     BadImage,
@@ -32,7 +31,8 @@ from training.image_files import (
     open_files,
     widen,
 )
-from training.shards import set_name
+from training.data.labels import find_labels
+from training.data.shards import set_name
 
 LABEL_ROWS = 1 << 12  # one-hot rows that are made at a time
 FALLBACK_MEMORY = 8 << 30  # bytes assumed where the system does not tell

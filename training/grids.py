@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.files import whole_file
+from training.data.sheets import png_info
 from training.dataset import to_uint8
 from training.encoders import resize
-from training.sheets import png_info
 
 BACKGROUND = 255  # behind transparent pixels
 GAP = 2  # pixels between the pairs

@@ -14,11 +14,11 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from metrics.feature_stats import Images
 from torch_utils import seeding
+from training.data.image_files import BadImage, open_files
+from training.data.shards import set_name
 from training.dataset import Labels, LabelTable, to_uint8
 from training.encoders import IdentityEncoder
-from training.image_files import BadImage, open_files
 from training.sampling import Network, default_batch
-from training.shards import set_name
 from training.snapshot import feed_of, is_snapshot, load_snapshot
 from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
 from training.whereabouts import labels_of, source_places

@@ -121,7 +121,7 @@ def sorted_names(text: str) -> tuple[str, ...]:
 
 def sets(text: str) -> tuple[str, ...]:
     """Paths with commas between them, braces written out, each once."""
-    from training.shards import split_list
+    from training.data.shards import split_list
 
     return tuple(dict.fromkeys(split_list(text)))
 

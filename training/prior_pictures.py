@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
+from training.data.image_files import encode_png
 from training.dataset import to_float, to_uint8
 from training.encoders import resize
 from training.grids import PLAIN, Finish, save_labelled, to_rgb
-from training.image_files import encode_png
 from training.prior import InstancePrior
 from training.prior_features import conditions_of_images
 from training.sampling import Look, Sampler

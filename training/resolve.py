@@ -24,9 +24,10 @@ from training.cascade import last_generator
 from training.checkpoint import state_beside
 from training.config import CORESET_FACTOR, TrainingConfig
 from training.coreset import coreset_detector
+from training.data.image_files import counted, open_files, other_images
+from training.data.shards import set_name
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
-from training.image_files import counted, open_files, other_images
 from training.layers import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
@@ -36,7 +37,6 @@ from training.presets import PRESETS, Preset
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior
 from training.resume import ResumePoint, is_finished
-from training.shards import set_name
 from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source

@@ -20,8 +20,8 @@ from torch_utils import distributed, persistence, tensor_files
 from training.augment import AugmentPipe
 from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
+from training.data.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
 from training.discriminator import ImageDiscriminator
-from training.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
 from training.label_distribution import LabelDistribution
 from training.mapping import SourceGenerator
 from training.prior import InstancePrior

@@ -21,11 +21,11 @@ from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
 from training.cascade import stage_images
 from training.class_pairs import ClassPairs
-from training.dataset_labels import MAX_CLASSES, find_classes
+from training.data.image_files import ImageFiles, add_identities, open_files, widen
+from training.data.labels import MAX_CLASSES, find_classes
+from training.data.shards import set_exists
 from training.encoders import Encoder
-from training.image_files import ImageFiles, add_identities, open_files, widen
 from training.label_distribution import LabelDistribution
-from training.shards import set_exists
 
 Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
 

@@ -12,8 +12,8 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from torch_utils import distributed
 from training.class_pairs import ClassPairs
-from training.dataset_labels import find_classes
-from training.image_files import open_files
+from training.data.image_files import open_files
+from training.data.labels import find_classes
 from training.metric_inputs import ImageSet
 from training.options import TrainingOptions
 from training.snapshot import is_snapshot

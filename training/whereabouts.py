@@ -14,10 +14,10 @@ from typing import Any
 from dnnlib.errors import UserError
 from dnnlib.util import is_url
 from training.checkpoint import OPTIONS_FILE
+from training.data.shards import part_paths, set_exists, split_list
 from training.dataset import ImageFolderDataset
 from training.label_distribution import LabelDistribution
 from training.options import FLAGS, PathKind, names_where
-from training.shards import part_paths, set_exists, split_list
 
 CASCADE_FILE = "cascade.json"  # beside the snapshot of a whole cascade, which names that of its last stage
 MAX_STAGES = 50

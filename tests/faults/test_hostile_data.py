@@ -34,12 +34,13 @@ from tests.hostile import (
 )
 from tests.reliability import record
 from tests.training.test_dataset import check_one_line, labels_json, write_folder
-from training import dataset_labels, image_files, zip_index
+from training.data import image_files, zip_index
+from training.data import labels as dataset_labels
+from training.data.convert import convert
+from training.data.image_files import BadImage, decode, open_files, probe
+from training.data.labels import find_labels
+from training.data.zip_index import read_directory
 from training.dataset import ImageFolderDataset
-from training.dataset_convert import convert
-from training.dataset_labels import find_labels
-from training.image_files import BadImage, decode, open_files, probe
-from training.zip_index import read_directory
 
 TOPIC, OUTCOME = "Broken images and archives", "one line that names the file, memory bounded, nothing written"
 COUNTS = {"tried": 0, "survived": 0}
@@ -171,7 +172,7 @@ def test_a_file_with_more_in_it_than_its_zip_says(tmp_path):
     member = {"name": b"a.png", "method": 8, "packed": deflated_zeros(1 << 30), "size": 2000}
     path = save(tmp_path / "bomb.zip", raw_zip([member]))
     code = """
-try: training.image_files.open_files(sys.argv[1]).decode(0)
+try: training.data.image_files.open_files(sys.argv[1]).decode(0)
 except UserError as error: print(error)
 """
     assert "unfolds into more than the 2,000 bytes" in with_little_memory(code, str(path))
@@ -186,9 +187,9 @@ def test_a_gigabyte_in_a_megabyte(tmp_path):
     code = """
 image, labels = sys.argv[1:]
 for look in (
-    lambda: training.image_files.open_files(image).headers(),
-    lambda: training.dataset_convert.convert(image, image + ".out", num_workers=1, report=print),
-    lambda: training.dataset_labels.find_labels(training.image_files.open_files(labels)),
+    lambda: training.data.image_files.open_files(image).headers(),
+    lambda: training.data.convert.convert(image, image + ".out", num_workers=1, report=print),
+    lambda: training.data.labels.find_labels(training.data.image_files.open_files(labels)),
 ):
     try: look()
     except UserError as error: print(error)
@@ -224,7 +225,7 @@ def test_a_million_files_take_little(tmp_path):
     with open(tmp_path / "a.zip", "wb") as file:
         file.seek(count * 41)
         file.write(records.tobytes() + end)
-    code = "print(len(training.image_files.open_files(sys.argv[1])))"
+    code = "print(len(training.data.image_files.open_files(sys.argv[1])))"
     assert with_little_memory(code, str(tmp_path / "a.zip"), megabytes=300).strip() == "1000000"
 
 
@@ -385,7 +386,7 @@ def test_ten_thousand_million_pixels(tmp_path, name):
     """Refused by the header, and again by whoever decodes without looking at it."""
     path = write_members(tmp_path / "a.zip", {name: huge_images()[name]})
     code = """
-files = training.image_files.open_files(sys.argv[1])
+files = training.data.image_files.open_files(sys.argv[1])
 for look in (files.headers, lambda: files.decode(0)):
     try: look()
     except UserError as error: print(error)
@@ -423,7 +424,7 @@ def test_bombs_in_text_and_profiles(tmp_path, kind):
     body = {b"zTXt": b"Comment\0\0", b"iTXt": b"Comment\0\1\0\0\0", b"iCCP": b"icc\0\0"}[kind] + packed
     path = write_members(tmp_path / "a.zip", {"a.png": png_with(kind, body)})
     code = """
-files = training.image_files.open_files(sys.argv[1])
+files = training.data.image_files.open_files(sys.argv[1])
 try: print(files.probe(0)[:2], files.decode(0).shape)
 except UserError as error: print(error)
 """
@@ -668,7 +669,7 @@ def test_a_large_file_with_a_hole_is_not_read(tmp_path):
     with open(folder / "1.png", "ab") as file:
         file.truncate(1 << 40)
     code = """
-files = training.image_files.open_files(sys.argv[1])
+files = training.data.image_files.open_files(sys.argv[1])
 print(files.probe(0)[:2])
 try: files.decode(0)
 except UserError as error: print(error)

@@ -19,11 +19,11 @@ from PIL import Image
 from dnnlib.errors import UserError
 from tests.hostile import animation, mutate, png, write_members
 from tests.reliability import amount, record
-from training import image_files
+from training.data import image_files
+from training.data.file_index import Names, encode_name
+from training.data.image_files import open_files
+from training.data.shards import part_paths
 from training.dataset import ImageFolderDataset
-from training.file_index import Names, encode_name
-from training.image_files import open_files
-from training.shards import part_paths
 
 TOPIC = "Broken images and archives"
 SLOW_SEC = 10.0  # for files of a few kilobytes

@@ -19,9 +19,9 @@ from PIL import Image
 
 from dnnlib.errors import UserError
 from training import dataset as dataset_module
-from training import image_files
+from training.data import image_files
+from training.data.image_files import BadImage, decode, encode_png, open_files, probe
 from training.dataset import BatchLoader, Dataset, ImageFolderDataset, sample_order, to_float, to_uint8
-from training.image_files import BadImage, decode, encode_png, open_files, probe
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF"}
 

@@ -13,8 +13,8 @@ import legacy
 from dnnlib.errors import UserError
 from tests import tiny
 from training.checkpoint import write_state
-from training.file_kinds import describe_file
-from training.image_files import open_files
+from training.data.file_kinds import describe_file
+from training.data.image_files import open_files
 from training.snapshot import is_snapshot, load_snapshot, save_tensors
 
 

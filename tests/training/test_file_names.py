@@ -13,9 +13,9 @@ from PIL import Image
 from dnnlib.errors import UserError
 from tests.hostile import raw_zip
 from tests.training.test_dataset import labels_json, pngs, write_folder, write_zip
+from training.data.file_names import canonical, member_name
+from training.data.image_files import open_files
 from training.dataset import ImageFolderDataset
-from training.file_names import canonical, member_name
-from training.image_files import open_files
 
 NFC, NFD = "tür/ä.png", unicodedata.normalize("NFD", "tür/ä.png")
 PIXELS = pngs(["x.png"])["x.png"]

@@ -13,8 +13,8 @@ from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils.data_pickles import SnapshotError
 from training.cascade import Cascade, stage_images, uniform_classes
+from training.data.image_files import encode_png
 from training.dataset import ImageFolderDataset
-from training.image_files import encode_png
 from training.label_distribution import LabelDistribution, labels_at
 from training.metric_inputs import open_generated
 from training.sampling import Look, open_sampler, replace_source, stage_labels

@@ -22,11 +22,11 @@ import train
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.training.test_dataset import check_one_line, labels_json, pngs, write_folder, write_zip
-from training import image_files, zip_index
+from training.data import image_files, zip_index
+from training.data.image_files import BadImage, ShardedFiles, decode, open_files
+from training.data.shards import part_paths, set_exists, set_name, split_list
 from training.dataset import ImageFolderDataset
-from training.image_files import BadImage, ShardedFiles, decode, open_files
 from training.metric_inputs import ImageSet
-from training.shards import part_paths, set_exists, set_name, split_list
 from training.source import ImageSource, content_fingerprint
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from dnnlib.errors import UserError
 from metrics import sid_plots
 from tests.tiny import SIDE, write_images
-from training import sheets
+from training.data import sheets
+from training.data.image_files import open_files
 from training.dataset import ImageFolderDataset
 from training.grids import save_grid, save_png
-from training.image_files import open_files
 from training.metric_inputs import ImageSet
 from training.source import ImageSource
 

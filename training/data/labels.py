@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import UserError
-from training.file_names import canonical
-from training.image_files import BadImage, ImageFiles, StoredFiles
-from training.zip_index import printable
+from training.data.file_names import canonical
+from training.data.image_files import BadImage, ImageFiles, StoredFiles
+from training.data.zip_index import printable
 
 LABEL_FILE = "dataset.json"
 LABEL_FILE_BYTES, LABEL_BYTES = 4 << 20, 16 << 10  # the most that the file may have: a base, and for each image

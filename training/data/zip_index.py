@@ -19,8 +19,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from training.file_index import Names, decode_name, encode_name, ends_of
-from training.file_names import member_name
+from training.data.file_index import Names, decode_name, encode_name, ends_of
+from training.data.file_names import member_name
 
 MAX_ENTRIES = 1 << 25
 BLOCK_BYTES = 1 << 22

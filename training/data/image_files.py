@@ -25,8 +25,8 @@ from PIL import Image, ImageFile
 
 from dnnlib.bars import tqdm
 from dnnlib.errors import DataError, UserError
-from training import sheets, zip_index
-from training.file_index import (
+from training.data import sheets, zip_index
+from training.data.file_index import (
     CACHE_FROM,
     CHUNK,
     HEADER_DTYPE,
@@ -37,10 +37,10 @@ from training.file_index import (
     encode_name,
     share_a_name,
 )
-from training.file_kinds import GIVE, GIVE_IMAGES, describe_file
-from training.file_names import canonical
-from training.shards import part_paths
-from training.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
+from training.data.file_kinds import GIVE, GIVE_IMAGES, describe_file
+from training.data.file_names import canonical
+from training.data.shards import part_paths
+from training.data.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 
 EXTENSIONS = frozenset(
     {"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm", "pgm", "pbm", "pnm", "tga"}

@@ -29,9 +29,8 @@ from PIL import Image, ImageColor
 
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from training.dataset_labels import LABEL_FILE, Label, find_labels
-from training.file_index import HEADER_DTYPE
-from training.image_files import (
+from training.data.file_index import HEADER_DTYPE
+from training.data.image_files import (
     CHANNEL_NAMES,
     BadImage,
     Header,
@@ -45,7 +44,8 @@ from training.image_files import (
     reason_for,
     widen,
 )
-from training.zip_index import printable
+from training.data.labels import LABEL_FILE, Label, find_labels
+from training.data.zip_index import printable
 
 CHANNELS = {"keep": 0, "gray": 1, "rgb": 3, "rgba": 4}
 BITS = {"auto": 0, "8": 8, "16": 16}
