@@ -31,10 +31,10 @@ from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
 from training import ada, augment, losses, networks, training_loop
 from training.dataset import ImageFolderDataset
+from training.layers.precision import plan_precision
 from training.loss import StyleGAN2Loss
 from training.official_loop import config_from_official
 from training.options import TrainingOptions
-from training.precision import plan_precision
 from training.progress import Progress
 from training.resolve import resolve
 from training.resume import rewind_files

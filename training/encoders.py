@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from dnnlib.errors import UserError
-from training.layers import EqualizedConv2d, EqualizedLinear
+from training.layers.equalized import EqualizedConv2d, EqualizedLinear
 from training.settings import NORMS
 
 

@@ -10,7 +10,7 @@ from torch_utils import distributed
 from training import losses
 from training.config import TrainingConfig, divisors
 from training.dataset import available_memory
-from training.layers import image_size
+from training.layers.equalized import image_size
 from training.state import TrainingState
 
 SHARE_OF_MEMORY = 0.5  # of what is free now; the rest is for the system, copies and fragments

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch_utils.persistence import persistent_class
 from training import networks_stylegan2
-from training.mapping import normalize_2nd_moment
+from training.generator import normalize_2nd_moment
 from training.networks_stylegan2 import (
     Conv2dLayer,
     DiscriminatorBlock,

@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import leaky_relu, relu
 
 from torch_utils import persistence
-from training.conv_layers import BatchNorm, ConvGenerator, Projection, channels_at
 from training.discriminator import ImageDiscriminator
+from training.layers.conv import BatchNorm, ConvGenerator, Projection, channels_at
 
 START = 4  # side of the first feature maps
 KERNEL = 5

@@ -15,10 +15,10 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from torch_utils import persistence
-from training.conv_layers import ConvGenerator, channels_at
 from training.discriminator import ImageDiscriminator
-from training.layers import EqualizedConv2d, EqualizedLinear
-from training.mapping import normalize_2nd_moment
+from training.generator import normalize_2nd_moment
+from training.layers.conv import ConvGenerator, channels_at
+from training.layers.equalized import EqualizedConv2d, EqualizedLinear
 from training.networks_stylegan2 import MinibatchStdLayer
 
 START = 4  # side of the smallest feature maps

@@ -11,9 +11,9 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from torch_utils import misc, persistence
-from training.conv_layers import BatchNorm, ConvGenerator, channels_at
 from training.discriminator import ImageDiscriminator
-from training.spectral import SpectralLinear, SpectralNorm, advance_spectral_norms, conv, linear
+from training.layers.conv import BatchNorm, ConvGenerator, channels_at
+from training.layers.spectral import SpectralLinear, SpectralNorm, advance_spectral_norms, conv, linear
 
 START = 4  # side of G's first feature maps
 SMALL = 32  # up to this side D is Miyato's table 4: two blocks that halve, two that do not

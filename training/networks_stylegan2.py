@@ -17,9 +17,9 @@ from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
 from training.discriminator import ImageDiscriminator
-from training.layers import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
-from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
-from training.precision import MixedPrecision
+from training.generator import EncodedMapping, SourceGenerator, normalize_2nd_moment
+from training.layers.equalized import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
+from training.layers.precision import MixedPrecision
 
 Resolution = int | Sequence[int]
 HALF = float(np.sqrt(0.5))  # keeps the variance of a sum of two branches

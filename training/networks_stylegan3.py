@@ -15,9 +15,9 @@ from dnnlib.errors import UserError
 from torch_utils import misc, persistence
 from torch_utils.ops.filtered_lrelu import filtered_lrelu
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
-from training.layers import EqualizedLinear
-from training.mapping import EncodedMapping, SourceGenerator, normalize_2nd_moment
-from training.precision import MixedPrecision
+from training.generator import EncodedMapping, SourceGenerator, normalize_2nd_moment
+from training.layers.equalized import EqualizedLinear
+from training.layers.precision import MixedPrecision
 
 SQRT2 = float(np.sqrt(2))
 MAX_DESIGN_TAPS = 256  # the configurations need 24 at most

@@ -28,11 +28,11 @@ from training.data.image_files import counted, open_files, other_images
 from training.data.shards import set_name
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.encoders import ENCODERS, build_encoder
-from training.layers import image_size, nominal_resolution, resolution_pyramid
+from training.layers.equalized import image_size, nominal_resolution, resolution_pyramid
+from training.layers.precision import plan_precision
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
 from training.options import TrainingOptions
-from training.precision import plan_precision
 from training.presets import PRESETS, Preset
 from training.prior import describe as describe_prior
 from training.prior_features import plan_prior

@@ -22,7 +22,7 @@ from training.cascade import Cascade, last_generator
 from training.encoders import IdentityEncoder, resize
 from training.grids import BACKGROUND, to_rgb
 from training.label_distribution import LabelDistribution
-from training.layers import image_size
+from training.layers.equalized import image_size
 from training.prior import InstancePrior
 from training.snapshot import load_snapshot
 from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source

@@ -22,8 +22,8 @@ from training.cascade import Cascade
 from training.checkpoint import STATE_PATTERN
 from training.data.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
 from training.discriminator import ImageDiscriminator
+from training.generator import SourceGenerator
 from training.label_distribution import LabelDistribution
-from training.mapping import SourceGenerator
 from training.prior import InstancePrior
 from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
 from training.whereabouts import labels_of, source_places, travelling_name, without_folders

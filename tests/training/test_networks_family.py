@@ -6,7 +6,9 @@ import itertools
 import pytest
 import torch
 
-from training import conv_layers, networks_pggan, networks_resnet, spectral
+from training import networks_pggan, networks_resnet
+from training.layers import conv as conv_layers
+from training.layers import spectral
 from training.presets import PRESETS
 
 

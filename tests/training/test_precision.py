@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from torch_utils.ops import dispatch
-from training import losses, networks_stylegan2, networks_stylegan3, precision
-from training.precision import FLOAT32, Precision, PrecisionPlan, plan_precision, settle_precision
+from training import losses, networks_stylegan2, networks_stylegan3
+from training.layers import precision
+from training.layers.precision import FLOAT32, Precision, PrecisionPlan, plan_precision, settle_precision
 
 CPU = torch.device("cpu")
 BFLOAT16 = Precision(torch.bfloat16, torch.channels_last)

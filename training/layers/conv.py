@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.mapping import EncodedMapping, SourceGenerator
+from training.generator import EncodedMapping, SourceGenerator
 
 BN_MOMENTUM = 0.1  # of the running statistics
 
