@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     import torch
 
     from training.grids import Finish
-    from training.label_distribution import LabelDistribution
     from training.sampling import Look, Sampler
+    from training.sources.label_distribution import LabelDistribution
 
 COLUMNS = 8  # of the picture of pairs without --grid
 MAX_SEEDS = 1_000_000

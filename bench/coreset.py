@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.common import describe_machine, median_seconds, save_result, synchronize, write_noise_images
 from torch_utils import misc
 from training.config import TrainingConfig
-from training.coreset import PROJECTED_DIMS, TargetCoreset
 from training.dataset import sample_order
 from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
-from training.source import Draw
+from training.sources.coreset import PROJECTED_DIMS, TargetCoreset
+from training.sources.source import Draw
 from training.state import TrainingState, build_state
 
 NUM_IMAGES = 50_000  # that the targets are chosen among

@@ -21,7 +21,7 @@ from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
 from training.snapshot import save_snapshot
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 from training.state import TrainingState, build_state
 
 

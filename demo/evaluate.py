@@ -11,7 +11,7 @@ from metrics.frechet_distance import Gaussian, fit_gaussian, frechet_distance, f
 from torch_utils import seeding
 from training.dataset import to_uint8
 from training.snapshot import load_snapshot
-from training.source import GaussianSource, ImageSource, LatentFeed
+from training.sources.source import GaussianSource, ImageSource, LatentFeed
 
 NUM_COMPONENTS = 40
 METRIC = f"fd[pixel-pca{NUM_COMPONENTS}]"

@@ -31,7 +31,7 @@ from demo import digits, report
 from demo.evaluate import METRIC, PixelSpace, Snapshot, evaluate, same_class_share
 from demo.trainings import Training, plan_trainings, run_trainings
 from dnnlib.errors import UserError
-from training.source import ImageSource
+from training.sources.source import ImageSource
 
 MARKER = ".made-by-the-demo"
 NUM_SOURCE = 4000  # printed digits

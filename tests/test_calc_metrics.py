@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.tiny import write_images
 from training.dataset import ImageFolderDataset
 from training.snapshot import load_snapshot, save_snapshot
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 
 
 def calc(*args):

@@ -12,7 +12,7 @@ import calc_sid
 import dnnlib.cli
 from tests import tiny
 from tests.tiny import write_images
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 
 
 def calc(*args):

@@ -18,11 +18,11 @@ from tests.test_train import run_inside, snapshot_of
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training import cascade_run
-from training import source as source_module
-from training.cascade import Cascade
 from training.sampling import open_sampler
 from training.snapshot import load_snapshot
-from training.source import GaussianSource
+from training.sources import source as source_module
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource
 
 DEFAULTS = (
     "defaults: {cfg: stylegan2, batch: 8, cbase: 64, cmax: 8, z-dim: 16, w-dim: 16, map-depth: 2, kimg: 0.032, "
@@ -145,8 +145,8 @@ def test_stopped_in_stage_two_it_goes_on_to_the_same_bits(finished, root, tmp_pa
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import torch; torch.set_num_threads(1)\n"
-        "import dnnlib.cli, train, training.source\n"
-        "training.source.FIT_SAMPLES = 256\n"
+        "import dnnlib.cli, train, training.sources.source\n"
+        "training.sources.source.FIT_SAMPLES = 256\n"
         "from training.phases import TrainingStep\n"
         "honest = TrainingStep.run_phase\n"
         "def run_phase(self, phase, batches):\n"

@@ -15,9 +15,9 @@ from dnnlib.errors import UserError
 from gen_images import parse_range, parse_size, parse_vec2
 from tests.conftest import ROOT
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.cascade import Cascade
 from training.grids import GAP
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource, ImageSource
 
 FLATTEN = {"kind": "flatten"}
 

@@ -18,9 +18,9 @@ from tests.conftest import GOLDEN, ROOT, SHARED
 from tests.torch_utils.test_official_pickles import official
 from torch_utils import official_pickles
 from training import augment, networks_stylegan2, networks_stylegan3, onnx_export
-from training.cascade import Cascade
 from training.snapshot import KEYS, is_snapshot, load_snapshot, save_snapshot
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource, ImageSource
 
 COMMITTED = sorted((GOLDEN / "pickles").glob("*.pkl"))
 SHARED_ONLY = sorted(

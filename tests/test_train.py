@@ -25,13 +25,13 @@ from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training import settings
 from training.augment import AUGPIPES
-from training.cascade import Cascade
 from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
-from training.encoders import ENCODERS
 from training.losses import LOSSES
 from training.progress import make_run_dir
 from training.snapshot import feed_of, load_snapshot
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade
+from training.sources.encoders import ENCODERS
+from training.sources.source import GaussianSource, ImageSource
 
 TINY = (
     "--device=cpu --batch=8 --cbase=64 --cmax=8 --z-dim=16 --w-dim=16 --map-depth=2 --kimg=0.032 --tick=0.016"

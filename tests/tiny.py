@@ -8,7 +8,7 @@ import torch
 from training import networks_stylegan2, networks_stylegan3
 from training.data.image_files import encode_png
 from training.snapshot import save_snapshot
-from training.source import Source
+from training.sources.source import Source
 
 SIDE = 16  # pixels
 Z_DIM = 16

@@ -18,13 +18,13 @@ from metrics.stopping import Stopped
 from training.config import TrainingConfig
 from training.data.shards import set_name
 from training.data.sheets import png_info
-from training.encoders import grid_for
 from training.grids import to_rgb
 from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
 from training.sampling import Look, Sampler, open_sampler
 from training.snapshot import fingerprint_file, load_snapshot
-from training.source import GaussianSource
+from training.sources.encoders import grid_for
+from training.sources.source import GaussianSource
 
 SNAPSHOT, PICTURE, TABLE = "cascade.pkl", "cascade.png", "cascade"
 SEEDS = range(8)  # rows of the picture

@@ -27,8 +27,8 @@ from training.resolve import Resolved, check_metrics, resolve
 from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.settings import LATEST
 from training.snapshot import expecting, fingerprint_file, is_snapshot
-from training.source import GaussianSource, content_fingerprint
 from training.source_choice import AUTO
+from training.sources.source import GaussianSource, content_fingerprint
 from training.whereabouts import absolute_options
 
 # What the command line may say to all stages: where and how they are computed, not what.

@@ -26,10 +26,10 @@ from torch_utils import distributed, seeding, training_stats
 from training.checkpoint import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
-from training.encoders import resize
 from training.grids import save_png, tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
 from training.snapshot import images_seen
+from training.sources.encoders import resize
 from training.state import TrainingState
 
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on

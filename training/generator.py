@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from training.encoders import IdentityEncoder, build_encoder
+from training.sources.encoders import IdentityEncoder, build_encoder
 
 
 class EncodedMapping(torch.nn.Module):

@@ -17,10 +17,10 @@ from torch_utils import seeding
 from training.data.image_files import BadImage, open_files
 from training.data.shards import set_name
 from training.dataset import Labels, LabelTable, to_uint8
-from training.encoders import IdentityEncoder
 from training.sampling import Network, default_batch
 from training.snapshot import feed_of, is_snapshot, load_snapshot
-from training.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
+from training.sources.encoders import IdentityEncoder
+from training.sources.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
 from training.whereabouts import labels_of, source_places
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets

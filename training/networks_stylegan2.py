@@ -1,7 +1,7 @@
 """StyleGAN2 generator and discriminator (Karras 2020, "Analyzing and Improving the Image Quality of StyleGAN").
 
 Names, constructor arguments and state-dict keys are those that StyleGAN2-ADA and StyleGAN3 users know. In front of the
-mapping network sits an encoder (`training.encoders`), so that `G(x, c)` takes source images as well as z. Resolutions
+mapping network sits an encoder (`training.sources.encoders`), so that `G(x, c)` takes source images as well as z. Resolutions
 are one number, or `[height, width]` where both sides are a small number times the same power of two.
 """
 

@@ -20,9 +20,9 @@ from torch_utils import official_client, persistence
 from torch_utils.official_pickles import FORMAT_VERSION, META_KEYS, MISSING
 from training import networks_stylegan2, networks_stylegan3
 from training.augment import AugmentPipe
-from training.cascade import Cascade
 from training.snapshot import without_folders
-from training.source import GaussianSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource
 
 PROTOCOL = 4  # of pickle: the last one that Python 3.7 reads
 # What the official StyleGAN2-ADA code assumes otherwise than StyleGAN3's, so that the files say it.

@@ -19,10 +19,10 @@ from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config import TrainingConfig
-from training.coreset import Coverage, PriorCoreset, TargetCoreset
 from training.dataset import Labels, to_float
-from training.source import Draw, LatentFeed
-from training.stage_cache import StageCache
+from training.sources.coreset import Coverage, PriorCoreset, TargetCoreset
+from training.sources.source import Draw, LatentFeed
+from training.sources.stage_cache import StageCache
 from training.state import TrainingState
 
 ADA_INTERVAL = 4  # steps

@@ -20,11 +20,11 @@ from dnnlib.errors import UserError, naming
 from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config import TrainingConfig
-from training.coreset import small
 from training.dataset import BatchLoader, ImageFolderDataset, sample_order, to_float
 from training.grids import to_rgb
 from training.phases import Batch, NotFinite, Phase, TrainingStep
-from training.source import Draw, LatentFeed
+from training.sources.coreset import small
+from training.sources.source import Draw, LatentFeed
 
 PHASE = "Pretrain"
 STATISTIC = "Loss/G/pretraining"

@@ -10,11 +10,11 @@ import torch
 from dnnlib.errors import UserError, naming
 from training.data.image_files import encode_png
 from training.dataset import to_float, to_uint8
-from training.encoders import resize
 from training.grids import PLAIN, Finish, save_labelled, to_rgb
-from training.prior import InstancePrior
-from training.prior_features import conditions_of_images
 from training.sampling import Look, Sampler
+from training.sources.encoders import resize
+from training.sources.prior import InstancePrior
+from training.sources.prior_features import conditions_of_images
 
 MAX_IMAGES = 100  # given ones; a sheet of more is no picture to look at
 SHEET, STEPS_SHEET = "prior.png", "prior-interpolation.png"

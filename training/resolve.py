@@ -20,28 +20,28 @@ from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
 from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
-from training.cascade import last_generator
 from training.checkpoint import state_beside
 from training.config import CORESET_FACTOR, TrainingConfig
-from training.coreset import coreset_detector
 from training.data.image_files import counted, open_files, other_images
 from training.data.shards import set_name
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
-from training.encoders import ENCODERS, build_encoder
 from training.layers.equalized import image_size, nominal_resolution, resolution_pyramid
 from training.layers.precision import plan_precision
 from training.losses import LOSSES
 from training.metric_inputs import ImageSet, NoiseImages
 from training.options import TrainingOptions
 from training.presets import PRESETS, Preset
-from training.prior import describe as describe_prior
-from training.prior_features import plan_prior
 from training.resume import ResumePoint, is_finished
 from training.snapshot import check_stage, is_snapshot, load_snapshot
-from training.source import MAX_SIDE, common_shape
 from training.source_choice import choice_line, choose_source
 from training.source_match import match_classes, match_line
-from training.stage_cache import block_size
+from training.sources.cascade import last_generator
+from training.sources.coreset import coreset_detector
+from training.sources.encoders import ENCODERS, build_encoder
+from training.sources.prior import describe as describe_prior
+from training.sources.prior_features import plan_prior
+from training.sources.source import MAX_SIDE, common_shape
+from training.sources.stage_cache import block_size
 
 MAGNITUDE_HALF_LIFE = 20_000  # images
 TOPICS = (

@@ -1,6 +1,6 @@
 """Names and bounds of settings that command lines show. It imports no torch, so that `--help` does not wait for it."""
 
-ENCODERS = ("flatten", "flatten-crop", "conv", "identity")  # rows of `training.encoders.ENCODERS`
+ENCODERS = ("flatten", "flatten-crop", "conv", "identity")  # rows of `training.sources.encoders.ENCODERS`
 NORMS = ("none", "standardize", "whiten")  # of theirs
 LOSSES = ("logistic", "hinge", "wgan-gp", "relativistic")  # rows of `training.losses.LOSSES`
 SOURCE_MATCHES = ("random", "label", "csid")

@@ -15,11 +15,9 @@ from dnnlib.files import tolerated
 from torch_utils import distributed, seeding
 from training.checkpoint import file_number, fitting, read_state, seed_random_state, settle_best, snapshot_path
 from training.config import TrainingConfig
-from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.grids import grid_size, save_grid
-from training.label_distribution import LabelDistribution
 from training.memory import choose_micro_batch
 from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
@@ -29,6 +27,8 @@ from training.progress import Progress, StopSignal
 from training.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.saving import Saver, micro_batch_of
 from training.source_match import pair_lines
+from training.sources.coreset import open_target_coreset
+from training.sources.label_distribution import LabelDistribution
 from training.state import TrainingState, build_state
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)

@@ -16,8 +16,8 @@ from dnnlib.util import is_url
 from training.checkpoint import OPTIONS_FILE
 from training.data.shards import part_paths, set_exists, split_list
 from training.dataset import ImageFolderDataset
-from training.label_distribution import LabelDistribution
 from training.options import FLAGS, PathKind, names_where
+from training.sources.label_distribution import LabelDistribution
 
 CASCADE_FILE = "cascade.json"  # beside the snapshot of a whole cascade, which names that of its last stage
 MAX_STAGES = 50

@@ -18,7 +18,7 @@ import torch
 from torch_utils import persistence, tensor_files
 from training import networks_stylegan2, networks_stylegan3
 from training.augment import AugmentPipe
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 
 SMALL = dict(z_dim=4, c_dim=0, w_dim=4, img_resolution=8, img_channels=1, channel_base=16, channel_max=4)
 GENERATOR2, GENERATOR3 = "training.networks_stylegan2.Generator", "training.networks_stylegan3.Generator"
@@ -452,7 +452,7 @@ def objects() -> Iterator[tuple[str, bytes]]:
     }
     classes = [
         "os.system", "builtins.eval", "training.networks_stylegan2.SynthesisLayer", "training.networks_stylegan2.torch",
-        "training.networks_stylegan2.Generator.__init__", "training.networks_stylegan2.__dict__", "training.source.np.load",
+        "training.networks_stylegan2.Generator.__init__", "training.networks_stylegan2.__dict__", "training.sources.source.np.load",
         "training.training_loop.training_loop", "training.source.ImageSource.open", "training.cascade.Cascade.chain", "torch.nn.Linear",
         "Generator", "", ".", "..", "training", "__main__.x", "tests.fuzz.hostile_pickles.Code", "dnnlib.util.EasyDict",
         "torch_utils.persistence.SavedObject", "a" * 10**6, "training.networks_stylegan2\x00.Generator", 1, None, [], {}, b"x",

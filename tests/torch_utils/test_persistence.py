@@ -206,7 +206,13 @@ def test_anything_else_is_refused_by_name(payload, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["os.system", "training.networks_stylegan2.SynthesisLayer", "training.source.np", "torch.nn.Linear", "Generator"],
+    [
+        "os.system",
+        "training.networks_stylegan2.SynthesisLayer",
+        "training.sources.source.np",
+        "torch.nn.Linear",
+        "Generator",
+    ],
 )
 def test_classes_off_the_list_are_refused_by_name(name):
     meta = {"type": "class", "version": persistence.FORMAT_VERSION, "class_name": name, "init_kwargs": {}, "state": {}}

@@ -14,7 +14,7 @@ import torch
 
 import legacy
 from dnnlib.errors import UserError
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 
 RNG = np.random.default_rng(0)
 SIZES = {"resolution": 8, "num_channels": 3, "fmap_base": 16, "fmap_max": 8}

@@ -20,17 +20,17 @@ from tests.tiny import generator2, save
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training import snapshot
-from training.class_pairs import ClassPairs
-from training.coreset import open_target_coreset
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
-from training.label_distribution import LabelDistribution
 from training.metric_inputs import open_generated
 from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.pictures import Pictures
 from training.resolve import resolve
 from training.sampling import Look, Sampler, open_sampler
-from training.source import ImageSource, LatentFeed
+from training.sources.class_pairs import ClassPairs
+from training.sources.coreset import open_target_coreset
+from training.sources.label_distribution import LabelDistribution
+from training.sources.source import ImageSource, LatentFeed
 from training.state import build_state
 
 COLORS = (20, 120, 220)  # red of the images of a class: a look at an image tells its class
@@ -228,7 +228,7 @@ def run_dir(folders, tmp_path_factory):
 def test_the_keepsake_has_pairs_and_every_class(folders, monkeypatch):
     source = ImageSource.open(folders["turned"], pairs=[2, 0, 2])
     assert len(source.images) == 24  # class 1 feeds nobody
-    monkeypatch.setattr("training.source.KEEPSAKE_IMAGES", 6)
+    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 6)
     twin = persistence.load(io.BytesIO(pickle.dumps(source)))
     assert twin.pairs.sources.tolist() == [2, 0, 2]
     assert twin.pairs.classes.bincount().tolist() == [3, 0, 3]

@@ -13,7 +13,11 @@ from tests.test_resume import assert_same_run, resume, stats_of
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step, run
 from tests.training.test_source import gen, generator, save, write_images
-from training.coreset import (
+from training.dataset import BatchLoader, ImageFolderDataset
+from training.options import TrainingOptions
+from training.resolve import resolve
+from training.snapshot import load_snapshot, open_network_source
+from training.sources.coreset import (
     PriorCoreset,
     TargetCoreset,
     coverage_radius,
@@ -22,13 +26,9 @@ from training.coreset import (
     open_target_coreset,
     projected,
 )
-from training.dataset import BatchLoader, ImageFolderDataset
-from training.encoders import build_encoder
-from training.options import TrainingOptions
-from training.resolve import resolve
-from training.snapshot import load_snapshot, open_network_source
-from training.source import GaussianSource, ImageSource, LatentFeed
-from training.stage_cache import StageCache
+from training.sources.encoders import build_encoder
+from training.sources.source import GaussianSource, ImageSource, LatentFeed
+from training.sources.stage_cache import StageCache
 
 CORESET = ["--coreset=prior,target", "--coreset-factor=2"]
 
@@ -220,7 +220,7 @@ def test_every_image_is_a_candidate_equally_often(monkeypatch):
     seen = []
     coreset = target_coreset()
     monkeypatch.setattr(
-        "training.coreset.choose_rows",
+        "training.sources.coreset.choose_rows",
         lambda x, k: (seen.append(x[0]), (torch.arange(k).unsqueeze(0), [(0.0, 0.0)]))[1],
     )
     for start in (0, 8):

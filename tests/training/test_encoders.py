@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from training.encoders import ENCODERS, build_encoder, grid_for, whitening_matrix
+from training.sources.encoders import ENCODERS, build_encoder, grid_for, whitening_matrix
 
 
 def images(n=64, channels=3, height=32, width=32):

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.tiny import Z_DIM, generator2, write_images
 from training import evaluation
 from training.evaluation import DiversityWatch, Evaluation
-from training.source import GaussianSource, LatentFeed
+from training.sources.source import GaussianSource, LatentFeed
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import gen_images
 from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils.data_pickles import SnapshotError
-from training.cascade import Cascade, stage_images, uniform_classes
 from training.data.image_files import encode_png
 from training.dataset import ImageFolderDataset
-from training.label_distribution import LabelDistribution, labels_at
 from training.metric_inputs import open_generated
 from training.sampling import Look, open_sampler, replace_source, stage_labels
 from training.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade, stage_images, uniform_classes
+from training.sources.label_distribution import LabelDistribution, labels_at
+from training.sources.source import GaussianSource, ImageSource
 
 
 def write_set(folder, labels):
@@ -51,7 +51,7 @@ def test_rows_of_a_set_are_few(tmp_path, monkeypatch):
     vectors = [[float(i), 0.5] for i in range(9)]
     dataset = ImageFolderDataset(write_set(tmp_path / "set", vectors), use_labels=True)
     assert LabelDistribution.of(dataset).values.tolist() == vectors
-    monkeypatch.setattr("training.label_distribution.MAX_ROWS", 4)
+    monkeypatch.setattr("training.sources.label_distribution.MAX_ROWS", 4)
     few = LabelDistribution.of(dataset)
     assert (
         not few.is_classes

@@ -13,7 +13,7 @@ from metrics.feature_stats import compute_features
 from tests.tiny import generator2
 from tests.training.test_source import write_images
 from training.metric_inputs import GeneratedImages, ImageSet, MirroredImages, NoiseImages, name_apart, open_generated
-from training.source import GaussianSource, ImageSource, LatentFeed
+from training.sources.source import GaussianSource, ImageSource, LatentFeed
 
 
 def test_images_as_they_are(tmp_path):

@@ -13,9 +13,9 @@ import legacy
 from dnnlib.errors import UserError
 from tests import tiny
 from training import augment, networks_dcgan, networks_stylegan2, networks_stylegan3, official_export
-from training.cascade import Cascade
 from training.snapshot import load_snapshot
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource, ImageSource
 
 ADA = """
 import networks_2, dnnlib, torch

@@ -16,7 +16,7 @@ from tests.training.test_source import gen, write_images
 from training.dataset import ImageFolderDataset, sample_order, to_float
 from training.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
 from training.snapshot import load_snapshot
-from training.source import LatentFeed
+from training.sources.source import LatentFeed
 
 
 def points(n, d=3, seed=0):

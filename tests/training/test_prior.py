@@ -20,17 +20,18 @@ from tests.test_train import run_inside, snapshot_of, train
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
-from training import prior_features, snapshot
-from training.cascade import Cascade
+from training import snapshot
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
 from training.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.metric_inputs import open_generated
 from training.options import TrainingOptions
 from training.phases import TrainingStep
-from training.prior import InstancePrior, principal_axes
 from training.resolve import resolve
 from training.sampling import Look, Sampler, StageWalk, open_sampler
-from training.source import GaussianSource
+from training.sources import prior_features
+from training.sources.cascade import Cascade
+from training.sources.prior import InstancePrior, principal_axes
+from training.sources.source import GaussianSource
 from training.state import build_state
 
 PRIOR = ["--prior=features", "--prior-detector=tiny", "--prior-dim=6"]

@@ -11,7 +11,7 @@ from dnnlib.errors import UserError
 from tests.training.test_source import generator, save, write_images
 from training.options import TrainingOptions
 from training.resolve import resolve
-from training.source import GaussianSource
+from training.sources.source import GaussianSource
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.cascade import Cascade
 from training.grids import to_rgb
 from training.sampling import (
     Latents,
@@ -26,7 +25,8 @@ from training.sampling import (
     root_mean_square,
     stages_of,
 )
-from training.source import GaussianSource, ImageSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource, ImageSource
 
 FLATTEN = {"kind": "flatten", "norm": "standardize"}
 CLOSE = dict(rtol=0, atol=1e-4)

@@ -17,7 +17,7 @@ from training.data.image_files import open_files
 from training.dataset import ImageFolderDataset
 from training.grids import save_grid, save_png
 from training.metric_inputs import ImageSet
-from training.source import ImageSource
+from training.sources.source import ImageSource
 
 
 def write_with_sheets(folder):

@@ -11,9 +11,9 @@ from PIL import Image
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
 from training import networks_stylegan2, snapshot
-from training.cascade import Cascade, last_generator, stage_images, uniform_classes
-from training.encoders import build_encoder
-from training.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
+from training.sources.cascade import Cascade, last_generator, stage_images, uniform_classes
+from training.sources.encoders import build_encoder
+from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
 
 SMALL = dict(z_dim=16, c_dim=0, w_dim=16, img_resolution=16, img_channels=3, channel_base=64, channel_max=8)
 
@@ -86,7 +86,7 @@ def test_the_fingerprint_is_of_the_contents(tmp_path):
 
 
 def test_a_keepsake_travels(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.source.KEEPSAKE_IMAGES", 5)
+    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 5)
     source = ImageSource.open(write_images(tmp_path / "a"))
     twin = persistence.load(io.BytesIO(pickle.dumps(source)))
     assert len(twin.images) == 5
@@ -180,7 +180,7 @@ def test_each_stage_has_noise_of_its_own(tmp_path):
 
 
 def test_a_stage_draws_from_all_images_where_they_still_lie(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.source.KEEPSAKE_IMAGES", 5)
+    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 5)
     folder = write_images(tmp_path / "a")
     path = save(tmp_path / "s.pkl", generator({"kind": "flatten"}), ImageSource.open(folder))
     assert len(snapshot.load_snapshot(path)["source"].images) == 5

@@ -8,12 +8,12 @@ import torch
 from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils import distributed
-from training import stage_cache
-from training.encoders import build_encoder
 from training.options import TrainingOptions
 from training.resolve import choose_stage_cache
-from training.source import GaussianSource, LatentFeed, NetworkSource
-from training.stage_cache import StageCache, block_size
+from training.sources import stage_cache
+from training.sources.encoders import build_encoder
+from training.sources.source import GaussianSource, LatentFeed, NetworkSource
+from training.sources.stage_cache import StageCache, block_size
 
 BATCH, SIZE = 16, 20
 

@@ -13,7 +13,7 @@ from training.metric_inputs import open_generated
 from training.resume import merge
 from training.saving import with_absolute_paths
 from training.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
-from training.source import GaussianSource, ImageSource
+from training.sources.source import GaussianSource, ImageSource
 from training.whereabouts import absolute_set, training_data, travelling_name
 
 FLATTEN = {"kind": "flatten", "norm": "none"}
@@ -132,7 +132,7 @@ def test_options_that_lie_are_no_options(tmp_path, text):
 
 def kept(path, monkeypatch):
     """A snapshot that carries two of its source's images."""
-    monkeypatch.setattr("training.source.KEEPSAKE_IMAGES", 2)
+    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 2)
     folder = tiny.write_images(Path(path).parent.parent / "home" / "friends", 5)
     return save(path, ImageSource.open(folder)), folder
 

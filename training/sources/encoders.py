@@ -20,7 +20,7 @@ class Encoder(torch.nn.Module):
 
     norm: `none` leaves the features as they are (the paper, literally); `standardize` centres and scales every
     dimension; `whiten` decorrelates them. noise_std: standard deviation of the Gaussian noise that whoever draws
-    latents adds to z (`training.source.LatentFeed`); a call of the encoder itself is deterministic.
+    latents adds to z (`training.sources.source.LatentFeed`); a call of the encoder itself is deterministic.
     """
 
     is_trainable = False

@@ -18,10 +18,10 @@ from metrics.feature_stats import compute_features
 from torch_utils import distributed, seeding
 from training.config import TrainingConfig
 from training.dataset import sample_order
-from training.encoders import resize
 from training.metric_inputs import ImageSet, MirroredImages
-from training.source import Draw, ImageSource, LatentFeed, NetworkSource
-from training.stage_cache import StageCache
+from training.sources.encoders import resize
+from training.sources.source import Draw, ImageSource, LatentFeed, NetworkSource
+from training.sources.stage_cache import StageCache
 
 PROJECTED_DIMS = 64  # of the detector's features
 PROJECTION_ROWS = 1 << 16  # that are projected at a time

@@ -16,7 +16,7 @@ from torch_utils import distributed
 from training.config import TrainingConfig
 from training.metric_inputs import ImageSet, MirroredImages
 from training.options import TrainingOptions
-from training.prior import InstancePrior, check_sampling
+from training.sources.prior import InstancePrior, check_sampling
 
 DETECTORS = ("auto", "inception", "vgg16", "tiny")
 OF_FILES = ("inception", "vgg16")  # what a file of weights may be

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from torch_utils import persistence
-from training.label_distribution import labels_at
+from training.sources.label_distribution import labels_at
 
 
 @persistence.persistent_class

@@ -19,13 +19,13 @@ from PIL import Image
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
-from training.cascade import stage_images
-from training.class_pairs import ClassPairs
 from training.data.image_files import ImageFiles, add_identities, open_files, widen
 from training.data.labels import MAX_CLASSES, find_classes
 from training.data.shards import set_exists
-from training.encoders import Encoder
-from training.label_distribution import LabelDistribution
+from training.sources.cascade import stage_images
+from training.sources.class_pairs import ClassPairs
+from training.sources.encoders import Encoder
+from training.sources.label_distribution import LabelDistribution
 
 Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
 
