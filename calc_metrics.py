@@ -162,8 +162,8 @@ def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
     With its kimg a line in `metric-<name>.jsonl` goes where the snapshot goes: a resume that takes back the time after its
     state takes back these lines, too.
     """
-    from training.checkpoint import OPTIONS_FILE
-    from training.snapshot import load_snapshot
+    from training.checkpoints.snapshot import load_snapshot
+    from training.checkpoints.state_file import OPTIONS_FILE
 
     folder = Path(network).parent
     if is_url(network) or not Path(network).is_file() or not (folder / OPTIONS_FILE).is_file():
@@ -227,9 +227,9 @@ def open_network(
 ) -> tuple[Callable[[int], Images], GeneratedImages | None, str | None, str | None]:
     """So many images on demand, what looks inside (None for a folder or zip), the path of the data it was trained on, and
     its name where that is not found."""
+    from training.checkpoints.snapshot import is_snapshot, load_snapshot
+    from training.checkpoints.whereabouts import training_data
     from training.metric_inputs import ImageSet, open_generated
-    from training.snapshot import is_snapshot, load_snapshot
-    from training.whereabouts import training_data
 
     if not is_snapshot(path):
         images = ImageSet(path)

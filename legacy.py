@@ -55,7 +55,7 @@ def load_network_pkl(
         raise UserError(
             "legacy.load_network_pkl: custom=True (images of another size) is not taken here; resize the images"
         )
-    from training.snapshot import read_snapshot
+    from training.checkpoints.snapshot import read_snapshot
 
     contents = read_snapshot(f)
     return with_half_precision(contents) if force_fp16 else contents
@@ -67,7 +67,7 @@ def save_official_pkl(f: BinaryIO, contents: dict[str, Any]) -> list[str]:
     Their loaders run the text in it, which is `torch_utils/official_client.py`. Returns what is not as it was, a line
     each. Raises `UserError` for networks other than StyleGAN2 and StyleGAN3.
     """
-    from training import official_export
+    from training.checkpoints import official_export
 
     return official_export.write(f, contents)
 
@@ -136,7 +136,7 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
 def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
     path = Path(dest)
     with importing():
-        from training.snapshot import load_snapshot
+        from training.checkpoints.snapshot import load_snapshot
     write = writer_for(path, layout, force_fp16)
     if path.exists() and Path(source).exists() and path.samefile(source):
         raise UserError(f"--dest={dest}: is --source itself, which would be lost; name another file")
@@ -156,7 +156,7 @@ def writer_for(path: Path, layout: str, force_fp16: bool) -> Callable[[Path, dic
     if ending == ".onnx":
         if force_fp16:
             raise UserError("--force-fp16: ONNX files are float32; leave it out")
-        from training import onnx_export
+        from training.checkpoints import onnx_export
 
         with naming("--dest"):
             onnx_export.require_packages()
@@ -170,7 +170,7 @@ def writer_for(path: Path, layout: str, force_fp16: bool) -> Callable[[Path, dic
 
 
 def write_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
-    from training.snapshot import save_snapshot
+    from training.checkpoints.snapshot import save_snapshot
 
     save_snapshot(path, contents)
     return [f"{path}: {describe(contents)}"]
@@ -183,7 +183,7 @@ def write_official_pickle(path: Path, contents: dict[str, Any]) -> list[str]:
 
 
 def write_tensors(path: Path, contents: dict[str, Any]) -> list[str]:
-    from training.snapshot import save_tensors
+    from training.checkpoints.snapshot import save_tensors
 
     save_tensors(path, contents)
     return [f"{path}: {describe(contents)}"]
@@ -191,7 +191,7 @@ def write_tensors(path: Path, contents: dict[str, Any]) -> list[str]:
 
 def write_onnx(path: Path, contents: dict[str, Any]) -> list[str]:
     """Both models, once both have been checked."""
-    from training import onnx_export
+    from training.checkpoints import onnx_export
 
     network = contents["G_ema"]
     with naming("--dest"):

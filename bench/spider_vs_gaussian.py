@@ -48,7 +48,7 @@ from bench.common import describe_machine, save_result
 from dnnlib.errors import UserError
 from metrics import metric_main
 from torch_utils.launcher import STOPPED
-from training.checkpoint import OPTIONS_FILE, SNAPSHOT_PATTERN, numbered
+from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, numbered
 from training.resume import newest_run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,8 @@ import torch
 from dnnlib.errors import UserError
 from metrics.frechet_distance import Gaussian, fit_gaussian, frechet_distance, frechet_distance_of_features
 from torch_utils import seeding
+from training.checkpoints.snapshot import load_snapshot
 from training.dataset import to_uint8
-from training.snapshot import load_snapshot
 from training.sources.source import GaussianSource, ImageSource, LatentFeed
 
 NUM_COMPONENTS = 40

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dnnlib
 from dnnlib.errors import UserError
-from training.checkpoint import SNAPSHOT_PATTERN, numbered
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SEC = 0.5

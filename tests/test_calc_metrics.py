@@ -14,8 +14,8 @@ import dnnlib.cli
 from tests import tiny
 from tests.conftest import ROOT
 from tests.tiny import write_images
+from training.checkpoints.snapshot import load_snapshot, save_snapshot
 from training.dataset import ImageFolderDataset
-from training.snapshot import load_snapshot, save_snapshot
 from training.sources.source import GaussianSource
 
 

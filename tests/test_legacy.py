@@ -17,8 +17,9 @@ from tests import tiny
 from tests.conftest import GOLDEN, ROOT, SHARED
 from tests.torch_utils.test_official_pickles import official
 from torch_utils import official_pickles
-from training import augment, networks_stylegan2, networks_stylegan3, onnx_export
-from training.snapshot import KEYS, is_snapshot, load_snapshot, save_snapshot
+from training import augment, networks_stylegan2, networks_stylegan3
+from training.checkpoints import onnx_export
+from training.checkpoints.snapshot import KEYS, is_snapshot, load_snapshot, save_snapshot
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
 

@@ -18,7 +18,8 @@ from tests.conftest import ROOT
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
-from training.checkpoint import (
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.state_file import (
     SNAPSHOT_PATTERN,
     STATE_PATTERN,
     file_number,
@@ -29,7 +30,6 @@ from training.checkpoint import (
     write_state,
 )
 from training.resume import rewind_files
-from training.snapshot import load_snapshot
 
 TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
 

@@ -25,10 +25,10 @@ from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training import settings
 from training.augment import AUGPIPES
-from training.checkpoint import SNAPSHOT_PATTERN, numbered, read_state
+from training.checkpoints.snapshot import feed_of, load_snapshot
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered, read_state
 from training.losses import LOSSES
 from training.progress import make_run_dir
-from training.snapshot import feed_of, load_snapshot
 from training.sources.cascade import Cascade
 from training.sources.encoders import ENCODERS
 from training.sources.source import GaussianSource, ImageSource

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.checkpoint import SNAPSHOT_PATTERN, STATS, numbered
-from training.snapshot import load_snapshot
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, STATS, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, CLASSES, IMAGES_OF_CLASS = 16, 3, 16

@@ -17,7 +17,9 @@ from torch_utils.data_pickles import Blob, Name, SnapshotError, Stateful, shown,
 
 META_KEYS = {"type", "version", "module_src", "class_name", "state"}
 FORMAT_VERSION = 6
-MISSING = "Missing"  # the class of what stands for a network that there is none of (`training.official_export`)
+MISSING = (
+    "Missing"  # the class of what stands for a network that there is none of (`training.checkpoints.official_export`)
+)
 MAX_MODULES = 20_000  # in one object, counted as often as they are referred to
 
 # What StyleGAN2-ADA-PyTorch assumed where StyleGAN3 assumes something else, for arguments that a file does not give.

@@ -15,6 +15,7 @@ from dnnlib.files import atomic_write
 from metrics import metric_main
 from metrics.detectors import Detectors, describe
 from metrics.stopping import Stopped
+from training.checkpoints.snapshot import fingerprint_file, load_snapshot
 from training.config import TrainingConfig
 from training.data.shards import set_name
 from training.data.sheets import png_info
@@ -22,7 +23,6 @@ from training.grids import to_rgb
 from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
 from training.sampling import Look, Sampler, open_sampler
-from training.snapshot import fingerprint_file, load_snapshot
 from training.sources.encoders import grid_for
 from training.sources.source import GaussianSource
 

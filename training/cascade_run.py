@@ -15,7 +15,9 @@ from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
 from training.cascade_report import CascadeReport
-from training.checkpoint import SNAPSHOT_PATTERN, numbered
+from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
+from training.checkpoints.whereabouts import absolute_options
 from training.config import TrainingConfig
 from training.data.image_files import open_files
 from training.data.shards import set_name
@@ -26,10 +28,8 @@ from training.recipe import Recipe, Stage
 from training.resolve import Resolved, check_metrics, resolve
 from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.settings import LATEST
-from training.snapshot import expecting, fingerprint_file, is_snapshot
 from training.source_choice import AUTO
 from training.sources.source import GaussianSource, content_fingerprint
-from training.whereabouts import absolute_options
 
 # What the command line may say to all stages: where and how they are computed, not what.
 FROM_COMMAND_LINE = names_where(lambda flag: flag.is_beside_cascade)

@@ -23,12 +23,12 @@ from metrics.feature_stats import choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
 from torch_utils import distributed, seeding, training_stats
-from training.checkpoint import BEST, keep_as_best
+from training.checkpoints.snapshot import images_seen
+from training.checkpoints.state_file import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.grids import save_png, tile, to_rgb
 from training.metric_inputs import GeneratedImages, ImageSet
-from training.snapshot import images_seen
 from training.sources.encoders import resize
 from training.state import TrainingState
 

@@ -14,14 +14,14 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from metrics.feature_stats import Images
 from torch_utils import seeding
+from training.checkpoints.snapshot import feed_of, is_snapshot, load_snapshot
+from training.checkpoints.whereabouts import labels_of, source_places
 from training.data.image_files import BadImage, open_files
 from training.data.shards import set_name
 from training.dataset import Labels, LabelTable, to_uint8
 from training.sampling import Network, default_batch
-from training.snapshot import feed_of, is_snapshot, load_snapshot
 from training.sources.encoders import IdentityEncoder
 from training.sources.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
-from training.whereabouts import labels_of, source_places
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
 NOISE_IMAGES, NOISE_SIDE = 10_000, 32

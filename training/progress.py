@@ -18,7 +18,7 @@ from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.files import tolerated
 from torch_utils import distributed, training_stats
-from training.checkpoint import STATS
+from training.checkpoints.state_file import STATS
 from training.state import TrainingState
 
 HEARTBEAT_SEC = 30  # between plain lines within a tick

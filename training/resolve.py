@@ -20,7 +20,8 @@ from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
 from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
-from training.checkpoint import state_beside
+from training.checkpoints.snapshot import check_stage, is_snapshot, load_snapshot
+from training.checkpoints.state_file import state_beside
 from training.config import CORESET_FACTOR, TrainingConfig
 from training.data.image_files import counted, open_files, other_images
 from training.data.shards import set_name
@@ -32,7 +33,6 @@ from training.metric_inputs import ImageSet, NoiseImages
 from training.options import TrainingOptions
 from training.presets import PRESETS, Preset
 from training.resume import ResumePoint, is_finished
-from training.snapshot import check_stage, is_snapshot, load_snapshot
 from training.source_choice import choice_line, choose_source
 from training.source_match import match_classes, match_line
 from training.sources.cascade import last_generator

@@ -11,7 +11,8 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, remove_parts
-from training.checkpoint import (
+from training.checkpoints.snapshot import images_seen
+from training.checkpoints.state_file import (
     BEST,
     OPTIONS_FILE,
     SNAPSHOT_PATTERN,
@@ -21,12 +22,11 @@ from training.checkpoint import (
     newest_intact_state,
     numbered,
 )
+from training.checkpoints.whereabouts import absolute_options
 from training.config import FREE_FIELDS, TrainingConfig
 from training.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
 from training.presets import PRESETS
 from training.settings import LATEST
-from training.snapshot import images_seen
-from training.whereabouts import absolute_options
 
 DAMAGED = ".damaged"  # ending of a state that could not be continued
 

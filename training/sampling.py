@@ -18,15 +18,15 @@ from scipy.interpolate import CubicSpline
 
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.whereabouts import locate_weights
 from training.grids import BACKGROUND, to_rgb
 from training.layers.equalized import image_size
-from training.snapshot import load_snapshot
 from training.sources.cascade import Cascade, last_generator
 from training.sources.encoders import IdentityEncoder, resize
 from training.sources.label_distribution import LabelDistribution
 from training.sources.prior import InstancePrior
 from training.sources.source import Draw, GaussianSource, ImageSource, LatentFeed, Source
-from training.whereabouts import locate_weights
 
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16

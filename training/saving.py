@@ -15,7 +15,8 @@ import torch
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write, tolerated
 from torch_utils import distributed
-from training.checkpoint import (
+from training.checkpoints.snapshot import save_snapshot
+from training.checkpoints.state_file import (
     OPTIONS_FILE,
     BackgroundWriter,
     random_state,
@@ -27,11 +28,10 @@ from training.checkpoint import (
     to_cpu,
     write_state,
 )
+from training.checkpoints.whereabouts import absolute_options, absolute_set
 from training.config import TrainingConfig
 from training.official_loop import official_fields
-from training.snapshot import save_snapshot
 from training.state import TrainingState, snapshot_generator
-from training.whereabouts import absolute_options, absolute_set
 
 AUTOSAVE_SEC = 600  # what a crash may cost
 

@@ -11,11 +11,11 @@ from metrics.class_distances import csid_between_classes
 from metrics.detectors import open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from torch_utils import distributed
+from training.checkpoints.snapshot import is_snapshot
 from training.data.image_files import open_files
 from training.data.labels import find_classes
 from training.metric_inputs import ImageSet
 from training.options import TrainingOptions
-from training.snapshot import is_snapshot
 from training.sources.class_pairs import ClassPairs
 
 FEWEST_IMAGES = 10  # of a class whose distance is measured

@@ -13,7 +13,14 @@ import torch
 from dnnlib.errors import UserError, naming
 from dnnlib.files import tolerated
 from torch_utils import distributed, seeding
-from training.checkpoint import file_number, fitting, read_state, seed_random_state, settle_best, snapshot_path
+from training.checkpoints.state_file import (
+    file_number,
+    fitting,
+    read_state,
+    seed_random_state,
+    settle_best,
+    snapshot_path,
+)
 from training.config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation

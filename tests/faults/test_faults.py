@@ -20,7 +20,7 @@ from tests.reliability import amount, record
 from tests.test_resume import leaves, stats_of
 from tests.test_train import TINY, run_inside
 from tests.training.test_source import write_images
-from training.checkpoint import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
+from training.checkpoints.state_file import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
 
 TICK = 16  # images
 KILLING = "Killed"
@@ -221,7 +221,7 @@ def test_a_writer_killed_before_its_file_is_complete(tmp_path):
     code = (
         "import os, sys, torch\n"
         "from pathlib import Path\n"
-        "from training.checkpoint import write_state\n"
+        "from training.checkpoints.state_file import write_state\n"
         "os.replace = lambda *paths: os.kill(os.getpid(), 9)\n"
         "write_state(Path(sys.argv[1]), {'n': torch.arange(20)})\n"
     )

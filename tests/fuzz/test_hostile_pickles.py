@@ -18,7 +18,7 @@ from tests.conftest import GOLDEN
 from tests.fuzz import hostile_pickles
 from tests.reliability import IS_LONG, amount, record
 from torch_utils.data_pickles import SnapshotError
-from training.snapshot import load_snapshot
+from training.checkpoints.snapshot import load_snapshot
 
 resource = pytest.importorskip("resource", reason="limits on memory need a Unix")
 

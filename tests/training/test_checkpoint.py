@@ -6,8 +6,15 @@ import re
 import pytest
 
 from dnnlib.errors import UserError
-from training import checkpoint
-from training.checkpoint import SNAPSHOT_PATTERN, file_number, images_of, keep_as_best, numbered, state_beside
+from training.checkpoints import state_file as checkpoint
+from training.checkpoints.state_file import (
+    SNAPSHOT_PATTERN,
+    file_number,
+    images_of,
+    keep_as_best,
+    numbered,
+    state_beside,
+)
 
 
 @pytest.mark.parametrize(

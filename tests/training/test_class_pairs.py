@@ -19,7 +19,7 @@ from tests.test_train import run_inside, snapshot_of, train
 from tests.tiny import generator2, save
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
-from training import snapshot
+from training.checkpoints import snapshot
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
 from training.metric_inputs import open_generated
 from training.options import TrainingOptions

@@ -13,10 +13,10 @@ from tests.test_resume import assert_same_run, resume, stats_of
 from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step, run
 from tests.training.test_source import gen, generator, save, write_images
+from training.checkpoints.snapshot import load_snapshot, open_network_source
 from training.dataset import BatchLoader, ImageFolderDataset
 from training.options import TrainingOptions
 from training.resolve import resolve
-from training.snapshot import load_snapshot, open_network_source
 from training.sources.coreset import (
     PriorCoreset,
     TargetCoreset,

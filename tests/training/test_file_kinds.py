@@ -12,10 +12,10 @@ from PIL import Image
 import legacy
 from dnnlib.errors import UserError
 from tests import tiny
-from training.checkpoint import write_state
+from training.checkpoints.snapshot import is_snapshot, load_snapshot, save_tensors
+from training.checkpoints.state_file import write_state
 from training.data.file_kinds import describe_file
 from training.data.image_files import open_files
-from training.snapshot import is_snapshot, load_snapshot, save_tensors
 
 
 def png() -> bytes:

@@ -12,8 +12,9 @@ import torch
 import legacy
 from dnnlib.errors import UserError
 from tests import tiny
-from training import augment, networks_dcgan, networks_stylegan2, networks_stylegan3, official_export
-from training.snapshot import load_snapshot
+from training import augment, networks_dcgan, networks_stylegan2, networks_stylegan3
+from training.checkpoints import official_export
+from training.checkpoints.snapshot import load_snapshot
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
 

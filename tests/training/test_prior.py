@@ -20,7 +20,7 @@ from tests.test_train import run_inside, snapshot_of, train
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
-from training import snapshot
+from training.checkpoints import snapshot
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
 from training.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.metric_inputs import open_generated

@@ -10,7 +10,8 @@ from PIL import Image
 
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
-from training import networks_stylegan2, snapshot
+from training import networks_stylegan2
+from training.checkpoints import snapshot
 from training.sources.cascade import Cascade, last_generator, stage_images, uniform_classes
 from training.sources.encoders import build_encoder
 from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource

@@ -18,7 +18,8 @@ from dnnlib.errors import UserError
 from dnnlib.files import SEAL_BYTES, SEAL_MARK, atomic_write, check_seal
 from torch_utils import distributed, persistence, tensor_files
 from training.augment import AugmentPipe
-from training.checkpoint import STATE_PATTERN
+from training.checkpoints.state_file import STATE_PATTERN
+from training.checkpoints.whereabouts import labels_of, source_places, travelling_name, without_folders
 from training.data.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
 from training.discriminator import ImageDiscriminator
 from training.generator import SourceGenerator
@@ -26,7 +27,6 @@ from training.sources.cascade import Cascade
 from training.sources.label_distribution import LabelDistribution
 from training.sources.prior import InstancePrior
 from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
-from training.whereabouts import labels_of, source_places, travelling_name, without_folders
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
 OPTIONAL = {"prior", "labels"}

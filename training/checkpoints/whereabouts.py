@@ -13,7 +13,7 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from dnnlib.util import is_url
-from training.checkpoint import OPTIONS_FILE
+from training.checkpoints.state_file import OPTIONS_FILE
 from training.data.shards import part_paths, set_exists, split_list
 from training.dataset import ImageFolderDataset
 from training.options import FLAGS, PathKind, names_where

@@ -20,7 +20,7 @@ from torch_utils import official_client, persistence
 from torch_utils.official_pickles import FORMAT_VERSION, META_KEYS, MISSING
 from training import networks_stylegan2, networks_stylegan3
 from training.augment import AugmentPipe
-from training.snapshot import without_folders
+from training.checkpoints.snapshot import without_folders
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource
 
