@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from metrics.feature_stats import Images
     from metrics.metric_main import MetricOptions
-    from training.metric_inputs import GeneratedImages, ImageSet
+    from training.sampling.metric_inputs import GeneratedImages, ImageSet
 
 SHOWN_SIZES = 5  # in a warning
 
@@ -106,7 +106,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def main(gpus: int, device: str, **options: Any) -> int:
     from torch_utils.launcher import launch
-    from training.sampling import choose_device
+    from training.sampling.sampler import choose_device
 
     return launch(work, gpus, choose_device(device).type, options)
 
@@ -178,8 +178,8 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
     from metrics.detectors import Detectors, describe
     from metrics.kernel_inception_distance import KIDOptions
     from torch_utils import distributed
-    from training.metric_inputs import ImageSet, MirroredImages
-    from training.sampling import writing
+    from training.sampling.metric_inputs import ImageSet, MirroredImages
+    from training.sampling.sampler import writing
 
     is_verbose = options["verbose"]
     if options["json_path"] is not None and distributed.get_rank() == 0:
@@ -229,7 +229,7 @@ def open_network(
     its name where that is not found."""
     from training.checkpoints.snapshot import is_snapshot, load_snapshot
     from training.checkpoints.whereabouts import training_data
-    from training.metric_inputs import ImageSet, open_generated
+    from training.sampling.metric_inputs import ImageSet, open_generated
 
     if not is_snapshot(path):
         images = ImageSet(path)

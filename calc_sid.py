@@ -99,7 +99,7 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
         from metrics import friendly_neighbours
         from metrics.detectors import describe, open_detector
         from metrics.friendly_neighbours import Request
-        from training.sampling import choose_device, prepare_folder, writing
+        from training.sampling.sampler import choose_device, prepare_folder, writing
     device = choose_device(options["device"])
     images = open_all(target, sources, options["num_gen"], device, options["seed"])
     folder = Path(outdir or ".") if outdir is not None or not best else None
@@ -137,7 +137,7 @@ def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> N
 
 def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, seed: int) -> dict[str, Images]:
     """By path, the target first."""
-    from training.metric_inputs import name_apart, open_images
+    from training.sampling.metric_inputs import name_apart, open_images
 
     images = {}
     for flag, paths in (("--target", [target] if target is not None else []), ("--source", sources)):

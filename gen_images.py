@@ -49,8 +49,8 @@ from training.settings import MAX_SEED
 if TYPE_CHECKING:
     import torch
 
-    from training.grids import Finish
-    from training.sampling import Look, Sampler
+    from training.sampling.grids import Finish
+    from training.sampling.sampler import Look, Sampler
     from training.sources.label_distribution import LabelDistribution
 
 COLUMNS = 8  # of the picture of pairs without --grid
@@ -182,9 +182,9 @@ def main(
     batch: int | None,
 ) -> None:
     with importing():
-        from training.grids import Finish
-        from training.prior_pictures import check_flags, open_given, save_for_images
-        from training.sampling import (
+        from training.sampling.grids import Finish
+        from training.sampling.prior_pictures import check_flags, open_given, save_for_images
+        from training.sampling.sampler import (
             Look,
             choose_seeds,
             default_batch,
@@ -225,7 +225,7 @@ def main(
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:
     """Raises `UserError` for a class that the network does not have; says so where it has none, or has never seen it."""
-    from training.sampling import label
+    from training.sampling.sampler import label
 
     if sampler.prior is not None:
         if class_idx is not None:
@@ -288,7 +288,7 @@ def generate(
     import torch
 
     from training.dataset import to_uint8
-    from training.sampling import writing
+    from training.sampling.sampler import writing
 
     kept = []
     with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
@@ -317,8 +317,8 @@ def save_pictures(
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
     from training.dataset import to_float
-    from training.grids import save_grid, save_stacks
-    from training.sampling import writing
+    from training.sampling.grids import save_grid, save_stacks
+    from training.sampling.sampler import writing
 
     names = []
     if images is not None and grid is not None:

@@ -111,7 +111,7 @@ def main(
 ) -> None:
     video_path, sheet_path = choose_paths(output, sheet)
     with importing():
-        from training.sampling import (
+        from training.sampling.sampler import (
             Look,
             StageWalk,
             Walk,
@@ -194,15 +194,15 @@ def length_line(path: Path, num_frames: int, fps: int) -> str:
 
 def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
     """uint8 `[cells, stages, h, w, 3]` -> a frame `[H, W, 3]`: the stages of a cell side by side."""
-    from training.grids import tile
+    from training.sampling.grids import tile
 
     return tile(np.concatenate(list(picture.swapaxes(0, 1)), axis=2), columns)
 
 
 def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
-    from training.grids import save_png, tile
-    from training.sampling import writing
+    from training.sampling.grids import save_png, tile
+    from training.sampling.sampler import writing
 
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
     with writing("--output"):
@@ -211,7 +211,7 @@ def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
 
 def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write under a temporary name, then rename: a reader never sees half a video."""
-    from training.sampling import writing
+    from training.sampling.sampler import writing
 
     temporary = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
@@ -244,7 +244,7 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
 
 def even_sides(frame: np.ndarray) -> np.ndarray:
     """`[H, W, 3]` with a white line more where a side is odd, since the video's colours have half the resolution."""
-    from training.grids import BACKGROUND
+    from training.sampling.grids import BACKGROUND
 
     height, width, _ = frame.shape
     return np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], constant_values=BACKGROUND)

@@ -19,7 +19,7 @@ from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
 from training import cascade_run
 from training.checkpoints.snapshot import load_snapshot
-from training.sampling import open_sampler
+from training.sampling.sampler import open_sampler
 from training.sources import source as source_module
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource

@@ -19,10 +19,10 @@ from training.checkpoints.snapshot import fingerprint_file, load_snapshot
 from training.config import TrainingConfig
 from training.data.shards import set_name
 from training.data.sheets import png_info
-from training.grids import to_rgb
-from training.metric_inputs import ImageSet, open_generated
 from training.recipe import Recipe, Stage
-from training.sampling import Look, Sampler, open_sampler
+from training.sampling.grids import to_rgb
+from training.sampling.metric_inputs import ImageSet, open_generated
+from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.encoders import grid_for
 from training.sources.source import GaussianSource
 

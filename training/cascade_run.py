@@ -21,12 +21,12 @@ from training.checkpoints.whereabouts import absolute_options
 from training.config import TrainingConfig
 from training.data.image_files import open_files
 from training.data.shards import set_name
-from training.metric_inputs import NOISE
 from training.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
 from training.progress import StopSignal
 from training.recipe import Recipe, Stage
 from training.resolve import Resolved, check_metrics, resolve
 from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
+from training.sampling.metric_inputs import NOISE
 from training.settings import LATEST
 from training.source_choice import AUTO
 from training.sources.source import GaussianSource, content_fingerprint

@@ -27,8 +27,8 @@ from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import BEST, keep_as_best
 from training.config import TrainingConfig
 from training.dataset import Labels, to_float
-from training.grids import save_png, tile, to_rgb
-from training.metric_inputs import GeneratedImages, ImageSet
+from training.sampling.grids import save_png, tile, to_rgb
+from training.sampling.metric_inputs import GeneratedImages, ImageSet
 from training.sources.encoders import resize
 from training.state import TrainingState
 

@@ -8,7 +8,7 @@ import torch
 from torch_utils import seeding
 from training.config import TrainingConfig
 from training.dataset import ImageFolderDataset, Labels, to_float
-from training.grids import grid_size, save_grid, save_pairs
+from training.sampling.grids import grid_size, save_grid, save_pairs
 from training.state import TrainingState
 
 

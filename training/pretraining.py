@@ -21,8 +21,8 @@ from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, sample_order, to_float
-from training.grids import to_rgb
 from training.phases import Batch, NotFinite, Phase, TrainingStep
+from training.sampling.grids import to_rgb
 from training.sources.coreset import small
 from training.sources.source import Draw, LatentFeed
 

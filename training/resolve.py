@@ -29,10 +29,10 @@ from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.layers.equalized import image_size, nominal_resolution, resolution_pyramid
 from training.layers.precision import plan_precision
 from training.losses import LOSSES
-from training.metric_inputs import ImageSet, NoiseImages
 from training.options import TrainingOptions
 from training.presets import PRESETS, Preset
 from training.resume import ResumePoint, is_finished
+from training.sampling.metric_inputs import ImageSet, NoiseImages
 from training.source_choice import choice_line, choose_source
 from training.source_match import match_classes, match_line
 from training.sources.cascade import last_generator

@@ -8,8 +8,8 @@ from dnnlib.errors import UserError, naming
 from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table
 from torch_utils import distributed
-from training.metric_inputs import NOISE, ImageSet, name_apart, open_images
 from training.options import TrainingOptions
+from training.sampling.metric_inputs import NOISE, ImageSet, name_apart, open_images
 
 AUTO = "auto"
 SNAPSHOT_IMAGES = 5_000  # that a snapshot in the pool makes

@@ -24,7 +24,6 @@ from training.checkpoints.state_file import (
 from training.config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
-from training.grids import grid_size, save_grid
 from training.memory import choose_micro_batch
 from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
@@ -32,6 +31,7 @@ from training.pictures import Pictures, reals_by_row
 from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
 from training.resume import rewind_files, set_aside_damaged, set_aside_later
+from training.sampling.grids import grid_size, save_grid
 from training.saving import Saver, micro_batch_of
 from training.source_match import pair_lines
 from training.sources.coreset import open_target_coreset

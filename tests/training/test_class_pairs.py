@@ -21,12 +21,12 @@ from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
-from training.metric_inputs import open_generated
 from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.pictures import Pictures
 from training.resolve import resolve
-from training.sampling import Look, Sampler, open_sampler
+from training.sampling.metric_inputs import open_generated
+from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.class_pairs import ClassPairs
 from training.sources.coreset import open_target_coreset
 from training.sources.label_distribution import LabelDistribution

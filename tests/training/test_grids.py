@@ -9,7 +9,7 @@ from PIL import Image
 
 from metrics.sid_plots import draw_matrix
 from training.evaluation import draw_history
-from training.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
+from training.sampling.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
 
 
 def flat(value, channels=3, height=4, width=6):

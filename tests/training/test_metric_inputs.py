@@ -12,7 +12,14 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import compute_features
 from tests.tiny import generator2
 from tests.training.test_source import write_images
-from training.metric_inputs import GeneratedImages, ImageSet, MirroredImages, NoiseImages, name_apart, open_generated
+from training.sampling.metric_inputs import (
+    GeneratedImages,
+    ImageSet,
+    MirroredImages,
+    NoiseImages,
+    name_apart,
+    open_generated,
+)
 from training.sources.source import GaussianSource, ImageSource, LatentFeed
 
 

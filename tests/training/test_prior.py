@@ -22,12 +22,12 @@ from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
-from training.grids import LABEL_HEIGHT, LABEL_WIDTH
-from training.metric_inputs import open_generated
 from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.resolve import resolve
-from training.sampling import Look, Sampler, StageWalk, open_sampler
+from training.sampling.grids import LABEL_HEIGHT, LABEL_WIDTH
+from training.sampling.metric_inputs import open_generated
+from training.sampling.sampler import Look, Sampler, StageWalk, open_sampler
 from training.sources import prior_features
 from training.sources.cascade import Cascade
 from training.sources.prior import InstancePrior, principal_axes

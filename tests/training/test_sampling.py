@@ -6,8 +6,8 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.grids import to_rgb
-from training.sampling import (
+from training.sampling.grids import to_rgb
+from training.sampling.sampler import (
     Latents,
     Look,
     Loop,

@@ -26,7 +26,7 @@ from training.data import image_files, zip_index
 from training.data.image_files import BadImage, ShardedFiles, decode, open_files
 from training.data.shards import part_paths, set_exists, set_name, split_list
 from training.dataset import ImageFolderDataset
-from training.metric_inputs import ImageSet
+from training.sampling.metric_inputs import ImageSet
 from training.sources.source import ImageSource, content_fingerprint
 
 

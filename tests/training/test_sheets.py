@@ -15,8 +15,8 @@ from tests.tiny import SIDE, write_images
 from training.data import sheets
 from training.data.image_files import open_files
 from training.dataset import ImageFolderDataset
-from training.grids import save_grid, save_png
-from training.metric_inputs import ImageSet
+from training.sampling.grids import save_grid, save_png
+from training.sampling.metric_inputs import ImageSet
 from training.sources.source import ImageSource
 
 

@@ -813,7 +813,7 @@ class _Conversion:
         import torch  # takes longer than many a conversion
 
         from training.dataset import to_float
-        from training.grids import save_grid
+        from training.sampling.grids import save_grid
 
         cells = torch.from_numpy(np.stack(self._shown)).permute(0, 3, 1, 2)
         try:

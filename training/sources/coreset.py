@@ -18,7 +18,7 @@ from metrics.feature_stats import compute_features
 from torch_utils import distributed, seeding
 from training.config import TrainingConfig
 from training.dataset import sample_order
-from training.metric_inputs import ImageSet, MirroredImages
+from training.sampling.metric_inputs import ImageSet, MirroredImages
 from training.sources.encoders import resize
 from training.sources.source import Draw, ImageSource, LatentFeed, NetworkSource
 from training.sources.stage_cache import StageCache

@@ -14,8 +14,8 @@ from metrics.detectors import Detector, open_detector
 from metrics.feature_stats import allocate, compute_features
 from torch_utils import distributed
 from training.config import TrainingConfig
-from training.metric_inputs import ImageSet, MirroredImages
 from training.options import TrainingOptions
+from training.sampling.metric_inputs import ImageSet, MirroredImages
 from training.sources.prior import InstancePrior, check_sampling
 
 DETECTORS = ("auto", "inception", "vgg16", "tiny")

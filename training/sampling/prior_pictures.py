@@ -10,8 +10,8 @@ import torch
 from dnnlib.errors import UserError, naming
 from training.data.image_files import encode_png
 from training.dataset import to_float, to_uint8
-from training.grids import PLAIN, Finish, save_labelled, to_rgb
-from training.sampling import Look, Sampler
+from training.sampling.grids import PLAIN, Finish, save_labelled, to_rgb
+from training.sampling.sampler import Look, Sampler
 from training.sources.encoders import resize
 from training.sources.prior import InstancePrior
 from training.sources.prior_features import conditions_of_images

@@ -19,7 +19,7 @@ from training.checkpoints.whereabouts import labels_of, source_places
 from training.data.image_files import BadImage, open_files
 from training.data.shards import set_name
 from training.dataset import Labels, LabelTable, to_uint8
-from training.sampling import Network, default_batch
+from training.sampling.sampler import Network, default_batch
 from training.sources.encoders import IdentityEncoder
 from training.sources.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
 
