@@ -51,14 +51,14 @@ from dnnlib.errors import UserError
 from dnnlib.files import only_one
 from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
 from torch_utils.one_voice import say_once
-from training.options import DEFAULTS, FLAGS, TYPES, Flag, PathKind, TrainingOptions, flag_name
+from training.config.options import DEFAULTS, FLAGS, TYPES, Flag, PathKind, TrainingOptions, flag_name
 from training.settings import LATEST
 
 if TYPE_CHECKING:
     import torch
 
-    from training.config import TrainingConfig
-    from training.resume import ResumePoint
+    from training.config.resume import ResumePoint
+    from training.config.run_config import TrainingConfig
 
 RESUME = "the same command with --resume=latest continues"
 
@@ -110,8 +110,8 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
         return train_cascade(cascade, {name: options[name] for name in given}, options["outdir"], dry_run)
     with importing():
         from torch_utils import distributed
-        from training.resolve import resolve
-        from training.resume import find_resume_point, is_finished
+        from training.config.resolve import resolve
+        from training.config.resume import find_resume_point, is_finished
     point = find_resume_point(options, given)
     if point is not None and is_finished(point):
         distributed.print0(

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from torch_utils import misc
-from training.options import TrainingOptions
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.phases import TrainingStep
-from training.resolve import resolve
 from training.state import TrainingState, build_state
 from training.training_loop import set_up_backends
 

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, median_seconds, save_result, synchronize, write_noise_images
 from torch_utils import misc
-from training.config import TrainingConfig
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
+from training.config.run_config import TrainingConfig
 from training.dataset import sample_order
-from training.options import TrainingOptions
 from training.phases import TrainingStep
-from training.resolve import resolve
 from training.sources.coreset import PROJECTED_DIMS, TargetCoreset
 from training.sources.source import Draw
 from training.state import TrainingState, build_state

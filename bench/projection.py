@@ -21,9 +21,9 @@ from bench.common import RESULTS, save_result, write_noise_images
 from dnnlib.errors import UserError
 from torch_utils import persistence
 from torch_utils.gradient_reducer import LARGEST_BUCKET, NUM_BUCKETS
-from training.config import TrainingConfig
-from training.options import TrainingOptions
-from training.resolve import resolve
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
+from training.config.run_config import TrainingConfig
 
 NETWORKS = [("stylegan2", 256), ("stylegan2", 1024), ("stylegan3-t", 256), ("stylegan3-t", 1024)]
 # Seconds per 1,000 images of stylegan3-t at 256x256 on one card. The first two are the official code's published times.

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.common import describe_machine, save_result, write_noise_images
 from torch_utils import misc
 from training.checkpoints.snapshot import save_snapshot
-from training.options import TrainingOptions
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.phases import TrainingStep
-from training.resolve import resolve
 from training.sources.source import GaussianSource
 from training.state import TrainingState, build_state
 

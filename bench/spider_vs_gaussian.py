@@ -49,7 +49,7 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from torch_utils.launcher import STOPPED
 from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, numbered
-from training.resume import newest_run
+from training.config.resume import newest_run
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = "baseline"

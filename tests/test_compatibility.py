@@ -29,15 +29,16 @@ from metrics.frechet_distance import frechet_distance_of_features
 from tests import tiny
 from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
-from training import ada, augment, losses, networks, training_loop
+from training import augment, losses, networks, training_loop
+from training.config import ada
+from training.config.official_loop import config_from_official
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
+from training.config.resume import rewind_files
 from training.dataset import ImageFolderDataset
 from training.layers.precision import plan_precision
 from training.loss import StyleGAN2Loss
-from training.official_loop import config_from_official
-from training.options import TrainingOptions
 from training.progress import Progress
-from training.resolve import resolve
-from training.resume import rewind_files
 
 SMALL = {"channel_base": 256, "channel_max": 16}
 

@@ -17,8 +17,8 @@ from tests.test_resume import assert_same_run, resume
 from tests.test_train import run_inside, snapshot_of
 from tests.training.test_source import write_images
 from training.checkpoints.snapshot import load_snapshot
+from training.config.presets import PRESETS
 from training.losses import LOSSES
-from training.presets import PRESETS
 
 SMALL = "--device=cpu --batch=8 --cbase=128 --cmax=8 --z-dim=16 --tick=0.016 --snap=1 --workers=0".split()
 GROWING = ["--grow-kimg=0.01"]  # within the runs below: 4x4, 8x8 faded in, 8x8, 16x16 faded in

@@ -29,7 +29,7 @@ from training.checkpoints.state_file import (
     read_state,
     write_state,
 )
-from training.resume import rewind_files
+from training.config.resume import rewind_files
 
 TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
 

@@ -5,12 +5,12 @@ python -m tools.options_page    # writes docs/options.md
 
 from pathlib import Path
 
-from training.options import DEFAULTS, FLAGS, Flag, OnResume, PathKind, flag_name
+from training.config.options import DEFAULTS, FLAGS, Flag, OnResume, PathKind, flag_name
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 INTRODUCTION = """# The options of train.py
 
-Written by `python -m tools.options_page` from `training/options.py`; do not edit. The last column is what `--resume` of a run
+Written by `python -m tools.options_page` from `training/config/options.py`; do not edit. The last column is what `--resume` of a run
 says to another value. Flags of the official `train.py` keep their names and meanings ([what was tried](compatibility.md)).
 
 | flag | meaning | default | in a run that is continued |

@@ -16,7 +16,7 @@ from metrics import metric_main
 from metrics.detectors import Detectors, describe
 from metrics.stopping import Stopped
 from training.checkpoints.snapshot import fingerprint_file, load_snapshot
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.data.shards import set_name
 from training.data.sheets import png_info
 from training.recipe import Recipe, Stage

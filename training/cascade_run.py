@@ -18,17 +18,17 @@ from training.cascade_report import CascadeReport
 from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
 from training.checkpoints.whereabouts import absolute_options
-from training.config import TrainingConfig
+from training.config.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
+from training.config.resolve import Resolved, check_metrics, resolve
+from training.config.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
+from training.config.run_config import TrainingConfig
+from training.config.source_choice import AUTO
 from training.data.image_files import open_files
 from training.data.shards import set_name
-from training.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
 from training.progress import StopSignal
 from training.recipe import Recipe, Stage
-from training.resolve import Resolved, check_metrics, resolve
-from training.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.sampling.metric_inputs import NOISE
 from training.settings import LATEST
-from training.source_choice import AUTO
 from training.sources.source import GaussianSource, content_fingerprint
 
 # What the command line may say to all stages: where and how they are computed, not what.

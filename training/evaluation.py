@@ -25,7 +25,7 @@ from metrics.stopping import Stopped
 from torch_utils import distributed, seeding, training_stats
 from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import BEST, keep_as_best
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.sampling.grids import save_png, tile, to_rgb
 from training.sampling.metric_inputs import GeneratedImages, ImageSet

@@ -8,7 +8,7 @@ import torch
 
 from torch_utils import distributed
 from training import losses
-from training.config import TrainingConfig, divisors
+from training.config.run_config import TrainingConfig, divisors
 from training.dataset import available_memory
 from training.layers.equalized import image_size
 from training.state import TrainingState

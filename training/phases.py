@@ -18,7 +18,7 @@ from torch_utils import distributed, seeding, training_stats
 from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.dataset import Labels, to_float
 from training.sources.coreset import Coverage, PriorCoreset, TargetCoreset
 from training.sources.source import Draw, LatentFeed

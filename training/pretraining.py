@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from dnnlib.errors import UserError, naming
 from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, sample_order, to_float
 from training.phases import Batch, NotFinite, Phase, TrainingStep
 from training.sampling.grids import to_rgb

@@ -29,8 +29,8 @@ from training.checkpoints.state_file import (
     write_state,
 )
 from training.checkpoints.whereabouts import absolute_options, absolute_set
-from training.config import TrainingConfig
-from training.official_loop import official_fields
+from training.config.official_loop import official_fields
+from training.config.run_config import TrainingConfig
 from training.state import TrainingState, snapshot_generator
 
 AUTOSAVE_SEC = 600  # what a crash may cost

@@ -12,7 +12,7 @@ from torch_utils import distributed, misc, persistence, seeding
 from training.augment import AugmentPipe
 from training.checkpoints.snapshot import load_snapshot, open_network_source
 from training.checkpoints.state_file import fitting, read_state, state_beside
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.layers.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.sources.cascade import Cascade, last_generator
 from training.sources.label_distribution import LabelDistribution

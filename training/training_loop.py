@@ -21,19 +21,19 @@ from training.checkpoints.state_file import (
     settle_best,
     snapshot_path,
 )
-from training.config import TrainingConfig
+from training.config.official_loop import config_from_official
+from training.config.resume import rewind_files, set_aside_damaged, set_aside_later
+from training.config.run_config import TrainingConfig
+from training.config.source_match import pair_lines
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
 from training.evaluation import DiversityWatch, Evaluation
 from training.memory import choose_micro_batch
-from training.official_loop import config_from_official
 from training.phases import NotFinite, TrainingStep
 from training.pictures import Pictures, reals_by_row
 from training.pretraining import pretrain
 from training.progress import Progress, StopSignal
-from training.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.sampling.grids import grid_size, save_grid
 from training.saving import Saver, micro_batch_of
-from training.source_match import pair_lines
 from training.sources.coreset import open_target_coreset
 from training.sources.label_distribution import LabelDistribution
 from training.state import TrainingState, build_state

@@ -20,11 +20,11 @@ from tests.tiny import generator2, save
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
-from training.options import TrainingOptions
 from training.phases import TrainingStep
 from training.pictures import Pictures
-from training.resolve import resolve
 from training.sampling.metric_inputs import open_generated
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.class_pairs import ClassPairs
@@ -286,7 +286,7 @@ def test_going_on_is_the_undisturbed_run_to_the_bit(folders, tmp_path, run_dir, 
     args = [f"--source={folders['turned']}", f"--data={folders['target']}", "--cond=1", "--source-match=csid"]
     args += ["--detector=tiny", "--metrics=fid1k", "--snap=1"]
     parts, _ = train(tmp_path / "parts", *args, "--kimg=0.016")
-    monkeypatch.setattr("training.source_match.csid_between_classes", None)  # not measured again
+    monkeypatch.setattr("training.config.source_match.csid_between_classes", None)  # not measured again
     resume(parts, "--kimg=0.032")
     assert_same_run(run_dir, parts)
 
@@ -327,6 +327,6 @@ def test_a_snapshot_has_no_classes_to_pair_not_even_in_a_pool(folders, tmp_path,
 
 
 def test_a_coreset_of_latents_is_refused_before_distances_are_measured(folders, monkeypatch):
-    monkeypatch.setattr("training.source_match.compute_features", None)
+    monkeypatch.setattr("training.config.source_match.compute_features", None)
     with pytest.raises(UserError, match="--coreset=prior chooses among source images"):
         resolve(options(folders, "csid", coreset=("prior", "target")))

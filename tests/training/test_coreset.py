@@ -14,9 +14,9 @@ from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step, run
 from tests.training.test_source import gen, generator, save, write_images
 from training.checkpoints.snapshot import load_snapshot, open_network_source
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.dataset import BatchLoader, ImageFolderDataset
-from training.options import TrainingOptions
-from training.resolve import resolve
 from training.sources.coreset import (
     PriorCoreset,
     TargetCoreset,

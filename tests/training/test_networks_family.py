@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from training import networks_pggan, networks_resnet
+from training.config.presets import PRESETS
 from training.layers import conv as conv_layers
 from training.layers import spectral
-from training.presets import PRESETS
 
 
 def num_parameters(network):

@@ -4,8 +4,8 @@ import pytest
 
 from dnnlib.errors import UserError
 from tools import options_page
-from training import options
-from training.options import FLAGS, OnResume, TrainingOptions
+from training.config import options
+from training.config.options import FLAGS, OnResume, TrainingOptions
 
 
 def test_every_option_says_what_it_is():

@@ -11,9 +11,9 @@ from tests.conftest import relative_error
 from tests.training.test_source import write_images
 from torch_utils import training_stats
 from training import phases
-from training.options import TrainingOptions
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.phases import NotFinite, TrainingStep, blur
-from training.resolve import resolve
 from training.state import build_state
 
 

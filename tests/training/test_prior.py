@@ -21,10 +21,10 @@ from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from tests.training.test_phases import run_on
 from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
-from training.options import TrainingOptions
 from training.phases import TrainingStep
-from training.resolve import resolve
 from training.sampling.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.sampling.metric_inputs import open_generated
 from training.sampling.sampler import Look, Sampler, StageWalk, open_sampler

@@ -9,8 +9,8 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.training.test_source import generator, save, write_images
-from training.options import TrainingOptions
-from training.resolve import resolve
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
 from training.sources.source import GaussianSource
 
 

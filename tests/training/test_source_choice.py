@@ -6,9 +6,9 @@ import pytest
 
 from dnnlib.errors import UserError
 from tests.tiny import write_images
-from training.options import TrainingOptions
-from training.resolve import resolve
-from training.source_choice import choose_source
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
+from training.config.source_choice import choose_source
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils import distributed
-from training.options import TrainingOptions
-from training.resolve import choose_stage_cache
+from training.config.options import TrainingOptions
+from training.config.resolve import choose_stage_cache
 from training.sources import stage_cache
 from training.sources.encoders import build_encoder
 from training.sources.source import GaussianSource, LatentFeed, NetworkSource

@@ -10,8 +10,8 @@ from tests import tiny
 from training.checkpoints import whereabouts
 from training.checkpoints.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
 from training.checkpoints.whereabouts import absolute_set, training_data, travelling_name
+from training.config.resume import merge
 from training.dataset import ImageFolderDataset
-from training.resume import merge
 from training.sampling.metric_inputs import open_generated
 from training.saving import with_absolute_paths
 from training.sources.source import GaussianSource, ImageSource

@@ -14,9 +14,9 @@ from typing import Any
 from dnnlib.errors import UserError
 from dnnlib.util import is_url
 from training.checkpoints.state_file import OPTIONS_FILE
+from training.config.options import FLAGS, PathKind, names_where
 from training.data.shards import part_paths, set_exists, split_list
 from training.dataset import ImageFolderDataset
-from training.options import FLAGS, PathKind, names_where
 from training.sources.label_distribution import LabelDistribution
 
 CASCADE_FILE = "cascade.json"  # beside the snapshot of a whole cascade, which names that of its last stage

@@ -16,7 +16,7 @@ from dnnlib.errors import naming
 from metrics.detectors import open_detector
 from metrics.feature_stats import compute_features
 from torch_utils import distributed, seeding
-from training.config import TrainingConfig
+from training.config.run_config import TrainingConfig
 from training.dataset import sample_order
 from training.sampling.metric_inputs import ImageSet, MirroredImages
 from training.sources.encoders import resize

@@ -13,8 +13,8 @@ from dnnlib.errors import UserError, naming
 from metrics.detectors import Detector, open_detector
 from metrics.feature_stats import allocate, compute_features
 from torch_utils import distributed
-from training.config import TrainingConfig
-from training.options import TrainingOptions
+from training.config.options import TrainingOptions
+from training.config.run_config import TrainingConfig
 from training.sampling.metric_inputs import ImageSet, MirroredImages
 from training.sources.prior import InstancePrior, check_sampling
 

@@ -18,23 +18,23 @@ from metrics.detectors import Detectors, open_detector
 from metrics.feature_stats import Images
 from torch_utils import distributed, misc, persistence
 from torch_utils.ops import dispatch
-from training.ada import adapted, auto_batch
 from training.augment import AUGPIPES
 from training.checkpoints.snapshot import check_stage, is_snapshot, load_snapshot
 from training.checkpoints.state_file import state_beside
-from training.config import CORESET_FACTOR, TrainingConfig
+from training.config.ada import adapted, auto_batch
+from training.config.options import TrainingOptions
+from training.config.presets import PRESETS, Preset
+from training.config.resume import ResumePoint, is_finished
+from training.config.run_config import CORESET_FACTOR, TrainingConfig
+from training.config.source_choice import choice_line, choose_source
+from training.config.source_match import match_classes, match_line
 from training.data.image_files import counted, open_files, other_images
 from training.data.shards import set_name
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.layers.equalized import image_size, nominal_resolution, resolution_pyramid
 from training.layers.precision import plan_precision
 from training.losses import LOSSES
-from training.options import TrainingOptions
-from training.presets import PRESETS, Preset
-from training.resume import ResumePoint, is_finished
 from training.sampling.metric_inputs import ImageSet, NoiseImages
-from training.source_choice import choice_line, choose_source
-from training.source_match import match_classes, match_line
 from training.sources.cascade import last_generator
 from training.sources.coreset import coreset_detector
 from training.sources.encoders import ENCODERS, build_encoder

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
-from training.options import FLAGS, OnResume
+from training.config.options import FLAGS, OnResume
 
 CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from metrics.settings import DETECTORS
-from training.presets import PRESETS, W_DIM, Preset
+from training.config.presets import PRESETS, W_DIM, Preset
 from training.settings import (
     AUGPIPES,
     CORESETS,
@@ -128,7 +128,7 @@ def sets(text: str) -> tuple[str, ...]:
 
 def resumed(text: str) -> str | None:
     """A published network's address for its name, None for `noresume`."""
-    from training.ada import resume_address
+    from training.config.ada import resume_address
 
     return resume_address(text)
 

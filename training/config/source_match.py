@@ -12,9 +12,9 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import choose_indices, compute_features
 from torch_utils import distributed
 from training.checkpoints.snapshot import is_snapshot
+from training.config.options import TrainingOptions
 from training.data.image_files import open_files
 from training.data.labels import find_classes
-from training.options import TrainingOptions
 from training.sampling.metric_inputs import ImageSet
 from training.sources.class_pairs import ClassPairs
 

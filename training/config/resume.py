@@ -23,9 +23,9 @@ from training.checkpoints.state_file import (
     numbered,
 )
 from training.checkpoints.whereabouts import absolute_options
-from training.config import FREE_FIELDS, TrainingConfig
-from training.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
-from training.presets import PRESETS
+from training.config.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
+from training.config.presets import PRESETS
+from training.config.run_config import FREE_FIELDS, TrainingConfig
 from training.settings import LATEST
 
 DAMAGED = ".damaged"  # ending of a state that could not be continued

@@ -8,7 +8,7 @@ from dnnlib.errors import UserError, naming
 from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table
 from torch_utils import distributed
-from training.options import TrainingOptions
+from training.config.options import TrainingOptions
 from training.sampling.metric_inputs import NOISE, ImageSet, name_apart, open_images
 
 AUTO = "auto"

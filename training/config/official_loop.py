@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError
-from training.config import TrainingConfig
+from training.config.presets import MBSTD_GROUP, PRESETS
+from training.config.run_config import TrainingConfig
 from training.dataset import ImageFolderDataset
-from training.presets import MBSTD_GROUP, PRESETS
 
 DATASET = "training.dataset.ImageFolderDataset"
 LOSS = "training.loss.StyleGAN2Loss"

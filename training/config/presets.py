@@ -102,7 +102,7 @@ class Preset:
     ema_rampup: float | None = 0.05
     """Half-life as a share of the images seen, early on."""
     adapts: bool = False
-    """Whether what is open follows from the resolution (`training.ada.adapted`)."""
+    """Whether what is open follows from the resolution (`training.config.ada.adapted`)."""
     synthesis: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of G."""
     judging: dict[str, Any] = field(default_factory=dict)
