@@ -169,7 +169,7 @@ def train_process(
 ) -> int:
     """One process of the run, from its folder (a new one for None) to its end; the exit code."""
     from torch_utils import distributed, misc
-    from training.progress import make_run_dir, remove_unstarted
+    from training.run.progress import make_run_dir, remove_unstarted
     from training.training_loop import training_loop
 
     if device.type == "cpu":

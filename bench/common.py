@@ -20,8 +20,8 @@ from PIL import Image
 from torch_utils import misc
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.phases import TrainingStep
-from training.state import TrainingState, build_state
+from training.run.state import TrainingState, build_state
+from training.run.step import TrainingStep
 from training.training_loop import set_up_backends
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -23,10 +23,10 @@ from training.config.options import TrainingOptions
 from training.config.resolve import resolve
 from training.config.run_config import TrainingConfig
 from training.dataset import sample_order
-from training.phases import TrainingStep
+from training.run.state import TrainingState, build_state
+from training.run.step import TrainingStep
 from training.sources.coreset import PROJECTED_DIMS, TargetCoreset
 from training.sources.source import Draw
-from training.state import TrainingState, build_state
 
 NUM_IMAGES = 50_000  # that the targets are chosen among
 

@@ -29,7 +29,7 @@ import dnnlib.cli
 from bench.common import describe_machine, save_result, synthetic_run
 from dnnlib.errors import UserError
 from torch_utils import distributed, gradient_reducer
-from training.phases import Phase, TrainingStep
+from training.run.step import Phase, TrainingStep
 
 CARD = "eth0"
 SUBNET = "10.77.0"

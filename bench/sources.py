@@ -20,9 +20,9 @@ from torch_utils import misc
 from training.checkpoints.snapshot import save_snapshot
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.phases import TrainingStep
+from training.run.state import TrainingState, build_state
+from training.run.step import TrainingStep
 from training.sources.source import GaussianSource
-from training.state import TrainingState, build_state
 
 
 def make_step(options: dict) -> tuple[TrainingStep, TrainingState]:

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, matmul_rate, median_seconds, peak_memory_gb, save_result, synthetic_run
 from torch_utils.ops import dispatch
-from training.phases import TrainingStep
-from training.state import TrainingState
+from training.run.state import TrainingState
+from training.run.step import TrainingStep
 
 # The official StyleGAN3 code on a CPU whose float32 matrix products run at 374 GFLOP/s: images/s in training and inference.
 OFFICIAL_CPU = {

@@ -147,7 +147,7 @@ def test_stopped_in_stage_two_it_goes_on_to_the_same_bits(finished, root, tmp_pa
         "import torch; torch.set_num_threads(1)\n"
         "import dnnlib.cli, train, training.sources.source\n"
         "training.sources.source.FIT_SAMPLES = 256\n"
-        "from training.phases import TrainingStep\n"
+        "from training.run.step import TrainingStep\n"
         "honest = TrainingStep.run_phase\n"
         "def run_phase(self, phase, batches):\n"
         "    if self.config.stage_cache and self.state.batch_idx == 2 and phase.name == 'Dmain':\n"

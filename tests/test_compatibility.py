@@ -38,7 +38,7 @@ from training.config.resume import rewind_files
 from training.dataset import ImageFolderDataset
 from training.layers.precision import plan_precision
 from training.loss import StyleGAN2Loss
-from training.progress import Progress
+from training.run.progress import Progress
 
 SMALL = {"channel_base": 256, "channel_max": 16}
 

@@ -244,8 +244,8 @@ def test_a_signal_replaces_no_snapshot(tmp_path, folders, monkeypatch, place, sn
 
     After a step there is a new one, with pictures. Within a step there is not: its number is that of the step's beginning.
     """
-    from training.phases import TrainingStep
-    from training.progress import Progress
+    from training.run.progress import Progress
+    from training.run.step import TrainingStep
 
     def signalled(progress):
         if place == "after a step" and progress.state.cur_nimg == 24:

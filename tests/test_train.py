@@ -28,7 +28,7 @@ from training.augment import AUGPIPES
 from training.checkpoints.snapshot import feed_of, load_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered, read_state
 from training.losses import LOSSES
-from training.progress import make_run_dir
+from training.run.progress import make_run_dir
 from training.sources.cascade import Cascade
 from training.sources.encoders import ENCODERS
 from training.sources.source import GaussianSource, ImageSource
@@ -372,8 +372,8 @@ def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
     data = write_images(tmp_path / "data", size=(16, 16), count=80)
     whole = (data / "007.png").read_bytes()
     (data / "007.png").write_bytes(whole[: len(whole) * 3 // 4])
-    monkeypatch.setattr("training.pictures.grid_size", lambda *size: (2, 1))  # pictures at the start without it
-    monkeypatch.setattr("training.evaluation.REFERENCE_IMAGES", 3)  # and the watch over diversity, too
+    monkeypatch.setattr("training.run.pictures.grid_size", lambda *size: (2, 1))  # pictures at the start without it
+    monkeypatch.setattr("training.run.evaluation.REFERENCE_IMAGES", 3)  # and the watch over diversity, too
     outdir = tmp_path / "runs"
     status, _, err = run_inside(
         "--cfg=stylegan2", *TINY, "--kimg=0.1", f"--data={data}", f"--outdir={outdir}", "--workers=0"

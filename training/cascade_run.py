@@ -25,8 +25,8 @@ from training.config.run_config import TrainingConfig
 from training.config.source_choice import AUTO
 from training.data.image_files import open_files
 from training.data.shards import set_name
-from training.progress import StopSignal
 from training.recipe import Recipe, Stage
+from training.run.progress import StopSignal
 from training.sampling.metric_inputs import NOISE
 from training.settings import LATEST
 from training.sources.source import GaussianSource, content_fingerprint

@@ -26,17 +26,17 @@ from training.config.resume import rewind_files, set_aside_damaged, set_aside_la
 from training.config.run_config import TrainingConfig
 from training.config.source_match import pair_lines
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
-from training.evaluation import DiversityWatch, Evaluation
-from training.memory import choose_micro_batch
-from training.phases import NotFinite, TrainingStep
-from training.pictures import Pictures, reals_by_row
-from training.pretraining import pretrain
-from training.progress import Progress, StopSignal
+from training.run.evaluation import DiversityWatch, Evaluation
+from training.run.memory import choose_micro_batch
+from training.run.pictures import Pictures, reals_by_row
+from training.run.pretraining import pretrain
+from training.run.progress import Progress, StopSignal
+from training.run.saving import Saver, micro_batch_of
+from training.run.state import TrainingState, build_state
+from training.run.step import NotFinite, TrainingStep
 from training.sampling.grids import grid_size, save_grid
-from training.saving import Saver, micro_batch_of
 from training.sources.coreset import open_target_coreset
 from training.sources.label_distribution import LabelDistribution
-from training.state import TrainingState, build_state
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)
 SNAPSHOT_TICKS = 50

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from tests.tiny import Z_DIM, generator2, write_images
-from training import evaluation
-from training.evaluation import DiversityWatch, Evaluation
+from training.run import evaluation
+from training.run.evaluation import DiversityWatch, Evaluation
 from training.sources.source import GaussianSource, LatentFeed
 
 

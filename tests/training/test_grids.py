@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metrics.sid_plots import draw_matrix
-from training.evaluation import draw_history
+from training.run.evaluation import draw_history
 from training.sampling.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
 
 

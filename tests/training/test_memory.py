@@ -3,7 +3,7 @@
 import pytest
 
 from tests.training.test_phases import make_step
-from training import memory
+from training.run import memory
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torch
 from tests.conftest import relative_error
 from tests.training.test_source import write_images
 from torch_utils import training_stats
-from training import phases
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.phases import NotFinite, TrainingStep, blur
-from training.state import build_state
+from training.run import step as phases
+from training.run.state import build_state
+from training.run.step import NotFinite, TrainingStep, blur
 
 
 def make_step(tmp_path, batch_gpu=8, **kwargs):

@@ -15,7 +15,7 @@ from tests.training.test_phases import make_step
 from tests.training.test_source import gen, write_images
 from training.checkpoints.snapshot import load_snapshot
 from training.dataset import ImageFolderDataset, sample_order, to_float
-from training.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
+from training.run.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
 from training.sources.source import LatentFeed
 
 

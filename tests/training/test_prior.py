@@ -24,7 +24,8 @@ from training.checkpoints import snapshot
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
 from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, to_uint8
-from training.phases import TrainingStep
+from training.run.state import build_state
+from training.run.step import TrainingStep
 from training.sampling.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.sampling.metric_inputs import open_generated
 from training.sampling.sampler import Look, Sampler, StageWalk, open_sampler
@@ -32,7 +33,6 @@ from training.sources import prior_features
 from training.sources.cascade import Cascade
 from training.sources.prior import InstancePrior, principal_axes
 from training.sources.source import GaussianSource
-from training.state import build_state
 
 PRIOR = ["--prior=features", "--prior-detector=tiny", "--prior-dim=6"]
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training import progress as progress_module
-from training.progress import Progress
+from training.run import progress as progress_module
+from training.run.progress import Progress
 
 
 class Clock:

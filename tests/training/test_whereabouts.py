@@ -12,8 +12,8 @@ from training.checkpoints.snapshot import load_snapshot, open_network_source, sa
 from training.checkpoints.whereabouts import absolute_set, training_data, travelling_name
 from training.config.resume import merge
 from training.dataset import ImageFolderDataset
+from training.run.saving import with_absolute_paths
 from training.sampling.metric_inputs import open_generated
-from training.saving import with_absolute_paths
 from training.sources.source import GaussianSource, ImageSource
 
 FLATTEN = {"kind": "flatten", "norm": "none"}

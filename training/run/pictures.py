@@ -8,8 +8,8 @@ import torch
 from torch_utils import seeding
 from training.config.run_config import TrainingConfig
 from training.dataset import ImageFolderDataset, Labels, to_float
+from training.run.state import TrainingState
 from training.sampling.grids import grid_size, save_grid, save_pairs
-from training.state import TrainingState
 
 
 class Pictures:

@@ -19,7 +19,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import tolerated
 from torch_utils import distributed, training_stats
 from training.checkpoints.state_file import STATS
-from training.state import TrainingState
+from training.run.state import TrainingState
 
 HEARTBEAT_SEC = 30  # between plain lines within a tick
 LOSSES = {"G": "Loss/G/loss", "D": "Loss/D/loss"}

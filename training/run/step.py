@@ -20,10 +20,10 @@ from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config.run_config import TrainingConfig
 from training.dataset import Labels, to_float
+from training.run.state import TrainingState
 from training.sources.coreset import Coverage, PriorCoreset, TargetCoreset
 from training.sources.source import Draw, LatentFeed
 from training.sources.stage_cache import StageCache
-from training.state import TrainingState
 
 ADA_INTERVAL = 4  # steps
 PL_DECAY = 0.01  # of the running mean of path lengths

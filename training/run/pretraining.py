@@ -21,7 +21,7 @@ from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config.run_config import TrainingConfig
 from training.dataset import BatchLoader, ImageFolderDataset, sample_order, to_float
-from training.phases import Batch, NotFinite, Phase, TrainingStep
+from training.run.step import Batch, NotFinite, Phase, TrainingStep
 from training.sampling.grids import to_rgb
 from training.sources.coreset import small
 from training.sources.source import Draw, LatentFeed

@@ -11,7 +11,7 @@ from training import losses
 from training.config.run_config import TrainingConfig, divisors
 from training.dataset import available_memory
 from training.layers.equalized import image_size
-from training.state import TrainingState
+from training.run.state import TrainingState
 
 SHARE_OF_MEMORY = 0.5  # of what is free now; the rest is for the system, copies and fragments
 FOREVER = 1e15  # images

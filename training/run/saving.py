@@ -31,7 +31,7 @@ from training.checkpoints.state_file import (
 from training.checkpoints.whereabouts import absolute_options, absolute_set
 from training.config.official_loop import official_fields
 from training.config.run_config import TrainingConfig
-from training.state import TrainingState, snapshot_generator
+from training.run.state import TrainingState, snapshot_generator
 
 AUTOSAVE_SEC = 600  # what a crash may cost
 

@@ -27,10 +27,10 @@ from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import BEST, keep_as_best
 from training.config.run_config import TrainingConfig
 from training.dataset import Labels, to_float
+from training.run.state import TrainingState
 from training.sampling.grids import save_png, tile, to_rgb
 from training.sampling.metric_inputs import GeneratedImages, ImageSet
 from training.sources.encoders import resize
-from training.state import TrainingState
 
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
 FEWEST_WATCHED = 64
