@@ -140,8 +140,8 @@ def start(config: TrainingConfig, point: ResumePoint | None, way_on: str = RESUM
 def train_cascade(path: str, given: dict[str, Any], outdir: str, dry_run: bool) -> int:
     """The stages of a recipe in turn; the exit code. given: options that were typed."""
     with importing():
-        from training.cascade_run import CascadeRun
-        from training.recipe import read_recipe
+        from training.cascades.cascade_run import CascadeRun
+        from training.cascades.recipe import read_recipe
     cascade = CascadeRun(read_recipe(path), outdir, given, parse, start)
     cascade.plan_all()
     if dry_run:

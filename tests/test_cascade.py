@@ -17,7 +17,7 @@ from tests.test_resume import assert_same_run
 from tests.test_train import run_inside, snapshot_of
 from tests.training.test_source import write_images
 from torch_utils.launcher import STOPPED
-from training import cascade_run
+from training.cascades import cascade_run
 from training.checkpoints.snapshot import load_snapshot
 from training.sampling.sampler import open_sampler
 from training.sources import source as source_module

@@ -6,7 +6,7 @@ import pytest
 
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
-from training.recipe import read_recipe
+from training.cascades.recipe import read_recipe
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from dnnlib.files import atomic_write
 from metrics import metric_main
 from metrics.detectors import Detectors, describe
 from metrics.stopping import Stopped
+from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import fingerprint_file, load_snapshot
 from training.config.run_config import TrainingConfig
 from training.data.shards import set_name
 from training.data.sheets import png_info
-from training.recipe import Recipe, Stage
 from training.sampling.grids import to_rgb
 from training.sampling.metric_inputs import ImageSet, open_generated
 from training.sampling.sampler import Look, Sampler, open_sampler

@@ -14,7 +14,8 @@ from dnnlib.files import atomic_write
 from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
-from training.cascade_report import CascadeReport
+from training.cascades.cascade_report import CascadeReport
+from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
 from training.checkpoints.whereabouts import absolute_options
@@ -25,7 +26,6 @@ from training.config.run_config import TrainingConfig
 from training.config.source_choice import AUTO
 from training.data.image_files import open_files
 from training.data.shards import set_name
-from training.recipe import Recipe, Stage
 from training.run.progress import StopSignal
 from training.sampling.metric_inputs import NOISE
 from training.settings import LATEST
