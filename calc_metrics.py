@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from metrics.feature_stats import Images
     from metrics.metric_main import MetricOptions
-    from training.sampling.metric_inputs import GeneratedImages, ImageSet
+    from training.data.image_sets import ImageSet
+    from training.sampling.generated_images import GeneratedImages
 
 SHOWN_SIZES = 5  # in a warning
 
@@ -178,7 +179,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
     from metrics.detectors import Detectors, describe
     from metrics.kernel_inception_distance import KIDOptions
     from torch_utils import distributed
-    from training.sampling.metric_inputs import ImageSet, MirroredImages
+    from training.data.image_sets import ImageSet, MirroredImages
     from training.sampling.sampler import writing
 
     is_verbose = options["verbose"]
@@ -229,7 +230,8 @@ def open_network(
     its name where that is not found."""
     from training.checkpoints.snapshot import is_snapshot, load_snapshot
     from training.checkpoints.whereabouts import training_data
-    from training.sampling.metric_inputs import ImageSet, open_generated
+    from training.data.image_sets import ImageSet
+    from training.sampling.generated_images import open_generated
 
     if not is_snapshot(path):
         images = ImageSet(path)

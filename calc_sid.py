@@ -137,7 +137,8 @@ def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> N
 
 def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, seed: int) -> dict[str, Images]:
     """By path, the target first."""
-    from training.sampling.metric_inputs import name_apart, open_images
+    from training.data.image_sets import name_apart
+    from training.sampling.generated_images import open_images
 
     images = {}
     for flag, paths in (("--target", [target] if target is not None else []), ("--source", sources)):

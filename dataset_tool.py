@@ -31,9 +31,10 @@ import click
 import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError, naming
-from training.data.convert import BITS, CHANNELS, RESAMPLE, TRANSFORMS, Result, convert
-from training.data.image_files import CHANNEL_NAMES
+from training.data.convert import Result, convert
+from training.data.pixels import CHANNEL_NAMES
 from training.data.shards import part_paths
+from training.data.transforms import BITS, CHANNELS, RESAMPLE, TRANSFORMS
 
 MAX_SIDE = 16_384
 

@@ -43,7 +43,7 @@ import dnnlib.cli
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from training.data.image_files import CHANNEL_NAMES, encode_png
+from training.data.pixels import CHANNEL_NAMES, encode_png
 from training.settings import MAX_SEED
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def generate(
     """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU, not enlarged, if they shall be kept."""
     import torch
 
-    from training.dataset import to_uint8
+    from training.data.image_tensors import to_uint8
     from training.sampling.sampler import writing
 
     kept = []
@@ -316,7 +316,7 @@ def save_pictures(
     finish: Finish,
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
-    from training.dataset import to_float
+    from training.data.image_tensors import to_float
     from training.sampling.grids import save_grid, save_stacks
     from training.sampling.sampler import writing
 

@@ -111,16 +111,8 @@ def main(
 ) -> None:
     video_path, sheet_path = choose_paths(output, sheet)
     with importing():
-        from training.sampling.sampler import (
-            Look,
-            StageWalk,
-            Walk,
-            arrange_seeds,
-            choose_seeds,
-            default_batch,
-            open_sampler,
-            prepare_folder,
-        )
+        from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler, prepare_folder
+        from training.sampling.walks import StageWalk, Walk, arrange_seeds
     start_time = time.time()
     sampler = open_sampler(network, source_images, device, verbose=True)
     check_class(sampler, class_idx)

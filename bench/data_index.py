@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, peak_memory_gb, save_result
 from training.data import image_files
-from training.data.image_files import Header, encode_png, open_files
+from training.data.image_files import open_files
+from training.data.pixels import Header, encode_png
 from training.data.zip_index import CENTRAL, END, END_64, LOCAL, LOCATOR
 from training.dataset import ImageFolderDataset, sample_order
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dnnlib.errors import UserError
-from training.data.image_files import encode_png
+from training.data.pixels import encode_png
 
 SIDE = 16  # pixels of an image of either set
 SUPERSAMPLING = 4  # printed digits are drawn this much larger, then reduced

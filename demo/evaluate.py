@@ -10,8 +10,9 @@ from dnnlib.errors import UserError
 from metrics.frechet_distance import Gaussian, fit_gaussian, frechet_distance, frechet_distance_of_features
 from torch_utils import seeding
 from training.checkpoints.snapshot import load_snapshot
-from training.dataset import to_uint8
-from training.sources.source import GaussianSource, ImageSource, LatentFeed
+from training.data.image_tensors import to_uint8
+from training.sources.feed import LatentFeed
+from training.sources.source import GaussianSource, ImageSource
 
 NUM_COMPONENTS = 40
 METRIC = f"fd[pixel-pca{NUM_COMPONENTS}]"

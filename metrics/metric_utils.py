@@ -44,7 +44,7 @@ class MetricOptions:
         self.detectors = Detectors(detector, detector_weights, device=self.device, verbose=rank == 0)
         # By name: metrics know nothing of training, and the official dataset_kwargs name a class there, too.
         self.own = dnnlib.util.call_func_by_name(
-            func_name="training.sampling.metric_inputs.options_from_official", official=self
+            func_name="training.sampling.generated_images.options_from_official", official=self
         )
 
     def features(self, usual: str, is_generated: bool, max_items: int | None) -> tuple[torch.Tensor, Detector]:

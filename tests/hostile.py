@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from training.data.image_files import encode_png
+from training.data.pixels import encode_png
 from training.data.zip_index import CENTRAL, END, LOCAL
 
 

@@ -146,7 +146,7 @@ def test_stopped_in_stage_two_it_goes_on_to_the_same_bits(finished, root, tmp_pa
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import torch; torch.set_num_threads(1)\n"
         "import dnnlib.cli, train, training.sources.source\n"
-        "training.sources.source.FIT_SAMPLES = 256\n"
+        "training.sources.network_source.FIT_SAMPLES = 256\n"
         "from training.run.step import TrainingStep\n"
         "honest = TrainingStep.run_phase\n"
         "def run_phase(self, phase, batches):\n"

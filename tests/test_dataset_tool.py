@@ -22,7 +22,8 @@ import dataset_tool
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from training.data import convert as dataset_convert
-from training.data.convert import (
+from training.data.pixels import clear_hidden, decode, encode_png
+from training.data.transforms import (
     TooSmall,
     crop_center,
     letterbox,
@@ -32,7 +33,6 @@ from training.data.convert import (
     to_channels,
     trim_border,
 )
-from training.data.image_files import clear_hidden, decode, encode_png
 from training.dataset import ImageFolderDataset
 
 

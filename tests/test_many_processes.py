@@ -13,7 +13,8 @@ from tests.test_train import TINY
 from tests.training.test_phases import make_step
 from tests.training.test_source import write_images
 from torch_utils import distributed
-from training.dataset import BatchLoader, ImageFolderDataset
+from training.dataset import ImageFolderDataset
+from training.run.loader import BatchLoader
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

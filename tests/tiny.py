@@ -7,7 +7,7 @@ import torch
 
 from training import networks_stylegan2, networks_stylegan3
 from training.checkpoints.snapshot import save_snapshot
-from training.data.image_files import encode_png
+from training.data.pixels import encode_png
 from training.sources.source import Source
 
 SIDE = 16  # pixels

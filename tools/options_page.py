@@ -10,8 +10,8 @@ from training.config.options import DEFAULTS, FLAGS, Flag, OnResume, PathKind, f
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 INTRODUCTION = """# The options of train.py
 
-Written by `python -m tools.options_page` from `training/config/options.py`; do not edit. The last column is what `--resume` of a run
-says to another value. Flags of the official `train.py` keep their names and meanings ([what was tried](compatibility.md)).
+Written by `python -m tools.options_page` from `training/config/options.py`; do not edit. The last column is what `--resume`
+of a run says to another value. Flags of the official `train.py` keep names and meanings ([what was tried](compatibility.md)).
 
 | flag | meaning | default | in a run that is continued |
 | --- | --- | --- | --- |

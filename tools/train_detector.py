@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dnnlib.cli
 from metrics.tiny_detector import LAYERS, NUM_FEATURES, POOLED, SIZE, WEIGHTS, TinyDetector
-from training.dataset import ImageFolderDataset, to_float
+from training.data.image_tensors import to_float
+from training.dataset import ImageFolderDataset
 
 HELD_OUT = 10  # one image in so many
 GRAY_SHARE = 0.1  # of the training images, shown without colour

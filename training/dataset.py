@@ -3,39 +3,27 @@
 import functools
 import hashlib
 import io
-import itertools
 import os
 import shlex
 import threading
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UserError
+from dnnlib.memory import available_memory
 from dnnlib.util import EasyDict
 from torch_utils import seeding
-from training.data.image_files import (
-    CHANNEL_NAMES,
-    MAX_FILE_BYTES,
-    BadImage,
-    Header,
-    ImageFiles,
-    add_identities,
-    open_files,
-    widen,
-)
+from training.data.image_files import MAX_FILE_BYTES, BadImage, ImageFiles, add_identities, open_files
 from training.data.labels import find_labels
+from training.data.pixels import CHANNEL_NAMES, Header, widen
 from training.data.shards import set_name
 
 LABEL_ROWS = 1 << 12  # one-hot rows that are made at a time
-FALLBACK_MEMORY = 8 << 30  # bytes assumed where the system does not tell
 
 
 class _Memory:
@@ -458,34 +446,6 @@ def default_cache_bytes() -> int:
     return available_memory() // 4
 
 
-def available_memory() -> int:
-    """Bytes that this process may still use; an estimate."""
-    return min(_system_memory(), _container_memory())
-
-
-def _container_memory() -> int:
-    """What the limit of a container (cgroup 2) leaves; without one, a number that is larger than any memory."""
-    try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        return max(int(limit) - int(used), 0)
-    except (OSError, ValueError):  # no such file; or "max", for no limit
-        return 1 << 62
-
-
-def _system_memory() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
-        # Physical, not free: what other systems call free leaves out the memory that caches would give back.
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return FALLBACK_MEMORY
-
-
 def _common_header(files: ImageFiles, headers: np.ndarray) -> Header:
     """The header that fits all images: one size, one bit depth, gray among RGB as RGB. Raises `UserError`."""
     first = Header(*headers[0].item())
@@ -539,93 +499,3 @@ def sample_order(num_items: int, seed: int, start: int, count: int) -> np.ndarra
         parts.append(part)
         position += len(part)
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-
-
-class BatchLoader:
-    """An endless iterator over this process's share of each batch: `(images, labels)`.
-
-    images: uint8 or uint16 tensor `[n, C, H, W]`; labels: float32 `[n, label_dim]`; n = batch_size / rows_step.
-    Batch k takes the positions from `start + k * batch_size` of `sample_order`, and this loader every `rows_step`-th
-    of them from `rows_start`: what a batch holds depends on the position only. `num_workers` threads decode (0: the
-    caller's own), `prefetch` batches ahead. `order(start, count)` says which indices a batch holds instead of
-    `sample_order`. A corrupt image raises `UserError` from `next`.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        rows_start: int = 0,
-        rows_step: int = 1,
-        seed: int = 0,
-        start: int = 0,
-        num_workers: int = 3,
-        prefetch: int = 2,
-        order: Callable[[int, int], np.ndarray] | None = None,
-    ):
-        assert 0 <= rows_start < rows_step
-        assert batch_size > 0
-        assert batch_size % rows_step == 0
-        self.dataset = dataset
-        self._batch_size, self._rows = batch_size, slice(rows_start, None, rows_step)
-        self._order = functools.partial(sample_order, len(dataset), seed) if order is None else order
-        self._num_workers = num_workers
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers > 0 else None
-        self._positions = itertools.count(start, batch_size)
-        self._pending: deque[_PendingBatch] = deque()
-        self._num_ahead = prefetch if num_workers > 0 else 0
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self
-
-    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        while len(self._pending) <= self._num_ahead:
-            self._pending.append(self._request(next(self._positions)))
-        return self._pending.popleft().wait()
-
-    def _request(self, position: int) -> "_PendingBatch":
-        indices = self._order(position, self._batch_size)[self._rows]
-        return _PendingBatch(self.dataset, indices, self._pool, self._num_workers)
-
-    def close(self) -> None:
-        """Drop what was prefetched and end the threads."""
-        self._pending.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> "BatchLoader":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class _PendingBatch:
-    """A batch whose images are being decoded."""
-
-    def __init__(self, dataset: Dataset, indices: np.ndarray, pool: ThreadPoolExecutor | None, num_workers: int):
-        self._images = np.empty([len(indices), *dataset.image_shape], dtype=dataset.dtype)
-        self._labels = dataset.get_labels(indices)
-        self._futures: list[Future] = []
-        if pool is None or dataset.is_in_memory(indices):
-            dataset.read_images(indices, self._images)
-            return
-        for rows in np.array_split(np.arange(len(indices)), min(num_workers, len(indices))):
-            part = slice(rows[0], rows[-1] + 1)
-            self._futures.append(pool.submit(dataset.read_images, indices[part], self._images[part]))
-
-    def wait(self) -> tuple[torch.Tensor, torch.Tensor]:
-        for future in self._futures:
-            future.result()
-        return torch.from_numpy(self._images), torch.from_numpy(self._labels)
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 or uint16 images as float32 in [-1, 1]."""
-    half = {torch.uint8: 127.5, torch.uint16: 32767.5}[images.dtype]
-    return images.to(torch.float32) / half - 1
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] as uint8, rounded, values outside clamped; the inverse of `to_float`."""
-    return ((images.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -25,8 +25,9 @@ from training.config.official_loop import config_from_official
 from training.config.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.config.run_config import TrainingConfig
 from training.config.source_match import pair_lines
-from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, default_cache_bytes
+from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes
 from training.run.evaluation import DiversityWatch, Evaluation
+from training.run.loader import BatchLoader
 from training.run.memory import choose_micro_batch
 from training.run.pictures import Pictures, reals_by_row
 from training.run.pretraining import pretrain

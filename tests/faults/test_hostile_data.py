@@ -37,8 +37,9 @@ from tests.training.test_dataset import check_one_line, labels_json, write_folde
 from training.data import image_files, zip_index
 from training.data import labels as dataset_labels
 from training.data.convert import convert
-from training.data.image_files import BadImage, decode, open_files, probe
+from training.data.image_files import BadImage, open_files
 from training.data.labels import find_labels
+from training.data.pixels import decode, probe
 from training.data.zip_index import read_directory
 from training.dataset import ImageFolderDataset
 

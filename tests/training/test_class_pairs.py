@@ -22,16 +22,18 @@ from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import BatchLoader, ImageFolderDataset, LabelTable, sample_order
+from training.dataset import ImageFolderDataset, LabelTable, sample_order
+from training.run.loader import BatchLoader
 from training.run.pictures import Pictures
 from training.run.state import build_state
 from training.run.step import TrainingStep
-from training.sampling.metric_inputs import open_generated
+from training.sampling.generated_images import open_generated
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.class_pairs import ClassPairs
 from training.sources.coreset import open_target_coreset
+from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
-from training.sources.source import ImageSource, LatentFeed
+from training.sources.source import ImageSource
 
 COLORS = (20, 120, 220)  # red of the images of a class: a look at an image tells its class
 CLASSES = ("a", "b", "c")

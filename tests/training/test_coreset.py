@@ -16,7 +16,8 @@ from tests.training.test_source import gen, generator, save, write_images
 from training.checkpoints.snapshot import load_snapshot, open_network_source
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import BatchLoader, ImageFolderDataset
+from training.dataset import ImageFolderDataset
+from training.run.loader import BatchLoader
 from training.sources.coreset import (
     PriorCoreset,
     TargetCoreset,
@@ -27,7 +28,8 @@ from training.sources.coreset import (
     projected,
 )
 from training.sources.encoders import build_encoder
-from training.sources.source import GaussianSource, ImageSource, LatentFeed
+from training.sources.feed import LatentFeed
+from training.sources.source import GaussianSource, ImageSource
 from training.sources.stage_cache import StageCache
 
 CORESET = ["--coreset=prior,target", "--coreset-factor=2"]

@@ -20,8 +20,11 @@ from PIL import Image
 from dnnlib.errors import UserError
 from training import dataset as dataset_module
 from training.data import image_files
-from training.data.image_files import BadImage, decode, encode_png, open_files, probe
-from training.dataset import BatchLoader, Dataset, ImageFolderDataset, sample_order, to_float, to_uint8
+from training.data.image_files import BadImage, open_files
+from training.data.image_tensors import to_float, to_uint8
+from training.data.pixels import decode, encode_png, probe
+from training.dataset import Dataset, ImageFolderDataset, sample_order
+from training.run.loader import BatchLoader
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF"}
 

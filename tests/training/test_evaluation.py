@@ -9,7 +9,8 @@ from PIL import Image
 from tests.tiny import Z_DIM, generator2, write_images
 from training.run import evaluation
 from training.run.evaluation import DiversityWatch, Evaluation
-from training.sources.source import GaussianSource, LatentFeed
+from training.sources.feed import LatentFeed
+from training.sources.source import GaussianSource
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils.data_pickles import SnapshotError
 from training.checkpoints.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
-from training.data.image_files import encode_png
+from training.data.pixels import encode_png
 from training.dataset import ImageFolderDataset
-from training.sampling.metric_inputs import open_generated
+from training.sampling.generated_images import open_generated
 from training.sampling.sampler import Look, open_sampler, replace_source, stage_labels
 from training.sources.cascade import Cascade, stage_images, uniform_classes
 from training.sources.label_distribution import LabelDistribution, labels_at

@@ -12,15 +12,10 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import compute_features
 from tests.tiny import generator2
 from tests.training.test_source import write_images
-from training.sampling.metric_inputs import (
-    GeneratedImages,
-    ImageSet,
-    MirroredImages,
-    NoiseImages,
-    name_apart,
-    open_generated,
-)
-from training.sources.source import GaussianSource, ImageSource, LatentFeed
+from training.data.image_sets import ImageSet, MirroredImages, NoiseImages, name_apart
+from training.sampling.generated_images import GeneratedImages, open_generated
+from training.sources.feed import LatentFeed
+from training.sources.source import GaussianSource, ImageSource
 
 
 def test_images_as_they_are(tmp_path):

@@ -14,9 +14,10 @@ from tests.test_train import TINY, run_inside, snapshot_of, train
 from tests.training.test_phases import make_step
 from tests.training.test_source import gen, write_images
 from training.checkpoints.snapshot import load_snapshot
-from training.dataset import ImageFolderDataset, sample_order, to_float
+from training.data.image_tensors import to_float
+from training.dataset import ImageFolderDataset, sample_order
 from training.run.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
-from training.sources.source import LatentFeed
+from training.sources.feed import LatentFeed
 
 
 def points(n, d=3, seed=0):

@@ -10,11 +10,7 @@ from training.sampling.grids import to_rgb
 from training.sampling.sampler import (
     Latents,
     Look,
-    Loop,
     Sampler,
-    StageWalk,
-    Walk,
-    arrange_seeds,
     choose_seeds,
     default_batch,
     label,
@@ -22,9 +18,9 @@ from training.sampling.sampler import (
     move_image,
     open_sampler,
     prepare_folder,
-    root_mean_square,
     stages_of,
 )
+from training.sampling.walks import Loop, StageWalk, Walk, arrange_seeds, root_mean_square
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
 

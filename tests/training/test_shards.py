@@ -23,11 +23,12 @@ from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.training.test_dataset import check_one_line, labels_json, pngs, write_folder, write_zip
 from training.data import image_files, zip_index
-from training.data.image_files import BadImage, ShardedFiles, decode, open_files
+from training.data.image_files import BadImage, ShardedFiles, content_fingerprint, open_files
+from training.data.image_sets import ImageSet
+from training.data.pixels import decode
 from training.data.shards import part_paths, set_exists, set_name, split_list
 from training.dataset import ImageFolderDataset
-from training.sampling.metric_inputs import ImageSet
-from training.sources.source import ImageSource, content_fingerprint
+from training.sources.source import ImageSource
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from metrics import sid_plots
 from tests.tiny import SIDE, write_images
 from training.data import sheets
 from training.data.image_files import open_files
+from training.data.image_sets import ImageSet
 from training.dataset import ImageFolderDataset
 from training.sampling.grids import save_grid, save_png
-from training.sampling.metric_inputs import ImageSet
 from training.sources.source import ImageSource
 
 

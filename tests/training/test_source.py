@@ -14,7 +14,9 @@ from training import networks_stylegan2
 from training.checkpoints import snapshot
 from training.sources.cascade import Cascade, last_generator, stage_images, uniform_classes
 from training.sources.encoders import build_encoder
-from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource
+from training.sources.feed import LatentFeed
+from training.sources.network_source import NetworkSource
+from training.sources.source import GaussianSource, ImageSource
 
 SMALL = dict(z_dim=16, c_dim=0, w_dim=16, img_resolution=16, img_channels=3, channel_base=64, channel_max=8)
 

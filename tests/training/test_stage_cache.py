@@ -8,11 +8,13 @@ import torch
 from dnnlib.errors import UserError
 from tests import tiny
 from torch_utils import distributed
+from training.config.choices import choose_stage_cache
 from training.config.options import TrainingOptions
-from training.config.resolve import choose_stage_cache
 from training.sources import stage_cache
 from training.sources.encoders import build_encoder
-from training.sources.source import GaussianSource, LatentFeed, NetworkSource
+from training.sources.feed import LatentFeed
+from training.sources.network_source import NetworkSource
+from training.sources.source import GaussianSource
 from training.sources.stage_cache import StageCache, block_size
 
 BATCH, SIZE = 16, 20

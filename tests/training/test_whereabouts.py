@@ -9,11 +9,12 @@ import pytest
 from tests import tiny
 from training.checkpoints import whereabouts
 from training.checkpoints.snapshot import load_snapshot, open_network_source, save_snapshot, save_tensors
-from training.checkpoints.whereabouts import absolute_set, training_data, travelling_name
+from training.checkpoints.whereabouts import training_data, travelling_name
+from training.config.option_paths import absolute_set
 from training.config.resume import merge
 from training.dataset import ImageFolderDataset
 from training.run.saving import with_absolute_paths
-from training.sampling.metric_inputs import open_generated
+from training.sampling.generated_images import open_generated
 from training.sources.source import GaussianSource, ImageSource
 
 FLATTEN = {"kind": "flatten", "norm": "none"}

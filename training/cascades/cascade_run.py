@@ -18,18 +18,18 @@ from training.cascades.cascade_report import CascadeReport
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
-from training.checkpoints.whereabouts import absolute_options
+from training.config.option_paths import absolute_options
 from training.config.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
 from training.config.resolve import Resolved, check_metrics, resolve
 from training.config.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.config.run_config import TrainingConfig
 from training.config.source_choice import AUTO
-from training.data.image_files import open_files
+from training.data.image_files import content_fingerprint, open_files
+from training.data.image_sets import NOISE
 from training.data.shards import set_name
 from training.run.progress import StopSignal
-from training.sampling.metric_inputs import NOISE
 from training.settings import LATEST
-from training.sources.source import GaussianSource, content_fingerprint
+from training.sources.source import GaussianSource
 
 # What the command line may say to all stages: where and how they are computed, not what.
 FROM_COMMAND_LINE = names_where(lambda flag: flag.is_beside_cascade)

@@ -24,9 +24,11 @@ from training.data.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe
 from training.discriminator import ImageDiscriminator
 from training.generator import SourceGenerator
 from training.sources.cascade import Cascade
+from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
+from training.sources.network_source import NetworkSource
 from training.sources.prior import InstancePrior
-from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
+from training.sources.source import GaussianSource, ImageSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
 OPTIONAL = {"prior", "labels"}

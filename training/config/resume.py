@@ -22,7 +22,7 @@ from training.checkpoints.state_file import (
     newest_intact_state,
     numbered,
 )
-from training.checkpoints.whereabouts import absolute_options
+from training.config.option_paths import absolute_options
 from training.config.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
 from training.config.presets import PRESETS
 from training.config.run_config import FREE_FIELDS, TrainingConfig

@@ -9,7 +9,8 @@ from metrics.detectors import open_detector
 from metrics.friendly_neighbours import Request, rank_sources, table
 from torch_utils import distributed
 from training.config.options import TrainingOptions
-from training.sampling.metric_inputs import NOISE, ImageSet, name_apart, open_images
+from training.data.image_sets import NOISE, ImageSet, name_apart
+from training.sampling.generated_images import open_images
 
 AUTO = "auto"
 SNAPSHOT_IMAGES = 5_000  # that a snapshot in the pool makes

@@ -14,8 +14,8 @@ from torch_utils import distributed
 from training.checkpoints.snapshot import is_snapshot
 from training.config.options import TrainingOptions
 from training.data.image_files import open_files
+from training.data.image_sets import ImageSet
 from training.data.labels import find_classes
-from training.sampling.metric_inputs import ImageSet
 from training.sources.class_pairs import ClassPairs
 
 FEWEST_IMAGES = 10  # of a class whose distance is measured

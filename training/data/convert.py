@@ -4,474 +4,57 @@ The work behind dataset_tool.py: `open_collection` reads folders, zips, CIFAR-10
 """
 
 import contextlib
-import gzip
-import io
 import json
 import os
-import pickle
 import shutil
-import struct
-import tarfile
 import zipfile
-import zlib
-from abc import ABC, abstractmethod
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor
 
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from training.data.file_index import HEADER_DTYPE
-from training.data.image_files import (
-    CHANNEL_NAMES,
-    BadImage,
-    Header,
-    clear_hidden,
-    counted,
-    decode,
-    encode_png,
-    has_hidden,
-    open_files,
-    probe,
-    reason_for,
-    widen,
+from training.data.collections import (
+    Collection,
+    open_collection,
 )
-from training.data.labels import LABEL_FILE, Label, find_labels
+from training.data.file_index import HEADER_DTYPE
+from training.data.image_files import BadImage
+from training.data.labels import LABEL_FILE, Label
+from training.data.pixels import (
+    CHANNEL_NAMES,
+    encode_png,
+    reason_for,
+)
+from training.data.transforms import (
+    BITS,
+    CHANNELS,
+    RESAMPLE,
+    Plan,
+    Size,
+    TooSmall,
+    pad_values,
+    resize,
+    to_bits,
+)
 from training.data.zip_index import printable
 
-CHANNELS = {"keep": 0, "gray": 1, "rgb": 3, "rgba": 4}
-BITS = {"auto": 0, "8": 8, "16": 16}
-TRANSFORMS = ("center-crop", "center-crop-wide", "center-crop-dhariwal", "pad")
-RESAMPLE = {
-    name.lower(): Image.Resampling[name] for name in ("NEAREST", "BOX", "BILINEAR", "HAMMING", "BICUBIC", "LANCZOS")
-}
 SHEET_IMAGES, SHEET_COLUMNS = 48, 8
 SHEET_CELL = 64, 128  # pixels of a side: small images are enlarged by a whole factor, large ones made smaller
-MAX_ARRAY_BYTES = 1 << 30  # of MNIST and CIFAR files; the real ones have less than 600 MB
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
-Size = tuple[int, int]  # width, height
 Report = Callable[[str], None]
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-class Collection(ABC):
-    """Images by index, with names for messages, and labels aligned with the names or None."""
-
-    where: str
-    names: Sequence[str]
-    labels: Sequence[Label] | np.ndarray | None = None
-
-    def remarks(self) -> list[str]:
-        """What was left out, a sentence each."""
-        return []
-
-    @abstractmethod
-    def header(self, index: int) -> Header:
-        """Size and pixel type. Raises `BadImage`."""
-
-    @abstractmethod
-    def pixels(self, index: int) -> np.ndarray:
-        """uint8 or uint16 `[H, W, C]`. Raises `BadImage`. Called from several threads."""
-
-    def close(self) -> None:
-        return
-
-
-class FileCollection(Collection):
-    """A folder or a zip of image files, or several."""
-
-    def __init__(self, path: Path):
-        self._files = open_files(path)
-        self.where, self.names = str(path), self._files.names
-        _, self.labels = find_labels(self._files, np.float64)
-
-    def remarks(self) -> list[str]:
-        left_out = self._files.left_out()
-        others = [f"Left out, for they are no images that are read here: {counted(left_out)}"] if left_out else []
-        return [*others, *self._files.remarks()]
-
-    def header(self, index: int) -> Header:
-        return self._files.probe(index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._files.decode_as_stored(index)
-
-    def close(self) -> None:
-        self._files.close()
-
-
-class ArrayCollection(Collection):
-    """Images that lie in memory, uint8 `[N, H, W, C]`."""
-
-    def __init__(self, where: str, images: np.ndarray, labels: list[int] | None):
-        self.where, self.names = where, [f"image {index}" for index in range(len(images))]
-        self._images, self.labels = images, labels  # type: ignore[assignment]
-
-    def header(self, index: int) -> Header:
-        height, width, channels = self._images.shape[1:]
-        return Header(width, height, channels, 8)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._images[index]
-
-
-class LmdbCollection(Collection):
-    """An LSUN database: encoded images by key, without labels."""
-
-    def __init__(self, path: Path, max_images: int | None):
-        try:
-            import lmdb
-        except ImportError as error:
-            raise UserError(f"{path}: reading LSUN needs a package that is not installed: pip install lmdb") from error
-        try:
-            self._env = lmdb.open(str(path), readonly=True, lock=False, max_readers=256)
-            with self._env.begin() as transaction:
-                keys = transaction.cursor().iternext(keys=True, values=False)
-                self._keys = [key for key, _ in zip(keys, range(max_images or 2**62), strict=False)]
-        except lmdb.Error as error:
-            raise UserError(f"{path}: is not a readable LMDB database ({error})") from error
-        self.where, self.names = str(path), [key.decode("ascii", "replace") for key in self._keys]
-
-    def header(self, index: int) -> Header:
-        return self._look(index, lambda data: probe(io.BytesIO(data)))
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._look(index, decode)
-
-    def _look(self, index: int, read: Callable[[bytes], Any]) -> Any:
-        try:
-            with self._env.begin() as transaction:
-                return read(transaction.get(self._keys[index]))
-        except Exception as error:  # a damaged file can raise nearly anything inside an image library
-            raise BadImage(self.where, self.names[index], reason_for(error)) from error
-
-    def close(self) -> None:
-        self._env.close()
-
-
-def open_collection(path: str | os.PathLike, max_images: int | None = None) -> Collection:
-    """Recognise the kind of source by its name. Raises `UserError` for what cannot be read."""
-    path = Path(path)
-    if path.is_dir() and (path.name.endswith("_lmdb") or (path / "data.mdb").is_file()):
-        return LmdbCollection(path, max_images)
-    if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        return ArrayCollection(str(path), *read_cifar10(path))
-    if path.is_file() and "-images-idx3-ubyte" in path.name:
-        return ArrayCollection(str(path), *read_mnist(path))
-    return FileCollection(path)
-
-
-def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:
-    """The training images of cifar-10-python.tar.gz, uint8 `[N, 32, 32, 3]`, and their classes."""
-    images, labels = [], []
-    try:
-        with tarfile.open(path) as archive:
-            members = {PurePosixPath(member.name).name: member for member in _small_members(archive, path)}
-            for name in sorted(name for name in members if name.startswith("data_batch_")):
-                file = archive.extractfile(members[name])
-                assert file is not None
-                batch = _ArrayUnpickler(file, encoding="bytes").load()
-                images.append(np.asarray(batch[b"data"].array).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-                labels += [int(label) for label in batch[b"labels"]]
-    except _UnsafePickle as error:
-        raise UserError(f"{path}: refused, for its pickle asks for {error}, which CIFAR-10 does not need") from error
-    except UserError:
-        raise
-    except Exception as error:  # what a damaged archive or pickle raises is not documented
-        raise UserError(
-            f"{path}: is not a readable CIFAR-10 archive ({reason_for(error)}); {_CIFAR_WAY_OUT}"
-        ) from error
-    if not images or sum(map(len, images)) != len(labels):
-        raise UserError(f"{path}: holds no CIFAR-10 training batches with labels; {_CIFAR_WAY_OUT}")
-    return np.concatenate(images), labels
-
-
-def _small_members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
-    """The files of a tarball; refused as soon as they are more than CIFAR-10, before they are unpacked to get past them."""
-    num_bytes = 0
-    for member in archive:
-        num_bytes += max(member.size, 0) + tarfile.BLOCKSIZE
-        if num_bytes > MAX_ARRAY_BYTES:
-            raise UserError(f"{path}: unpacks into far more than CIFAR-10; {_CIFAR_WAY_OUT}")
-        if member.isfile():
-            yield member
-
-
-_CIFAR_WAY_OUT = "use cifar-10-python.tar.gz as published"
-
-
-class _UnsafePickle(Exception):
-    """A pickle that asks for more than an array."""
-
-
-class _PickledDtype:
-    """Stands in for numpy's dtype, so that none of numpy's own unpickling runs on data from outside."""
-
-    def __init__(self, code: str | bytes, *_: object):
-        self.code = code.decode("ascii") if isinstance(code, bytes) else code
-
-    def __setstate__(self, state: object) -> None:
-        return
-
-
-class _PickledArray:
-    """Stands in for numpy's array."""
-
-    array = np.zeros(0, dtype=np.uint8)
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, is_fortran, raw = state
-        if dtype.code not in ("u1", "|u1") or is_fortran:
-            raise ValueError(f"an array of type {dtype.code} instead of bytes")
-        self.array = np.frombuffer(raw, dtype=np.uint8).reshape(shape)
-
-
-def _reconstruct(*_: object) -> _PickledArray:
-    return _PickledArray()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", b"latin1"):
-        raise _UnsafePickle(f"the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, numbers, text and byte arrays. Every other name in the pickle is refused, none is called."""
-
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy", "ndarray"): _PickledArray,
-        ("numpy", "dtype"): _PickledDtype,
-        ("_codecs", "encode"): _encode,
-    }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return self.ALLOWED[module_name, global_name]
-        except KeyError:
-            raise _UnsafePickle(f"{module_name}.{global_name}") from None
-
-
-def read_mnist(path: Path) -> tuple[np.ndarray, list[int] | None]:
-    """Images of an MNIST file, uint8 `[N, H, W, 1]` (28x28 padded to 32x32), and the classes in the file beside it."""
-    images = _read_idx(path, num_dims=3)
-    if images.shape[1:] == (28, 28):
-        images = np.pad(images, [(0, 0), (2, 2), (2, 2)])
-    label_path = path.with_name(path.name.replace("-images-idx3-", "-labels-idx1-"))
-    if not label_path.is_file():
-        return images[..., np.newaxis], None
-    labels = _read_idx(label_path, num_dims=1)
-    if len(labels) != len(images):
-        raise UserError(f"{label_path}: has {len(labels):,} labels for {len(images):,} images; download both again")
-    return images[..., np.newaxis], labels.tolist()
-
-
-def _read_idx(path: Path, num_dims: int) -> np.ndarray:
-    """An IDX file of bytes: a magic number, big-endian dimensions, the values."""
-    opener = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opener(path, "rb") as file:
-            magic, *shape = struct.unpack(f">{1 + num_dims}I", file.read(4 * (1 + num_dims)))
-            num_values = int(np.prod(shape, dtype=np.float64))
-            if magic != 0x800 + num_dims or num_values > MAX_ARRAY_BYTES:
-                raise ValueError("its first bytes are not those of an MNIST file")
-            data = file.read(num_values)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise UserError(f"{path}: is not a readable MNIST file ({reason_for(error)}); download it again") from error
-    if len(data) != num_values or num_values == 0:
-        raise UserError(f"{path}: ends after {len(data):,} of {num_values:,} bytes; download it again")
-    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
-
-
 # Pixels --------------------------------------------------------------------------------------------------------------
-
-
-class TooSmall(Exception):
-    """An image that a transform would have to enlarge."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every image is turned into."""
-
-    channels: int
-    bits: int
-    size: Size
-    transform: str | None
-    resample: Image.Resampling = Image.Resampling.LANCZOS
-    pad_color: str | None = None
-    trim: bool = False
-
-    def apply(self, pixels: np.ndarray) -> "tuple[np.ndarray, list[str]]":
-        """`[H, W, C]` of any type -> of this plan's, and which of `CHANGES` were made. Raises `TooSmall`."""
-        changes = ["hidden"] if self.channels == 4 and has_hidden(pixels) else []
-        pixels = clear_hidden(to_bits(pixels, self.bits))
-        if self.trim:
-            trimmed = trim_border(pixels)
-            changes += ["trimmed"] if trimmed.shape != pixels.shape else []
-            pixels = trimmed
-        pixels = to_channels(pixels, self.channels)
-        if self.transform is None and pixels.shape[1] * self.size[1] != pixels.shape[0] * self.size[0]:
-            changes.append("stretched")
-        return clear_hidden(self._fit(pixels)), changes
-
-    def _fit(self, pixels: np.ndarray) -> np.ndarray:
-        width, height = self.size
-        if self.transform == "center-crop":
-            side = min(pixels.shape[:2])
-            return resize(crop_center(pixels, side, side), self.size, self.resample)
-        if self.transform == "center-crop-wide":
-            return letterbox(pixels, self.size, self.resample)
-        if self.transform == "center-crop-dhariwal":
-            return crop_center(shrink_by_halves(pixels, width), width, height)
-        if self.transform == "pad":
-            return pad(pixels, self.size, self.resample, pad_values(self.pad_color, pixels.shape[2], pixels.dtype))
-        return resize(pixels, self.size, self.resample)
-
-    @property
-    def output_size(self) -> Size:
-        """The size of the files: a letterbox is square."""
-        return (self.size[0], self.size[0]) if self.transform == "center-crop-wide" else self.size
-
-
-def to_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """8-bit pixels as 16-bit or the other way, rounded: 255 is 65,535."""
-    if bits == 16 and pixels.dtype == np.uint8:
-        return pixels.astype(np.uint16) * 257
-    if bits == 8 and pixels.dtype == np.uint16:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return pixels
-
-
-def trim_border(pixels: np.ndarray) -> np.ndarray:
-    """Cut off what is transparent all around or, in an opaque image, the colour that all four corners have.
-
-    An image of nothing else stays as it is.
-    """
-    if pixels.shape[2] == 4 and (pixels[:, :, 3] == 0).any():
-        is_content = pixels[:, :, 3] > 0
-    else:
-        corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
-        if (corners != corners[0]).any():
-            return pixels
-        is_content = (pixels != corners[0]).any(axis=2)
-    rows, columns = np.flatnonzero(is_content.any(axis=1)), np.flatnonzero(is_content.any(axis=0))
-    if len(rows) == 0:
-        return pixels
-    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def pad_values(color: str | None, channels: int, dtype: np.dtype) -> np.ndarray:
-    """A colour by its name or `#rrggbb` as `[channels]`; None: transparent, or white where there is no alpha.
-
-    Raises `UserError`.
-    """
-    if color is None:
-        return np.array([0, 0, 0, 0] if channels == 4 else [np.iinfo(dtype).max] * channels).astype(dtype)
-    try:
-        value = ImageColor.getcolor(color, "RGB")
-    except ValueError as error:
-        raise UserError(f"--pad-color={color}: is no colour; use a name such as black, or #rrggbb") from error
-    pixel = to_bits(np.array(value, np.uint8).reshape(1, 1, 3), 8 * np.dtype(dtype).itemsize)
-    return to_channels(pixel, channels)[0, 0]
-
-
-def pad(pixels: np.ndarray, size: Size, resample: Image.Resampling, color: np.ndarray) -> np.ndarray:
-    """As large as it fits into the size, its shape kept, in the middle of the colour `[C]`.
-
-    With `NEAREST` images are enlarged by whole factors only, so that all pixels of a sprite stay alike.
-    """
-    height, width = pixels.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    if resample == Image.Resampling.NEAREST and scale > 1:
-        scale = int(scale)
-    inner = max(round(width * scale), 1), max(round(height * scale), 1)
-    canvas = np.broadcast_to(color, [size[1], size[0], pixels.shape[2]]).copy()
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas[top : top + inner[1], left : left + inner[0]] = resize(pixels, inner, resample)
-    return canvas
-
-
-def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Gray, RGB and RGBA into each other; alpha is composited onto white, colour weighed as the eye does."""
-    if pixels.shape[2] <= channels:
-        return widen(pixels, channels)
-    white = np.iinfo(pixels.dtype).max
-    color = pixels[:, :, :3].astype(np.float64)
-    if pixels.shape[2] == 4:
-        color = white + (color - white) * (pixels[:, :, 3:] / white)
-    color = color if channels == 3 else (color @ LUMA)[:, :, np.newaxis]
-    return color.round().astype(pixels.dtype)
-
-
-def resize(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
-    """`[H, W, C]` to (width, height). Colours count by their alpha: what is transparent does not bleed out."""
-    if pixels.shape[1::-1] == size:
-        return pixels
-    if pixels.dtype == np.uint16:
-        return _resize_16(pixels, size, resample)
-    gray = pixels.shape[2] == 1
-    resized = np.asarray(
-        Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if gray else pixels)).resize(size, resample)
-    )
-    return resized[:, :, np.newaxis] if gray else resized
-
-
-def _resize_16(pixels: np.ndarray, size: Size, resample: Image.Resampling) -> np.ndarray:
-    white, values = 65535, pixels.astype(np.float32)
-    if pixels.shape[2] == 4:
-        values[:, :, :3] *= values[:, :, 3:] / white
-    planes = [Image.fromarray(np.ascontiguousarray(values[:, :, i])) for i in range(pixels.shape[2])]
-    values = np.stack([np.asarray(plane.resize(size, resample)) for plane in planes], axis=-1)
-    if pixels.shape[2] == 4:
-        alpha = values[:, :, 3:].clip(0, white)
-        values[:, :, :3] *= np.divide(white, alpha, out=np.zeros_like(alpha), where=alpha >= 0.5)
-    return values.clip(0, white).round().astype(np.uint16)
-
-
-def crop_center(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
-
-
-def letterbox(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
-    """The middle rows at `size`, on a black (or transparent) square of its width: the official `center-crop-wide`.
-
-    As many rows are taken as the whole image has at the new width. So images wider than that lose more and are squeezed,
-    and those whose shape is wider than the size are too small.
-    """
-    width, height = size
-    num_rows = round(width * pixels.shape[0] / pixels.shape[1])
-    if pixels.shape[1] < width or num_rows < height:
-        raise TooSmall
-    strip = resize(crop_center(pixels, pixels.shape[1], num_rows), size, resample)
-    canvas = np.zeros([width, width, pixels.shape[2]], dtype=pixels.dtype)
-    top = (width - height) // 2
-    canvas[top : top + height] = strip
-    return canvas
-
-
-def shrink_by_halves(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Shorter side = `side`: 2x2 averages while twice the size remains, then bicubic (Dhariwal & Nichol 2021)."""
-    while min(pixels.shape[:2]) >= 2 * side:
-        height, width = pixels.shape[:2]
-        pixels = resize(pixels, (width // 2, height // 2), Image.Resampling.BOX)
-    height, width = pixels.shape[:2]
-    scale = side / min(height, width)
-    return resize(pixels, (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
 
 
 # Output --------------------------------------------------------------------------------------------------------------
@@ -812,7 +395,7 @@ class _Conversion:
             return
         import torch  # takes longer than many a conversion
 
-        from training.dataset import to_float
+        from training.data.image_tensors import to_float
         from training.sampling.grids import save_grid
 
         cells = torch.from_numpy(np.stack(self._shown)).permute(0, 3, 1, 2)

@@ -21,7 +21,7 @@ SAMPLE_BYTES = 1 << 16
 
 HEADER_DTYPE = np.dtype(
     [("width", "<u4"), ("height", "<u4"), ("channels", "u1"), ("bits", "u1"), ("animated", "?")]
-)  # of training.data.image_files.Header
+)  # of training.data.pixels.Header
 
 
 def encode_name(name: str) -> bytes:

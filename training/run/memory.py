@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from dnnlib.memory import available_memory
 from torch_utils import distributed
 from training import losses
 from training.config.run_config import TrainingConfig, divisors
-from training.dataset import available_memory
 from training.layers.equalized import image_size
 from training.run.state import TrainingState
 

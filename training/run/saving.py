@@ -28,8 +28,8 @@ from training.checkpoints.state_file import (
     to_cpu,
     write_state,
 )
-from training.checkpoints.whereabouts import absolute_options, absolute_set
 from training.config.official_loop import official_fields
+from training.config.option_paths import absolute_options, absolute_set
 from training.config.run_config import TrainingConfig
 from training.run.state import TrainingState, snapshot_generator
 

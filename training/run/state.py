@@ -15,9 +15,11 @@ from training.checkpoints.state_file import fitting, read_state, state_beside
 from training.config.run_config import TrainingConfig
 from training.layers.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
 from training.sources.cascade import Cascade, last_generator
+from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
+from training.sources.network_source import NetworkSource
 from training.sources.prior_features import FeatureConditions, build_conditions
-from training.sources.source import GaussianSource, ImageSource, LatentFeed, NetworkSource, Source
+from training.sources.source import GaussianSource, ImageSource, Source
 
 
 @dataclass

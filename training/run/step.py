@@ -19,10 +19,12 @@ from torch_utils.gradient_reducer import GradientReducer
 from torch_utils.ops import upfirdn2d
 from training import losses
 from training.config.run_config import TrainingConfig
-from training.dataset import Labels, to_float
+from training.data.image_tensors import to_float
+from training.dataset import Labels
 from training.run.state import TrainingState
 from training.sources.coreset import Coverage, PriorCoreset, TargetCoreset
-from training.sources.source import Draw, LatentFeed
+from training.sources.feed import LatentFeed
+from training.sources.source import Draw
 from training.sources.stage_cache import StageCache
 
 ADA_INTERVAL = 4  # steps

@@ -8,9 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from dnnlib.files import whole_file
+from training.data.image_tensors import resize, to_uint8
 from training.data.sheets import png_info
-from training.dataset import to_uint8
-from training.sources.encoders import resize
 
 BACKGROUND = 255  # behind transparent pixels
 GAP = 2  # pixels between the pairs

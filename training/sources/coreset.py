@@ -17,10 +17,12 @@ from metrics.detectors import open_detector
 from metrics.feature_stats import compute_features
 from torch_utils import distributed, seeding
 from training.config.run_config import TrainingConfig
+from training.data.image_sets import ImageSet, MirroredImages
+from training.data.image_tensors import resize
 from training.dataset import sample_order
-from training.sampling.metric_inputs import ImageSet, MirroredImages
-from training.sources.encoders import resize
-from training.sources.source import Draw, ImageSource, LatentFeed, NetworkSource
+from training.sources.feed import LatentFeed
+from training.sources.network_source import NetworkSource
+from training.sources.source import Draw, ImageSource
 from training.sources.stage_cache import StageCache
 
 PROJECTED_DIMS = 64  # of the detector's features

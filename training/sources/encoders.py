@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from dnnlib.errors import UserError
+from training.data.image_tensors import resize, resize_gray
 from training.layers.equalized import EqualizedConv2d, EqualizedLinear
 from training.settings import NORMS
 
@@ -20,7 +21,7 @@ class Encoder(torch.nn.Module):
 
     norm: `none` leaves the features as they are (the paper, literally); `standardize` centres and scales every
     dimension; `whiten` decorrelates them. noise_std: standard deviation of the Gaussian noise that whoever draws
-    latents adds to z (`training.sources.source.LatentFeed`); a call of the encoder itself is deterministic.
+    latents adds to z (`training.sources.feed.LatentFeed`); a call of the encoder itself is deterministic.
     """
 
     is_trainable = False
@@ -152,17 +153,6 @@ def grid_for(z_dim: int) -> tuple[int, int]:
             "choose 64, 256 or 512, or --source-encoder=flatten-crop"
         )
     return height, width
-
-
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Antialiased bilinear resize of `[n, C, H, W]` to `(h, w)`."""
-    if tuple(images.shape[2:]) == size:
-        return images
-    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def resize_gray(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return resize(images.mean(dim=1, keepdim=True), size)
 
 
 def standardizing_scale(z: torch.Tensor) -> torch.Tensor:

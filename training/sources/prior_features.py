@@ -13,10 +13,9 @@ from dnnlib.errors import UserError, naming
 from metrics.detectors import Detector, open_detector
 from metrics.feature_stats import allocate, compute_features
 from torch_utils import distributed
-from training.config.options import TrainingOptions
 from training.config.run_config import TrainingConfig
-from training.sampling.metric_inputs import ImageSet, MirroredImages
-from training.sources.prior import InstancePrior, check_sampling
+from training.data.image_sets import ImageSet, MirroredImages
+from training.sources.prior import InstancePrior
 
 DETECTORS = ("auto", "inception", "vgg16", "tiny")
 OF_FILES = ("inception", "vgg16")  # what a file of weights may be
@@ -36,35 +35,6 @@ class FeatureConditions:
 
     def __getitem__(self, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         return self.rows[torch.as_tensor(np.asarray(index))]
-
-
-def plan_prior(options: TrainingOptions, num_images: int, batch_size: int) -> dict[str, Any] | None:
-    """What `--prior` asks for, checked, as the arguments of `InstancePrior`; None without it. Raises `UserError`."""
-    if options.prior is None:
-        return None
-    check_sampling(options.prior_sampling)
-    if num_images < batch_size:
-        raise UserError(
-            f"--prior=features: --data={options.data} holds {num_images} images, fewer than --batch={batch_size}; use "
-            f"--batch={num_images} or less"
-        )
-    detector = open_prior_detector(options.prior_detector, "cpu")
-    most = min(detector.num_features, num_images - 1)
-    if options.prior_dim is not None and options.prior_dim > most:
-        raise UserError(
-            f"--prior-dim={options.prior_dim}: {num_images} images and the {detector.num_features} features of "
-            f"{detector.name} have {most} principal axes at most"
-        )
-    return {
-        "detector": detector.name,
-        "weights": None if options.prior_detector in DETECTORS else options.prior_detector,
-        "weights_hash": detector.weights_hash,
-        "num_features": detector.num_features,
-        "dim": options.prior_dim or detector.num_features,
-        "norm": options.prior_norm,
-        "sampling": options.prior_sampling,
-        "num_images": num_images,
-    }
 
 
 def open_prior_detector(name: str, device: torch.device | str) -> Detector:

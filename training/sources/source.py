@@ -19,20 +19,17 @@ from PIL import Image
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
-from training.data.image_files import ImageFiles, add_identities, open_files, widen
+from training.data.image_files import ImageFiles, content_fingerprint, fingerprint_at, open_files
 from training.data.labels import MAX_CLASSES, find_classes
+from training.data.pixels import widen
 from training.data.shards import set_exists
-from training.sources.cascade import stage_images
 from training.sources.class_pairs import ClassPairs
-from training.sources.encoders import Encoder
-from training.sources.label_distribution import LabelDistribution
 
 Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
 
 MAX_SIDE = 64  # pixels; the encoders look at no more than 32, and pictures of pairs are small
 MAX_BYTES = 4 << 30  # of decoded images in memory; a random subset of larger sources is used
 KEEPSAKE_IMAGES, KEEPSAKE_BYTES = 1000, 8 << 20  # what travels inside a snapshot
-FIT_SAMPLES = 4096  # network outputs that the statistics of an encoder are computed from
 
 
 class Source:
@@ -218,128 +215,6 @@ class ImageSource(Source):
             self.pairs = ClassPairs(state["class_pairs"], state["classes"])
 
 
-class NetworkSource(Source):
-    """A trained generator with the source that feeds it: stage one of a cascade.
-
-    network: `G_ema` of a snapshot (a `Cascade` counts as one network); root: the source that the snapshot came with; labels:
-    what a conditional network's are drawn from, evenly without.
-    """
-
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        root: Source,
-        path: str,
-        fingerprint: str,
-        labels: LabelDistribution | None = None,
-    ):
-        self.network = network.eval().requires_grad_(False)
-        self.feed = LatentFeed(root, network.mapping.encoder)
-        self.labels = None if labels is None else labels.values
-        self.path = path
-        self.fingerprint = fingerprint
-
-    @property
-    def root(self) -> Source:
-        return self.feed.source
-
-    def to(self, device: torch.device | str) -> "NetworkSource":
-        super().to(device)
-        self.network.to(device)
-        self.labels = None if self.labels is None else self.labels.to(device)
-        self.feed.to(device)
-        return self
-
-    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        # Under names of their own: the feed of the next stage adds choices, too.
-        return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
-
-    def realize(self, draw: Draw) -> torch.Tensor:
-        return stage_images(self.network, self.feed.latents(self.own_draw(draw)), self.labels)
-
-    def own_draw(self, draw: Draw) -> Draw:
-        """The choices of the stage's feed, without those that the next stage added."""
-        return {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
-
-    def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(0, FIT_SAMPLES, batch_size):
-            yield self.sample(batch_size, generator)
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": "network",
-            "path": self.path,
-            "fingerprint": self.fingerprint,
-            "source": self.root.describe(),
-        }
-
-
-class LatentFeed:
-    """A source seen through an encoder: z `[n, z_dim]` for the generator, and the images behind it for people.
-
-    With a parameter-free encoder and an image source, z of every image is computed once and kept on the device, so
-    that a Spider iteration costs what a Gaussian one does. The noise of `--source-noise` is added here, and only here.
-    """
-
-    def __init__(self, source: Source, encoder: Encoder):
-        self.source = source
-        self.encoder = encoder
-        self._table: torch.Tensor | None = None
-
-    @property
-    def has_images(self) -> bool:
-        return not isinstance(self.source, GaussianSource)
-
-    def to(self, device: torch.device | str) -> "LatentFeed":
-        self.source.to(device)
-        self._table = None
-        return self
-
-    def fit(self) -> None:
-        """Set the encoder's statistics from the source."""
-        if self.has_images:
-            self.encoder.fit(self.source.all_batches())
-
-    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        """The random choices for n samples: the source's, and the noise on z."""
-        draw = self.source.draw(n, generator)
-        return draw | self.draw_noise(n, generator)
-
-    def draw_noise(self, n: int, generator: torch.Generator | None) -> Draw:
-        """That on z, if there is any."""
-        if self.encoder.noise_std == 0:
-            return {}
-        return {"noise": torch.randn([n, self.encoder.z_dim], generator=generator)}
-
-    def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
-        """The choices for samples with labels c `[n, c_dim]`; nothing changes unless the source's classes are paired."""
-        return self.source.match(draw, c)
-
-    def latents(self, draw: Draw, encoder: Encoder | None = None) -> torch.Tensor:
-        """z `[n, z_dim]`; through `encoder` where it is trained and has copies (G's and G_ema's)."""
-        encoder = self.encoder if encoder is None else encoder
-        if isinstance(self.source, ImageSource) and not encoder.is_trainable:
-            z = self.table[draw["index"].to(self.source.device)]
-        else:
-            z = encoder(self.source.realize(draw))
-        return self.add_noise(z, draw)
-
-    def add_noise(self, z: torch.Tensor, draw: Draw) -> torch.Tensor:
-        return z + self.encoder.noise_std * draw["noise"].to(z.device) if "noise" in draw else z
-
-    def images(self, draw: Draw) -> torch.Tensor | None:
-        """The source images behind a draw, `[n, C, h, w]` in [-1, 1]; None for noise."""
-        return self.source.realize(draw) if self.has_images else None
-
-    @property
-    @torch.no_grad()
-    def table(self) -> torch.Tensor:
-        if self._table is None:
-            self._table = torch.cat([self.encoder(images) for images in self.source.all_batches()])  # [N, z_dim]
-        return self._table
-
-
 def check_classes(classes: torch.Tensor, pairs: torch.Tensor, num_images: int) -> None:
     """Raise `UserError` for numbers in a snapshot that are no classes."""
     for name, numbers in (("classes", classes), ("class pairs", pairs)):
@@ -399,15 +274,3 @@ def fit_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
         pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def fingerprint_at(path: str) -> str:
-    with contextlib.closing(open_files(path)) as files:
-        return content_fingerprint(files)
-
-
-def content_fingerprint(files: ImageFiles) -> str:
-    """Hash of names and contents, never of the path."""
-    digest = hashlib.sha256()
-    add_identities(digest, files, np.arange(len(files)))
-    return digest.hexdigest()

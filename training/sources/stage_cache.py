@@ -12,7 +12,8 @@ import torch
 
 from torch_utils import distributed, seeding
 from training.sources.encoders import Encoder
-from training.sources.source import Draw, LatentFeed
+from training.sources.feed import LatentFeed
+from training.sources.source import Draw
 
 NEW_PER_IMAGE = 0.25  # outputs that are made for each image that D sees; a step without the pool makes 2 to 4
 KEY = "pool"  # of the choices in a draw

@@ -1,12 +1,9 @@
 """What the metrics look at: images in a zip or folder, and images that a snapshot makes."""
 
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import dnnlib
@@ -16,82 +13,15 @@ from metrics.feature_stats import Images
 from torch_utils import seeding
 from training.checkpoints.snapshot import feed_of, is_snapshot, load_snapshot
 from training.checkpoints.whereabouts import labels_of, source_places
-from training.data.image_files import BadImage, open_files
-from training.data.shards import set_name
-from training.dataset import Labels, LabelTable, to_uint8
+from training.data.image_sets import NOISE, NOISE_IMAGES, DatasetImages, ImageSet, NoiseImages
+from training.data.image_tensors import to_uint8
+from training.dataset import Labels, LabelTable
 from training.sampling.sampler import Network, default_batch
 from training.sources.encoders import IdentityEncoder
-from training.sources.source import Draw, GaussianSource, ImageSource, LatentFeed, Source, content_fingerprint
+from training.sources.feed import LatentFeed
+from training.sources.source import Draw, GaussianSource, ImageSource, Source
 
-NOISE = "noise"  # the name under which plain noise can be compared with data sets
-NOISE_IMAGES, NOISE_SIDE = 10_000, 32
-THREADS = 4
 PRIOR_ROWS = 10_000  # conditions that generated images are drawn with
-
-
-class ImageSet:
-    """The images of a zip or folder, or of several, as they are: mixed sizes, depths and channel counts are fine."""
-
-    reads_ahead = may_skip = True
-
-    def __init__(self, path: str | Path):
-        """Raises `UserError` where there are no images."""
-        self._files = open_files(path)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
-        self.name = set_name(path)
-        self.key = content_fingerprint(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        return list(self._pool.map(self._read, indices))
-
-    def sizes(self) -> Counter[tuple[int, int]]:
-        """How many images have which width and height, by their headers; those that cannot be read count nowhere."""
-        return Counter(size for size in self._pool.map(self._size, range(len(self))) if size is not None)
-
-    def _size(self, index: int) -> tuple[int, int] | None:
-        try:
-            header = self._files.probe(index)
-        except BadImage:
-            return None
-        return header.width, header.height
-
-    def identities(self, indices: np.ndarray) -> list[str]:
-        """What an image is known by, whatever its file is called. indices: ascending."""
-        return [identity for _, identity in self._files.identities(indices)]
-
-    def _read(self, index: int) -> torch.Tensor | str:
-        try:
-            pixels = self._files.decode(int(index))
-        except BadImage as error:
-            return f"{error.name}: {error.reason}"
-        if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
-
-
-class NoiseImages:
-    """Pixels of Gaussian noise: what a plain generator starts from, seen as images."""
-
-    name = NOISE
-    reads_ahead = False
-    may_skip = True
-
-    def __init__(self, num_images: int = NOISE_IMAGES, side: int = NOISE_SIDE):
-        self.num_images, self.side = num_images, side
-        self.key = f"noise {num_images} {side}"
-
-    def __len__(self) -> int:
-        return self.num_images
-
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        return [self._image(index) for index in indices]
-
-    def _image(self, index: int) -> torch.Tensor:
-        noise = torch.randn([3, self.side, self.side], generator=seeding.generator("metric-noise", index))
-        return to_uint8(noise / 2)  # hardly a pixel is clipped
 
 
 class GeneratedImages:
@@ -154,26 +84,6 @@ class GeneratedImages:
         return z, c
 
 
-class MirroredImages:
-    """A set, and behind it all its images mirrored left to right."""
-
-    reads_ahead = True
-
-    def __init__(self, images: Images):
-        self.images, self.may_skip = images, images.may_skip
-        self.name, self.key = images.name, f"mirrored {images.key}"
-
-    def __len__(self) -> int:
-        return 2 * len(self.images)
-
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        found = self.images.read([index % len(self.images) for index in indices])
-        return [
-            image.flip(2) if index >= len(self.images) and isinstance(image, torch.Tensor) else image
-            for index, image in zip(indices, found, strict=True)
-        ]
-
-
 def open_images(path: str, count: int, device: torch.device | str = "cpu", seed: int = 0) -> Images:
     """A zip or folder as it is, `count` images of a snapshot, or `noise`. Raises `UserError`."""
     if path == NOISE and not Path(path).exists():
@@ -181,14 +91,6 @@ def open_images(path: str, count: int, device: torch.device | str = "cpu", seed:
     if is_snapshot(path):
         return open_generated(load_snapshot(path, verbose=True), path, count, device, seed)
     return ImageSet(path)
-
-
-def name_apart(images: dict[str, Images]) -> None:
-    """Sets of the same name are named by their paths, so that tables, pictures and messages tell them apart."""
-    counts = Counter(one.name for one in images.values())
-    for path, one in images.items():
-        if counts[one.name] > 1:
-            one.name = path
 
 
 def open_generated(
@@ -234,22 +136,6 @@ def whole_source(source: Source, path: str) -> tuple[Source, str | None]:
         f"{source.path} is not there as it was in training: generated from the {len(source.images):,} source images that "
         f"the snapshot carries, not from all {source.num_images:,}, which reads worse"
     )
-
-
-class DatasetImages:
-    """The images of a `training.dataset.Dataset`, or of a subclass of somebody else."""
-
-    reads_ahead, may_skip, key = True, False, None
-
-    def __init__(self, dataset: Any):
-        self.dataset, self.name = dataset, dataset.name
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        images = (np.asarray(self.dataset[int(index)][0]) for index in indices)
-        return [torch.from_numpy(np.array(x >> 8 if x.dtype == np.uint16 else x, dtype=np.uint8)) for x in images]
 
 
 def options_from_official(official: Any) -> metric_main.MetricOptions:

@@ -1,0 +1,70 @@
+"""A trained generator as a source: stage one of a cascade."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from training.sources.cascade import stage_images
+from training.sources.feed import LatentFeed
+from training.sources.label_distribution import LabelDistribution
+from training.sources.source import Draw, Source
+
+FIT_SAMPLES = 4096  # network outputs that the statistics of an encoder are computed from
+
+
+class NetworkSource(Source):
+    """A trained generator with the source that feeds it: stage one of a cascade.
+
+    network: `G_ema` of a snapshot (a `Cascade` counts as one network); root: the source that the snapshot came with; labels:
+    what a conditional network's are drawn from, evenly without.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        root: Source,
+        path: str,
+        fingerprint: str,
+        labels: LabelDistribution | None = None,
+    ):
+        self.network = network.eval().requires_grad_(False)
+        self.feed = LatentFeed(root, network.mapping.encoder)
+        self.labels = None if labels is None else labels.values
+        self.path = path
+        self.fingerprint = fingerprint
+
+    @property
+    def root(self) -> Source:
+        return self.feed.source
+
+    def to(self, device: torch.device | str) -> "NetworkSource":
+        super().to(device)
+        self.network.to(device)
+        self.labels = None if self.labels is None else self.labels.to(device)
+        self.feed.to(device)
+        return self
+
+    def draw(self, n: int, generator: torch.Generator | None) -> Draw:
+        # Under names of their own: the feed of the next stage adds choices, too.
+        return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
+
+    def realize(self, draw: Draw) -> torch.Tensor:
+        return stage_images(self.network, self.feed.latents(self.own_draw(draw)), self.labels)
+
+    def own_draw(self, draw: Draw) -> Draw:
+        """The choices of the stage's feed, without those that the next stage added."""
+        return {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
+
+    def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(0, FIT_SAMPLES, batch_size):
+            yield self.sample(batch_size, generator)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "network",
+            "path": self.path,
+            "fingerprint": self.fingerprint,
+            "source": self.root.describe(),
+        }
