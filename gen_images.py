@@ -49,7 +49,7 @@ from training.settings import MAX_SEED
 if TYPE_CHECKING:
     import torch
 
-    from training.sampling.grids import Finish
+    from training.data.grids import Finish
     from training.sampling.sampler import Look, Sampler
     from training.sources.label_distribution import LabelDistribution
 
@@ -182,7 +182,7 @@ def main(
     batch: int | None,
 ) -> None:
     with importing():
-        from training.sampling.grids import Finish
+        from training.data.grids import Finish
         from training.sampling.prior_pictures import check_flags, open_given, save_for_images
         from training.sampling.sampler import (
             Look,
@@ -316,8 +316,8 @@ def save_pictures(
     finish: Finish,
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
+    from training.data.grids import save_grid, save_stacks
     from training.data.image_tensors import to_float
-    from training.sampling.grids import save_grid, save_stacks
     from training.sampling.sampler import writing
 
     names = []

@@ -186,14 +186,14 @@ def length_line(path: Path, num_frames: int, fps: int) -> str:
 
 def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
     """uint8 `[cells, stages, h, w, 3]` -> a frame `[H, W, 3]`: the stages of a cell side by side."""
-    from training.sampling.grids import tile
+    from training.data.grids import tile
 
     return tile(np.concatenate(list(picture.swapaxes(0, 1)), axis=2), columns)
 
 
 def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
-    from training.sampling.grids import save_png, tile
+    from training.data.grids import save_png, tile
     from training.sampling.sampler import writing
 
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
@@ -236,7 +236,7 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
 
 def even_sides(frame: np.ndarray) -> np.ndarray:
     """`[H, W, 3]` with a white line more where a side is odd, since the video's colours have half the resolution."""
-    from training.sampling.grids import BACKGROUND
+    from training.data.grids import BACKGROUND
 
     height, width, _ = frame.shape
     return np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], constant_values=BACKGROUND)

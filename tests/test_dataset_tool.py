@@ -407,7 +407,7 @@ def test_a_sheet_that_cannot_be_written_is_a_warning(three, dest, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.sampling.grids.save_grid", full)
+    monkeypatch.setattr("training.data.grids.save_grid", full)
     assert "no picture of the images (No space left on device)" in run(three, dest).output
     assert len(pixels_of(dest)) == 3
 

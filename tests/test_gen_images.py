@@ -15,7 +15,7 @@ from dnnlib.errors import UserError
 from gen_images import parse_range, parse_size, parse_vec2
 from tests.conftest import ROOT
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.sampling.grids import GAP
+from training.data.grids import GAP
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
 

@@ -14,7 +14,7 @@ import gen_video
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.tiny import SIDE, Z_DIM, generator2, save, write_images
-from training.sampling.grids import to_rgb
+from training.data.grids import to_rgb
 from training.sampling.sampler import Look, open_sampler
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource

@@ -25,6 +25,7 @@ from training.config.official_loop import config_from_official
 from training.config.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.config.run_config import TrainingConfig
 from training.config.source_match import pair_lines
+from training.data.grids import grid_size, save_grid
 from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes
 from training.run.evaluation import DiversityWatch, Evaluation
 from training.run.loader import BatchLoader
@@ -35,7 +36,6 @@ from training.run.progress import Progress, StopSignal
 from training.run.saving import Saver, micro_batch_of
 from training.run.state import TrainingState, build_state
 from training.run.step import NotFinite, TrainingStep
-from training.sampling.grids import grid_size, save_grid
 from training.sources.coreset import open_target_coreset
 from training.sources.label_distribution import LabelDistribution
 

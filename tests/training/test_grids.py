@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from metrics.sid_plots import draw_matrix
+from training.data.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
 from training.run.evaluation import draw_history
-from training.sampling.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
 
 
 def flat(value, channels=3, height=4, width=6):

@@ -23,13 +23,13 @@ from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
+from training.data.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.data.image_tensors import to_uint8
 from training.dataset import ImageFolderDataset, LabelTable
 from training.run.loader import BatchLoader
 from training.run.state import build_state
 from training.run.step import TrainingStep
 from training.sampling.generated_images import open_generated
-from training.sampling.grids import LABEL_HEIGHT, LABEL_WIDTH
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sampling.walks import StageWalk
 from training.sources import prior_features

@@ -6,7 +6,7 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.sampling.grids import to_rgb
+from training.data.grids import to_rgb
 from training.sampling.sampler import (
     Latents,
     Look,

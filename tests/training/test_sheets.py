@@ -13,10 +13,10 @@ from dnnlib.errors import UserError
 from metrics import sid_plots
 from tests.tiny import SIDE, write_images
 from training.data import sheets
+from training.data.grids import save_grid, save_png
 from training.data.image_files import open_files
 from training.data.image_sets import ImageSet
 from training.dataset import ImageFolderDataset
-from training.sampling.grids import save_grid, save_png
 from training.sources.source import ImageSource
 
 

@@ -18,11 +18,11 @@ from metrics.stopping import Stopped
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import fingerprint_file, load_snapshot
 from training.config.run_config import TrainingConfig
+from training.data.grids import to_rgb
 from training.data.image_sets import ImageSet
 from training.data.shards import set_name
 from training.data.sheets import png_info
 from training.sampling.generated_images import open_generated
-from training.sampling.grids import to_rgb
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.encoders import grid_for
 from training.sources.source import GaussianSource

@@ -395,8 +395,8 @@ class _Conversion:
             return
         import torch  # takes longer than many a conversion
 
+        from training.data.grids import save_grid
         from training.data.image_tensors import to_float
-        from training.sampling.grids import save_grid
 
         cells = torch.from_numpy(np.stack(self._shown)).permute(0, 3, 1, 2)
         try:

@@ -26,12 +26,12 @@ from torch_utils import distributed, seeding, training_stats
 from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import BEST, keep_as_best
 from training.config.run_config import TrainingConfig
+from training.data.grids import save_png, tile, to_rgb
 from training.data.image_sets import ImageSet
 from training.data.image_tensors import resize, to_float
 from training.dataset import Labels
 from training.run.state import TrainingState
 from training.sampling.generated_images import GeneratedImages
-from training.sampling.grids import save_png, tile, to_rgb
 
 WATCHED_SAMPLES = 256  # made at the end of a tick, but no more than a sixteenth of what the tick trained on
 FEWEST_WATCHED = 64

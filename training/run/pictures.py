@@ -7,10 +7,10 @@ import torch
 
 from torch_utils import seeding
 from training.config.run_config import TrainingConfig
+from training.data.grids import grid_size, save_grid, save_pairs
 from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, Labels
 from training.run.state import TrainingState
-from training.sampling.grids import grid_size, save_grid, save_pairs
 
 
 class Pictures:

@@ -20,11 +20,11 @@ from dnnlib.errors import UserError, naming
 from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config.run_config import TrainingConfig
+from training.data.grids import to_rgb
 from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, sample_order
 from training.run.loader import BatchLoader
 from training.run.step import Batch, NotFinite, Phase, TrainingStep
-from training.sampling.grids import to_rgb
 from training.sources.coreset import small
 from training.sources.feed import LatentFeed
 from training.sources.source import Draw

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
+from training.data.grids import PLAIN, Finish, save_labelled, to_rgb
 from training.data.image_tensors import resize, to_float, to_uint8
 from training.data.pixels import encode_png
-from training.sampling.grids import PLAIN, Finish, save_labelled, to_rgb
 from training.sampling.sampler import Look, Sampler
 from training.sources.prior import InstancePrior
 from training.sources.prior_features import conditions_of_images

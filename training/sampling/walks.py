@@ -7,8 +7,8 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from dnnlib.errors import UserError
+from training.data.grids import to_rgb
 from training.data.image_tensors import resize
-from training.sampling.grids import to_rgb
 from training.sampling.sampler import Latents, Look, Sampler
 
 
