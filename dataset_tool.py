@@ -220,7 +220,7 @@ def warn_about_size(result: Result) -> None:
     width, height = result.size
     if width == height >= 16 and width & (width - 1) == 0:
         return
-    from training.layers.equalized import resolution_pyramid  # imports torch, which takes longer than many a conversion
+    from training.layers.pyramid import resolution_pyramid
 
     try:
         resolution_pyramid([height, width])

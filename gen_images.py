@@ -267,7 +267,7 @@ def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | No
 
 def check_finish(sampler: Sampler, alpha_threshold: float | None, scale: int, cells: int) -> None:
     """Raises `UserError` where there is no alpha, or the picture of so many cells would become too large."""
-    from training.layers.equalized import image_size
+    from training.layers.pyramid import image_size
 
     channels = sampler.generator.img_channels
     if alpha_threshold is not None and channels != 4:
@@ -342,7 +342,7 @@ def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) 
 
 
 def describe_images(sampler: Sampler, scale: int) -> str:
-    from training.layers.equalized import image_size
+    from training.layers.pyramid import image_size
 
     height, width = image_size(sampler.generator.img_resolution)
     channels = sampler.generator.img_channels

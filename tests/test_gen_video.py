@@ -14,7 +14,7 @@ import gen_video
 from dnnlib.errors import UserError
 from tests.conftest import ROOT
 from tests.tiny import SIDE, Z_DIM, generator2, save, write_images
-from training.data.grids import to_rgb
+from training.data.grids import rgb_pixels
 from training.sampling.sampler import Look, open_sampler
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
@@ -124,7 +124,7 @@ def test_sheet_shows_seeds_and_what_lies_between(run, snapshots):
     sheet = pixels("sheet.png")
     assert sheet.shape == (2 * SIDE, 4 * SIDE, 3)
     images = open_sampler(str(snapshots["gaussian"]), device="cpu").images([0, 1, 2, 3], Look(truncation_psi=0.7))
-    top, bottom = np.concatenate(to_rgb(images)[:2], axis=1), np.concatenate(to_rgb(images)[2:], axis=1)
+    top, bottom = np.concatenate(rgb_pixels(images)[:2], axis=1), np.concatenate(rgb_pixels(images)[2:], axis=1)
     shown = sheet.reshape(2, SIDE, 4, SIDE, 3)[:, :, ::2].reshape(2, SIDE, 2 * SIDE, 3)
     assert np.abs(shown - np.stack([top, bottom])).max() <= 1
 
@@ -138,7 +138,7 @@ def test_between_source_images(run, snapshots, tmp_path):
     photos = write_images(tmp_path / "photos", num=3, seed=9)
     run("spider", f"--source-images={photos}", "--sheet=3")
     images = open_sampler(str(snapshots["spider"]), str(photos), "cpu").images([0, 1, 2], Look())
-    assert np.abs(pixels("sheet.png") - np.concatenate(to_rgb(images), axis=1)).max() <= 1
+    assert np.abs(pixels("sheet.png") - np.concatenate(rgb_pixels(images), axis=1)).max() <= 1
 
 
 def test_stages_of_a_cascade(run):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch_utils.persistence import persistent_class
 from training import networks_stylegan2
+from training.discriminator import MinibatchStdLayer
 from training.generator import normalize_2nd_moment
 from training.networks_stylegan2 import (
     Conv2dLayer,
@@ -12,7 +13,6 @@ from training.networks_stylegan2 import (
     DiscriminatorEpilogue,
     FullyConnectedLayer,
     MappingNetwork,
-    MinibatchStdLayer,
     SynthesisBlock,
     SynthesisLayer,
     SynthesisNetwork,

@@ -11,8 +11,10 @@ import torch
 from torch.nn.functional import leaky_relu, relu
 
 from torch_utils import persistence
-from training.discriminator import ImageDiscriminator
-from training.layers.conv import BatchNorm, ConvGenerator, Projection, channels_at
+from training.conv_generator import ConvGenerator
+from training.discriminator import ImageDiscriminator, Projection
+from training.layers.batch_norm import BatchNorm
+from training.layers.pyramid import channels_at
 
 START = 4  # side of the first feature maps
 KERNEL = 5

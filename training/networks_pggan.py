@@ -15,11 +15,11 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from torch_utils import persistence
-from training.discriminator import ImageDiscriminator
+from training.conv_generator import ConvGenerator
+from training.discriminator import ImageDiscriminator, MinibatchStdLayer
 from training.generator import normalize_2nd_moment
-from training.layers.conv import ConvGenerator, channels_at
 from training.layers.equalized import EqualizedConv2d, EqualizedLinear
-from training.networks_stylegan2 import MinibatchStdLayer
+from training.layers.pyramid import channels_at
 
 START = 4  # side of the smallest feature maps
 

@@ -14,8 +14,9 @@ from torch.nn.functional import conv2d, leaky_relu
 
 from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
+from training.conv_generator import ConvGenerator
 from training.discriminator import ImageDiscriminator
-from training.layers.conv import ConvGenerator, channels_at
+from training.layers.pyramid import channels_at
 
 START = 4  # side of the smallest feature maps
 BLOCKS = 2  # for each resolution

@@ -11,8 +11,10 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
 from torch_utils import misc, persistence
+from training.conv_generator import ConvGenerator
 from training.discriminator import ImageDiscriminator
-from training.layers.conv import BatchNorm, ConvGenerator, channels_at
+from training.layers.batch_norm import BatchNorm
+from training.layers.pyramid import channels_at
 from training.layers.spectral import SpectralLinear, SpectralNorm, advance_spectral_norms, conv, linear
 
 START = 4  # side of G's first feature maps

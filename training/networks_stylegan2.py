@@ -16,10 +16,11 @@ from torch_utils import misc, persistence, seeding
 from torch_utils.ops import bias_act, upfirdn2d
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.modulated_conv2d import modulated_conv2d as modulated_convolution
-from training.discriminator import ImageDiscriminator
+from training.discriminator import ImageDiscriminator, MinibatchStdLayer
 from training.generator import EncodedMapping, SourceGenerator, normalize_2nd_moment
-from training.layers.equalized import EqualizedLinear, block_name, image_size, nominal_resolution, resolution_pyramid
+from training.layers.equalized import EqualizedLinear
 from training.layers.precision import MixedPrecision
+from training.layers.pyramid import block_name, image_size, nominal_resolution, resolution_pyramid
 
 Resolution = int | Sequence[int]
 HALF = float(np.sqrt(0.5))  # keeps the variance of a sum of two branches
@@ -553,31 +554,6 @@ class DiscriminatorBlock(MixedPrecision):
 
     def extra_repr(self) -> str:
         return f"resolution={self.resolution}, architecture={self.architecture}"
-
-
-@persistence.remembers_arguments
-class MinibatchStdLayer(torch.nn.Module):
-    """Append the standard deviation over a group of samples as feature maps (Karras 2018, sec. 3)."""
-
-    def __init__(self, group_size: int | None, num_channels: int = 1):
-        super().__init__()
-        self.group_size = group_size
-        self.num_channels = num_channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[n, C, h, w] -> [n, C + num_channels, h, w]`. A group is every (n / group)-th sample."""
-        n, channels, height, width = x.shape
-        group = n if self.group_size is None else min(self.group_size, n)
-        assert n % group == 0, f"batch {n} is not a multiple of the minibatch-std group {group}"
-        y = x.reshape(group, n // group, self.num_channels, channels // self.num_channels, height, width)
-        y = y - y.mean(dim=0)
-        y = (y.square().mean(dim=0) + 1e-8).sqrt()  # [n / group, F, C / F, h, w]
-        y = y.mean(dim=[2, 3, 4])  # [n / group, F]
-        y = y.repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width)
-        return torch.cat([x, y], dim=1)
-
-    def extra_repr(self) -> str:
-        return f"group_size={self.group_size}, num_channels={self.num_channels}"
 
 
 @persistence.remembers_arguments

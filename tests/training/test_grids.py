@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from metrics.sid_plots import draw_matrix
-from training.data.grids import save_grid, save_labelled, save_pairs, tile, to_rgb
+from training.data.grids import rgb_pixels, save_grid, save_labelled, save_pairs, tile
 from training.run.evaluation import draw_history
 
 
@@ -24,15 +24,15 @@ def test_cells_are_in_reading_order():
 
 
 def test_gray_and_transparency():
-    assert to_rgb(flat(-1.0, channels=1)).shape == (1, 4, 6, 3)
+    assert rgb_pixels(flat(-1.0, channels=1)).shape == (1, 4, 6, 3)
     rgba = flat(-1.0, channels=4)
-    assert (to_rgb(rgba) == 255).all()  # black, but fully transparent
+    assert (rgb_pixels(rgba) == 255).all()  # black, but fully transparent
     rgba[:, 3] = 1
-    assert (to_rgb(rgba) == 0).all()
+    assert (rgb_pixels(rgba) == 0).all()
 
 
 def test_values_outside_are_clamped():
-    assert (to_rgb(flat(7.0)) == 255).all()
+    assert (rgb_pixels(flat(7.0)) == 255).all()
 
 
 def test_pairs_stand_above_what_they_became(tmp_path):

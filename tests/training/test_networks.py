@@ -10,7 +10,7 @@ from dnnlib.errors import UserError
 from tests.conftest import relative_error
 from torch_utils.ops import dispatch
 from training import networks_stylegan2, networks_stylegan3
-from training.layers.equalized import resolution_pyramid
+from training.layers.pyramid import resolution_pyramid
 
 SMALL = dict(z_dim=16, w_dim=16, channel_base=128, channel_max=16)
 

@@ -6,7 +6,7 @@ import torch
 
 from dnnlib.errors import UserError
 from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.data.grids import to_rgb
+from training.data.grids import rgb_pixels
 from training.sampling.sampler import (
     Latents,
     Look,
@@ -263,7 +263,7 @@ def test_walk_shows_the_seeds(request, name, batch):
     seeds = np.array([[0, 1, 2], [3, 4, 5]])
     pictures = np.stack(list(Walk(sampler, seeds, look, batch).pictures(np.arange(3.0))))
     assert pictures.shape == (3, 2, 1, SIDE, SIDE, 3)
-    expected = to_rgb(sampler.images(seeds.T.flatten().tolist(), look)).reshape(pictures.shape)
+    expected = rgb_pixels(sampler.images(seeds.T.flatten().tolist(), look)).reshape(pictures.shape)
     assert np.abs(pictures.astype(int) - expected).max() <= 1
 
 
@@ -272,7 +272,9 @@ def test_stage_walk_shows_every_stage(cascade):
     pictures = np.stack(list(StageWalk(cascade, seeds, Look(), batch=4).pictures(np.arange(6) / 2)))
     assert pictures.shape == (6, 2, 2, SIDE, SIDE, 3)
     flat = seeds.T.flatten().tolist()
-    expected = np.stack([to_rgb(cascade.pictures_before(flat)[0]), to_rgb(cascade.images(flat, Look()))], axis=1)
+    expected = np.stack(
+        [rgb_pixels(cascade.pictures_before(flat)[0]), rgb_pixels(cascade.images(flat, Look()))], axis=1
+    )
     assert np.abs(pictures[::2].astype(int) - expected.reshape(3, *pictures.shape[1:])).max() <= 1
 
 

@@ -18,7 +18,7 @@ from metrics.stopping import Stopped
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import fingerprint_file, load_snapshot
 from training.config.run_config import TrainingConfig
-from training.data.grids import to_rgb
+from training.data.grids import rgb_pixels
 from training.data.image_sets import ImageSet
 from training.data.shards import set_name
 from training.data.sheets import png_info
@@ -199,7 +199,7 @@ def journey(sampler: Sampler, seeds: list[int]) -> list[np.ndarray]:
     if isinstance(sampler.feed.source, GaussianSource):
         before.insert(0, noise_pictures(sampler.latents(seeds).z))
     last = torch.cat([sampler.images([seed], look) for seed, look in zip(seeds, looks, strict=True)])
-    return [to_rgb(images) for images in (*before, last)]
+    return [rgb_pixels(images) for images in (*before, last)]
 
 
 def noise_pictures(z: torch.Tensor) -> torch.Tensor:

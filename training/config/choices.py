@@ -17,7 +17,7 @@ from training.config.run_config import CORESET_FACTOR
 from training.data.image_files import open_files
 from training.data.image_names import counted, other_images
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
-from training.layers.equalized import image_size, nominal_resolution, resolution_pyramid
+from training.layers.pyramid import image_size, nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
 from training.sources.coreset import coreset_detector
 from training.sources.encoders import ENCODERS, build_encoder

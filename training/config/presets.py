@@ -12,7 +12,7 @@ MBSTD_GROUP = 4
 
 def check_pyramid(height: int, width: int) -> None:
     """What StyleGAN2 makes."""
-    from training.layers.equalized import resolution_pyramid
+    from training.layers.pyramid import resolution_pyramid
 
     resolution_pyramid([height, width])
 

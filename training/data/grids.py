@@ -48,7 +48,7 @@ def grid_size(height: int, width: int, device: str) -> tuple[int, int]:
     return int(np.clip(3840 // width, 4, 16)), int(np.clip(2160 // height, 3, 9))
 
 
-def to_rgb(images: torch.Tensor) -> np.ndarray:
+def rgb_pixels(images: torch.Tensor) -> np.ndarray:
     """`[n, C, h, w]` in [-1, 1] -> uint8 `[n, h, w, 3]`; transparency shows white."""
     pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
     if pixels.shape[3] == 1:
@@ -77,7 +77,7 @@ def save_png(path: Path, picture: Image.Image) -> None:
 
 def save_grid(path: Path, images: torch.Tensor, columns: int, finish: Finish = PLAIN) -> None:
     """Images `[n, C, h, w]` in [-1, 1] as one PNG. finish: its scale is that of the whole picture."""
-    save_png(path, Image.fromarray(finish.enlarge(tile(to_rgb(images), columns))))
+    save_png(path, Image.fromarray(finish.enlarge(tile(rgb_pixels(images), columns))))
 
 
 def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: int) -> None:
@@ -91,7 +91,7 @@ def save_stacks(path: Path, images: list[torch.Tensor], columns: int, finish: Fi
     All are shown at the size of the last.
     """
     height, width = images[-1].shape[2:]
-    rows = [to_rgb(resize(part, (height, width))) for part in images]
+    rows = [rgb_pixels(resize(part, (height, width))) for part in images]
     gap = np.full([len(rows[-1]), GAP, width, 3], BACKGROUND, dtype=np.uint8)
     save_png(path, Image.fromarray(finish.enlarge(tile(np.concatenate([*rows, gap], axis=1), columns))))
 

@@ -26,7 +26,7 @@ from torch_utils import distributed, seeding, training_stats
 from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import BEST, keep_as_best
 from training.config.run_config import TrainingConfig
-from training.data.grids import save_png, tile, to_rgb
+from training.data.grids import rgb_pixels, save_png, tile
 from training.data.image_sets import ImageSet
 from training.data.image_tensors import resize, to_float
 from training.dataset import Labels
@@ -217,7 +217,7 @@ class DiversityWatch:
         cells = []
         for sample, row in zip(samples, nearest, strict=True):
             for image in [sample, *self.images.read(self.reference[row].tolist())]:
-                cells.append(to_rgb(resize(to_float(image[None]), size))[0])
+                cells.append(rgb_pixels(resize(to_float(image[None]), size))[0])
         save_png(path, Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])))
 
 

@@ -10,7 +10,7 @@ from dnnlib.memory import available_memory
 from torch_utils import distributed
 from training import losses
 from training.config.run_config import TrainingConfig, divisors
-from training.layers.equalized import image_size
+from training.layers.pyramid import image_size
 from training.run.state import TrainingState
 
 SHARE_OF_MEMORY = 0.5  # of what is free now; the rest is for the system, copies and fragments

@@ -20,7 +20,7 @@ from dnnlib.errors import UserError, naming
 from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config.run_config import TrainingConfig
-from training.data.grids import to_rgb
+from training.data.grids import rgb_pixels
 from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, sample_order
 from training.run.loader import BatchLoader
@@ -89,7 +89,7 @@ def small_images(dataset: ImageFolderDataset, indices: np.ndarray) -> torch.Tens
 
 def small_rgb(images: torch.Tensor) -> torch.Tensor:
     """`[n, 1 | 3 | 4, h, w]` -> `[n, 3 * 8 * 8]`: grey repeated, what is transparent white."""
-    return small(torch.from_numpy(to_rgb(images)).permute(0, 3, 1, 2) / 127.5 - 1)
+    return small(torch.from_numpy(rgb_pixels(images)).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
 def principal_axes(images: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
-from training.data.grids import PLAIN, Finish, save_labelled, to_rgb
+from training.data.grids import PLAIN, Finish, rgb_pixels, save_labelled
 from training.data.image_tensors import resize, to_float, to_uint8
 from training.data.pixels import encode_png
 from training.sampling.sampler import Look, Sampler
@@ -75,7 +75,7 @@ def save_each(
     num, per_image = len(given.c), len(seeds)
     c = given.c.repeat_interleave(per_image, dim=0)
     images = conditioned(sampler, [*seeds] * num, c, look, batch, finish).unflatten(0, (num, per_image))
-    rows = [np.concatenate([cell(one, row), to_rgb(row)]) for one, row in zip(given.images, images, strict=True)]
+    rows = [np.concatenate([cell(one, row), rgb_pixels(row)]) for one, row in zip(given.images, images, strict=True)]
     save_labelled(
         path, np.stack(rows), ["given", *(f"seed {seed}" for seed in seeds)], [str(i) for i in range(num)], finish
     )
@@ -91,7 +91,7 @@ def save_steps(
         between = given.prior.between(given.c[number], given.c[number + 1], steps)  # [steps, c_dim]
         images = conditioned(sampler, [seed] * steps, between, look, batch, finish)
         first, last = (cell(given.images[index], images) for index in (number, number + 1))
-        rows.append(np.concatenate([first, to_rgb(images), last]))
+        rows.append(np.concatenate([first, rgb_pixels(images), last]))
         names.append(f"{number}-{number + 1}")
     columns = ["given", *(f"{step / (steps - 1):.2f}" for step in range(steps)), "given"]
     save_labelled(path, np.stack(rows), columns, names, finish)
@@ -113,4 +113,4 @@ def conditioned(
 
 def cell(image: torch.Tensor, like: torch.Tensor) -> np.ndarray:
     """uint8 `[C, H, W]` as `[1, h, w, 3]`, of the size of images `[n, C, h, w]`."""
-    return to_rgb(resize(to_float(image[None]), (like.shape[-2], like.shape[-1])))
+    return rgb_pixels(resize(to_float(image[None]), (like.shape[-2], like.shape[-1])))

@@ -20,7 +20,7 @@ from torch_utils import seeding
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
-from training.layers.equalized import image_size
+from training.layers.pyramid import image_size
 from training.sources.cascade import Cascade, last_generator
 from training.sources.encoders import IdentityEncoder
 from training.sources.feed import LatentFeed

@@ -7,7 +7,7 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from dnnlib.errors import UserError
-from training.data.grids import to_rgb
+from training.data.grids import rgb_pixels
 from training.data.image_tensors import resize
 from training.sampling.sampler import Latents, Look, Sampler
 
@@ -101,7 +101,7 @@ class StageWalk(Walk):
 def same_size(stages: list[torch.Tensor]) -> np.ndarray:
     """Images `[n, C, h, w]` of each stage -> uint8 `[n, stages, h, w, 3]` at the size of the last."""
     size = (stages[-1].shape[2], stages[-1].shape[3])
-    return np.stack([to_rgb(resize(images, size)) for images in stages], axis=1)
+    return np.stack([rgb_pixels(resize(images, size)) for images in stages], axis=1)
 
 
 def arrange_seeds(
