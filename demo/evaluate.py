@@ -81,7 +81,7 @@ def evaluate(path: Path, space: PixelSpace, num: int, source: ImageSource, seed:
     feed = LatentFeed(source if is_spider else contents["source"], G.mapping.encoder)
     draw = feed.draw(num, seeding.generator(seed, "demo"))
     images = generate(G, feed.latents(draw), seed)
-    index = draw["index"].numpy() if "index" in draw else None
+    index = None if draw.index is None else draw.index.numpy()
     return Snapshot(contents["meta"]["cur_nimg"] / 1000, space.distance(images), images, index)
 
 

@@ -34,7 +34,7 @@ def what_is_seen(step, dataset, num_processes, num_rounds, monkeypatch):
                 for batch in step.micro_batches(step.phases, *next(loader)):
                     rows = slice(batch.rows.start, None, batch.rows.step)
                     images[rows] = batch.real_images
-                    latents[rows] = batch.draws["Gmain"]["index"]
+                    latents[rows] = batch.draws["Gmain"].index
         seen += [images, latents]
     return seen
 

@@ -17,8 +17,10 @@ import torch
 from dnnlib.errors import DataError, UserError
 from dnnlib.memory import available_memory
 from dnnlib.util import EasyDict
+from metrics.feature_stats import Images
 from torch_utils import seeding
 from training.data.image_files import MAX_FILE_BYTES, BadImage, ImageFiles, add_identities, open_files
+from training.data.image_sets import ImageSet, MirroredImages, SubsetImages
 from training.data.labels import find_labels
 from training.data.pixels import CHANNEL_NAMES, Header, widen
 from training.data.shards import set_name
@@ -182,6 +184,16 @@ class Dataset(torch.utils.data.Dataset):
         raw_idx = int(self._raw_idx[position % len(self._raw_idx)])
         raw_label = self._get_raw_labels()[raw_idx].copy()
         return EasyDict(raw_idx=raw_idx, xflip=position >= len(self._raw_idx), raw_label=raw_label)
+
+    @property
+    def raw_indices(self) -> np.ndarray:
+        """Which of all images it has, ascending."""
+        return self._raw_idx
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether mirrored copies follow the images."""
+        return self._xflip
 
     @property
     def name(self) -> str:
@@ -388,6 +400,10 @@ class ImageFolderDataset(Dataset):
         """The files, with the numbers that `get_details` calls `raw_idx`."""
         return self._files
 
+    def image_set(self) -> ImageSet:
+        """The images as they are in the files, for metrics. The files are not opened anew."""
+        return ImageSet(self._path, self._files)
+
     # Names of the official class -------------------------------------------------------------------------------------
 
     @property
@@ -423,6 +439,12 @@ class ImageFolderDataset(Dataset):
     def _get_zipfile(self) -> zipfile.ZipFile:
         """The archive, opened anew."""
         return zipfile.ZipFile(self._path)
+
+
+def training_images(dataset: ImageFolderDataset, images: ImageSet) -> Images:
+    """Those of a dataset by its own numbers: of `images`, its files, the subset, and mirrored copies behind them."""
+    chosen = images if len(dataset.raw_indices) == len(images) else SubsetImages(images, dataset.raw_indices)
+    return MirroredImages(chosen) if dataset.is_mirrored else chosen
 
 
 def _subset(num_images: int, max_size: int | None, random_seed: int) -> np.ndarray:

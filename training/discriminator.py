@@ -15,7 +15,7 @@ class ImageDiscriminator(torch.nn.Module):
     def set_progress(self, cur_nimg: float) -> None:
         """Told before every step how many images training has seen."""
 
-    def as_trained_on(self, images: torch.Tensor) -> torch.Tensor:
+    def preprocess_real(self, images: torch.Tensor) -> torch.Tensor:
         """Real images as the present stage of training shows them."""
         return images
 

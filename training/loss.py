@@ -8,7 +8,7 @@ from dnnlib.errors import UserError
 from torch_utils import training_stats
 from torch_utils.ops import conv2d_gradfix
 from training import losses
-from training.run.step import blur
+from training.run.adversarial import blur
 
 PHASES = {"Gmain": "G", "Greg": "G", "Gboth": "G", "Dmain": "D", "Dreg": "D", "Dboth": "D"}
 

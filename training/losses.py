@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import relu, softplus
@@ -53,8 +54,9 @@ def wasserstein_real_loss(real_logits: torch.Tensor) -> torch.Tensor:
     return DRIFT * real_logits.square() - real_logits
 
 
-def relativistic_generator_loss(fake_logits: torch.Tensor, real_logits: torch.Tensor) -> torch.Tensor:
+def relativistic_generator_loss(fake_logits: torch.Tensor, real_logits: torch.Tensor | None) -> torch.Tensor:
     """log(1 + exp(D(real) - D(fake))) (Huang 2024, eq. 2), `[n, 1]`: the fake of a pair shall score higher."""
+    assert real_logits is not None
     return softplus(real_logits - fake_logits)
 
 
@@ -88,15 +90,14 @@ def path_lengths(fake_images: torch.Tensor, ws: torch.Tensor, noise: torch.Tenso
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """A row of the table: what `--loss` names. The functions take logits `[n, 1]`, or a pair of them, fake first."""
+    """A row of the table: what `--loss` names. The functions take the logits of fake and of real images, `[n, 1]` each."""
 
-    generator: Callable[..., torch.Tensor]
-    """Of the fake logits; if `is_paired`, of the fake and the real ones."""
-    fake: Callable[[torch.Tensor], torch.Tensor] | None
-    """D's loss on generated images, and `real` that on real ones; None if `is_paired`."""
-    real: Callable[[torch.Tensor], torch.Tensor] | None
-    pair: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-    """D's loss on pairs."""
+    generator: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+    """G's loss; it looks at real images only if `is_paired`."""
+    discriminator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """D's loss, or what it adds to `on_fakes`."""
+    on_fakes: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """The part of D's loss that needs the fake logits alone; None for a loss of pairs."""
     penalty: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = r1_penalty
     """Of logits and the images that they are of."""
     penalty_share: float = 0.5
@@ -112,7 +113,7 @@ class AdversarialLoss:
 
     @property
     def is_paired(self) -> bool:
-        return self.pair is not None
+        return self.on_fakes is None
 
     @property
     def may_be_lazy(self) -> bool:
@@ -120,10 +121,25 @@ class AdversarialLoss:
         return self.penalty_at == ("real",)
 
 
+def separate(
+    generator: Callable[[torch.Tensor], torch.Tensor],
+    on_fakes: Callable[[torch.Tensor], torch.Tensor],
+    on_reals: Callable[[torch.Tensor], torch.Tensor],
+    **known: Any,
+) -> AdversarialLoss:
+    """A row whose losses look at fake or real logits, never at both. known: the other fields of the row."""
+    return AdversarialLoss(
+        generator=lambda fake_logits, real_logits: generator(fake_logits),
+        discriminator=lambda fake_logits, real_logits: on_reals(real_logits),
+        on_fakes=on_fakes,
+        **known,
+    )
+
+
 LOSSES = {
-    "logistic": AdversarialLoss(generator_loss, discriminator_fake_loss, discriminator_real_loss),
-    "hinge": AdversarialLoss(critic_loss, hinge_fake_loss, hinge_real_loss),
-    "wgan-gp": AdversarialLoss(
+    "logistic": separate(generator_loss, discriminator_fake_loss, discriminator_real_loss),
+    "hinge": separate(critic_loss, hinge_fake_loss, hinge_real_loss),
+    "wgan-gp": separate(
         critic_loss,
         wasserstein_fake_loss,
         wasserstein_real_loss,
@@ -136,9 +152,7 @@ LOSSES = {
     ),
     "relativistic": AdversarialLoss(
         relativistic_generator_loss,
-        None,
-        None,
-        pair=relativistic_discriminator_loss,
+        relativistic_discriminator_loss,
         penalty_at=("real", "fake"),
         needs_penalty=True,
         has_zero=False,

@@ -176,7 +176,7 @@ class Discriminator(ImageDiscriminator):
     def set_progress(self, cur_nimg: float) -> None:
         self.growth.set_progress(cur_nimg)
 
-    def as_trained_on(self, images: torch.Tensor) -> torch.Tensor:
+    def preprocess_real(self, images: torch.Tensor) -> torch.Tensor:
         """At the resolution of the stage; while that is faded in, mixed with the one below (Karras 2018, app. A.1)."""
         level, share = self.growth.stage()
         images = self.growth.reduce(images, level)

@@ -24,9 +24,10 @@ from training.checkpoints.state_file import (
 from training.config.official_loop import config_from_official
 from training.config.resume import rewind_files, set_aside_damaged, set_aside_later
 from training.config.run_config import TrainingConfig
-from training.config.source_match import pair_lines
 from training.data.grids import grid_size, save_grid
-from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes
+from training.data.image_sets import ImageSet
+from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes, training_images
+from training.run.batches import Batches
 from training.run.evaluation import DiversityWatch, Evaluation
 from training.run.loader import BatchLoader
 from training.run.memory import choose_micro_batch
@@ -36,7 +37,7 @@ from training.run.progress import Progress, StopSignal
 from training.run.saving import Saver, micro_batch_of
 from training.run.state import TrainingState, build_state
 from training.run.step import NotFinite, TrainingStep
-from training.sources.coreset import open_target_coreset
+from training.sources.coreset import DetectorChoice, TargetOrder
 from training.sources.label_distribution import LabelDistribution
 
 EARLY_SNAPSHOT_TICKS = (1, 2, 4, 8, 16, 32)
@@ -176,25 +177,26 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
     is_writer = distributed.get_rank() == 0
     distributed.print0("Loading data and source...")
     saved = None if state_file is None else read_state(state_file)
-    dataset, state = load(config, device, saved)
+    dataset, images, state = load(config, device, saved)
     if is_writer:
         metrics_due = config.metrics if saved is not None and saved["evaluation_due"] else []
         clean_up(run_dir, state, state_file, metrics_due)
     batch_gpu = micro_batch_of(saved, config) or choose_micro_batch(config, state)
     labels = LabelTable(dataset)
     judged = labels if state.labels is None else state.labels  # the same that readers of a snapshot draw from
-    step = TrainingStep(state, config, batch_gpu, labels)
+    detector = DetectorChoice.of_coreset(config.detector, config.detector_weights, device)
+    order = config.coreset.of_targets(training_images(dataset, images), detector, config.seed)
+    step = TrainingStep(state, config, Batches(state, config, batch_gpu, labels, order))
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
-    evaluation = Evaluation(run_dir, config, state, judged, keep_going=lambda: not stop.is_asked_anywhere())
-    step.target_coreset = open_target_coreset(config, device)
-    watch = DiversityWatch(config, state, judged)
+    evaluation = Evaluation(run_dir, config, state, images, judged, keep_going=lambda: not stop.is_asked_anywhere())
+    watch = DiversityWatch(config, state, images, judged)
     distributed.print0(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
     if saved is None and config.pretrain_kimg is not None:
         pretrain(step, dataset, config)
     if is_writer and saved is None:
         show_start(config, pictures)
-    loader = open_loader(dataset, config, step, state.cur_nimg)
+    loader = open_loader(dataset, config, order, state.cur_nimg)
     progress = Progress(run_dir, state, config.total_kimg, device)
     saver = Saver(run_dir, config, state, {"step": step, "progress": progress, "watch": watch}, batch_gpu)
     if saved is not None:
@@ -206,16 +208,19 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
 
 def load(
     config: TrainingConfig, device: torch.device, saved: Mapping[str, Any] | None
-) -> tuple[ImageFolderDataset, TrainingState]:
-    """The data, and the state at the beginning or as it was saved."""
+) -> tuple[ImageFolderDataset, ImageSet, TrainingState]:
+    """The data, its files as metrics look at them, and the state at the beginning or as it was saved."""
     cache_bytes = default_cache_bytes() // distributed.get_local_world_size()
     dataset = ImageFolderDataset(**config.training_set_kwargs, cache_bytes=cache_bytes)
     is_writer = distributed.get_rank() == 0
-    state = build_state(config, device, verbose=is_writer, saved=None if saved is None else saved["training"])
-    if state.conditions is not None:
-        dataset.condition_on(state.conditions, state.conditions.prior.dim)
+    before = None if saved is None else saved["training"]
+    state = build_state(config, device, verbose=is_writer, saved=before)
+    images = dataset.image_set()
+    own = training_images(dataset, images)
+    state.conditions = config.prior.conditions(own, device, config.seed, before, verbose=is_writer)
+    state.conditions.become_labels_of(dataset)
     state.labels = LabelDistribution.of(dataset)
-    return dataset, state
+    return dataset, images, state
 
 
 def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, metrics_due: list[str]) -> None:
@@ -234,13 +239,13 @@ def clean_up(run_dir: Path, state: TrainingState, state_file: Path | None, metri
 
 def show_start(config: TrainingConfig, pictures: Pictures) -> None:
     """The pairs of classes, and the pictures before the first step."""
-    for line in pair_lines(config.source.get("match")):
+    for line in config.source.pair_lines():
         print(line)
     with naming("--data"):
         pictures.save_start()
 
 
-def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, step: TrainingStep, start: int) -> BatchLoader:
+def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, order: TargetOrder, start: int) -> BatchLoader:
     """Of this process's share of the real images, from so many images seen."""
     return BatchLoader(
         dataset,
@@ -250,7 +255,7 @@ def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, step: Train
         seed=config.seed,
         start=start,
         num_workers=config.num_workers,
-        order=None if step.target_coreset is None else step.target_coreset.order,
+        order=order.order,
     )
 
 

@@ -193,7 +193,7 @@ def test_random_stays_as_it_was(folders):
     assert "match" not in step.config.source
     (batch,) = step.micro_batches(step.phases[:1], torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 3))
     gen = seeding.generator(0, 0, "Gmain", "latents")
-    assert torch.equal(batch.draws["Gmain"]["index"], torch.randint(36, [8], generator=gen))
+    assert torch.equal(batch.draws["Gmain"].index, torch.randint(36, [8], generator=gen))
 
 
 def test_pictures_and_metrics_use_the_same_rule(folders, tmp_path):
@@ -240,7 +240,7 @@ def test_the_keepsake_has_pairs_and_every_class(folders, monkeypatch):
     whole = twin.reopened()
     assert len(whole.images) == 24
     draws = [one.match(one.draw(5, seeding.generator("d")), c[:5]) for one in (source, whole)]
-    assert torch.equal(draws[0]["index"], draws[1]["index"])
+    assert torch.equal(draws[0].index, draws[1].index)
     assert twin.describe() == {**source.describe(), "images_used": 6}
 
 

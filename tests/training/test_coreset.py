@@ -174,9 +174,8 @@ def test_latents_of_every_source(tmp_path, kind):
     for seed in range(8):
         candidates = feed.draw(24, gen(seed))
         (chosen, again), (coverage, _) = coreset.choose([candidates, candidates], 8)
-        assert {name: len(value) for name, value in chosen.items()} == dict.fromkeys(candidates, 8)
-        assert all(torch.equal(chosen[name], again[name]) for name in chosen)
-        keys, all_keys = coreset.keys(feed, chosen), coreset.keys(feed, candidates)
+        assert len(chosen) == 8 and torch.equal(feed.latents(chosen), feed.latents(again))
+        keys, all_keys = feed.points(chosen), feed.points(candidates)
         places = [int((all_keys == key).all(dim=1).nonzero()[0]) for key in keys]
         assert places == sorted(places)
         gains.append(coverage.random_radius - coverage.radius)
@@ -199,7 +198,7 @@ def test_what_is_chosen_does_not_follow_a_trained_encoder(tmp_path):
     for parameter in feed.encoder.parameters():
         torch.nn.init.normal_(parameter)
     (after,), _ = coreset.choose([candidates], 8)
-    assert torch.equal(before["index"], after["index"])
+    assert torch.equal(before.index, after.index)
 
 
 # Real images.

@@ -113,7 +113,7 @@ def test_pggan_changes_continuously():
     def outputs(nimg):
         for network in (G, D):
             network.set_progress(nimg)
-        seen = D.as_trained_on(reals)
+        seen = D.preprocess_real(reals)
         return [G(z, None).detach(), seen, D(seen, None).detach()]
 
     for before, after in ((10, 10.0001), (20, 20.0001), (30, 30.0001)):

@@ -18,6 +18,7 @@ from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, sample_order
 from training.run.pretraining import Pairs, assign, keys, pretrain, principal_axes, small_images, small_rgb
 from training.sources.feed import LatentFeed
+from training.sources.source import Draw
 
 
 def points(n, d=3, seed=0):
@@ -47,7 +48,7 @@ def test_only_rows_of_one_class_are_paired():
 def test_noise_is_compared_along_the_principal_axes(tmp_path):
     step = make_step(tmp_path, source=None, source_noise=0.0)
     images = points(50, 192) * torch.linspace(10, 0.1, 192)
-    latents, coordinates = keys(step.state.feed, {"z": points(50, 16)}, images, principal_axes(images))
+    latents, coordinates = keys(step.state.feed, Draw(z=points(50, 16)), images, principal_axes(images))
     assert latents.shape == coordinates.shape == (50, 16)
     spread = coordinates.std(dim=0)
     assert (spread[:-1] >= spread[1:]).all()  # the largest first
@@ -61,7 +62,7 @@ def test_all_blocks_agree_what_noise_stands_for(tmp_path):
     products = []
     for number in (0, 1, 2):
         images = pairs.images(number)
-        products.append((pairs.block(number)["z"].t() @ (images - images.mean(dim=0))).flatten())
+        products.append((pairs.block(number).z.t() @ (images - images.mean(dim=0))).flatten())
     for product in products[1:]:
         assert torch.cosine_similarity(products[0], product, dim=0) > 0.9
 
@@ -97,8 +98,8 @@ def test_pairs_are_a_function_of_the_position(tmp_path):
     for name, value in whole.items():
         assert torch.equal(value, torch.cat([again.draw(start, 8)[name] for start in range(0, 64, 8)]))
     other, _, _ = make_pairs(tmp_path, seed=1)
-    assert not torch.equal(whole["index"], other.draw(0, 64)["index"])
-    assert not torch.equal(whole["index"], pairs.draw(pairs.block_size, 64)["index"])  # the next block
+    assert not torch.equal(whole.index, other.draw(0, 64).index)
+    assert not torch.equal(whole.index, pairs.draw(pairs.block_size, 64).index)  # the next block
 
 
 def test_a_source_image_is_paired_with_the_training_image_that_it_resembles(tmp_path):
@@ -113,8 +114,8 @@ def test_a_source_image_is_paired_with_the_training_image_that_it_resembles(tmp_
     block = pairs.draw(0, pairs.block_size)
     wanted = sample_order(len(dataset), 0, 0, pairs.block_size)
     # Images come as often as each other, draws do not: so many must get another one.
-    excess = sum(abs((block["index"] == i).sum().item() - (wanted == i).sum()) for i in range(16)) / 2
-    assert (block["index"].numpy() != wanted).sum() <= 2 * excess < pairs.block_size / 4
+    excess = sum(abs((block.index == i).sum().item() - (wanted == i).sum()) for i in range(16)) / 2
+    assert (block.index.numpy() != wanted).sum() <= 2 * excess < pairs.block_size / 4
 
 
 def error_of_pairs(step, pairs, dataset, num=64):
@@ -185,7 +186,7 @@ def test_classes_that_are_matched_stay_matched(tmp_path, folders):
     pairs, step, dataset = make_pairs(tmp_path, **kwargs, cond=True, source_match="label")
     indices = sample_order(len(dataset), 0, 0, 64)
     source = step.state.feed.source
-    classes = source.pairs.classes[pairs.draw(0, 64)["index"]]
+    classes = source.pairs.classes[pairs.draw(0, 64).index]
     assert torch.equal(classes, torch.from_numpy(dataset.get_labels(indices)).argmax(dim=1))
 
 

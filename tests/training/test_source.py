@@ -16,7 +16,7 @@ from training.sources.cascade import Cascade, last_generator, stage_images, unif
 from training.sources.encoders import build_encoder
 from training.sources.feed import LatentFeed
 from training.sources.network_source import NetworkSource
-from training.sources.source import GaussianSource, ImageSource
+from training.sources.source import Draw, GaussianSource, ImageSource
 
 SMALL = dict(z_dim=16, c_dim=0, w_dim=16, img_resolution=16, img_channels=3, channel_base=64, channel_max=8)
 
@@ -123,7 +123,7 @@ def test_noise_is_added_to_z_and_only_there(tmp_path):
         encoder.fit(source.all_batches())
     feed = LatentFeed(source, noisy)
     draw = feed.draw(2000, gen())
-    difference = feed.latents(draw) - LatentFeed(source, quiet).latents({"index": draw["index"]})
+    difference = feed.latents(draw) - LatentFeed(source, quiet).latents(Draw(index=draw.index))
     assert difference.std() == pytest.approx(0.5, rel=0.02)
     assert torch.equal(feed.images(draw), source.realize(draw))
     x = feed.images(draw)[:1]
@@ -134,7 +134,7 @@ def test_a_network_source_is_its_generator(tmp_path):
     G = generator()
     source = NetworkSource(G, GaussianSource(16), "somewhere", "abc")
     draw = source.draw(3, gen())
-    assert torch.equal(source.realize(draw), G(draw["stage.z"], None, noise_mode="const").clamp(-1, 1))
+    assert torch.equal(source.realize(draw), G(draw.stage.z, None, noise_mode="const").clamp(-1, 1))
     assert torch.equal(source.sample(3, gen(1)), source.sample(3, gen(1)))
     assert source.describe()["source"]["kind"] == "gaussian"
     encoder = build_encoder("flatten", 16)
@@ -176,10 +176,10 @@ def test_each_stage_has_noise_of_its_own(tmp_path):
     stage = NetworkSource(first, images, "somewhere", "abc")
     quiet, noisy = build_encoder("flatten", 36, norm="none"), build_encoder("flatten", 36, norm="none", noise_std=0.3)
     draw = LatentFeed(stage, noisy).draw(4, gen())
-    assert draw["noise"].shape == (4, 36)
-    assert draw["stage.noise"].shape == (4, 16)
+    assert draw.noise.shape == (4, 36)
+    assert draw.stage.noise.shape == (4, 16)
     difference = LatentFeed(stage, noisy).latents(draw) - quiet(stage.realize(draw))
-    assert torch.allclose(difference, 0.3 * draw["noise"], atol=1e-6)
+    assert torch.allclose(difference, 0.3 * draw.noise, atol=1e-6)
 
 
 def test_a_stage_draws_from_all_images_where_they_still_lie(tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def test_trained_encoders_see_images_and_learn():
 def test_noise_on_z_is_drawn_for_every_sample():
     pool, _ = cache(0, feed(noise=0.5))
     draw = pool.draw(1000, torch.Generator().manual_seed(0))
-    difference = pool.latents(draw) - pool.at_position()[draw[stage_cache.KEY]]
+    difference = pool.latents(draw) - pool.at_position()[draw.pool]
     assert abs(difference.std().item() - 0.5) < 0.02
 
 

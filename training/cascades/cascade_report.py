@@ -25,7 +25,6 @@ from training.data.sheets import png_info
 from training.sampling.generated_images import open_generated
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.encoders import grid_for
-from training.sources.source import GaussianSource
 
 SNAPSHOT, PICTURE, TABLE = "cascade.pkl", "cascade.png", "cascade"
 SEEDS = range(8)  # rows of the picture
@@ -66,7 +65,7 @@ class CascadeReport:
         return True
 
     def row_of(self, stage: Stage, config: TrainingConfig, snapshot: Path) -> dict[str, Any]:
-        source = config.source.get("path")
+        source = config.source.path
         return {
             "name": stage.name,
             "cfg": config.cfg,
@@ -181,7 +180,7 @@ def draw_journey(path: Path, sampler: Sampler, lineage: list[Stage]) -> None:
     """A row for each seed: what goes in, and what every stage makes of it."""
     seeds = list(SEEDS)
     columns = journey(sampler, seeds)
-    names = ["noise z" if isinstance(sampler.feed.source, GaussianSource) else "source", *(s.name for s in lineage)]
+    names = ["source" if sampler.feed.has_images else "noise z", *(s.name for s in lineage)]
     picture = arrange(columns, names[-len(columns) :])
     with atomic_write(path) as file:
         picture.save(file, format="PNG", pnginfo=png_info())
@@ -196,7 +195,7 @@ def journey(sampler: Sampler, seeds: list[int]) -> list[np.ndarray]:
     looks = [Look(class_idx=classes[row % len(classes)]) for row in range(len(seeds))]
     each = [sampler.pictures_before([seed], look) for seed, look in zip(seeds, looks, strict=True)]
     before = [torch.cat(images) for images in zip(*each, strict=True)]
-    if isinstance(sampler.feed.source, GaussianSource):
+    if not sampler.feed.has_images:
         before.insert(0, noise_pictures(sampler.latents(seeds).z))
     last = torch.cat([sampler.images([seed], look) for seed, look in zip(seeds, looks, strict=True)])
     return [rgb_pixels(images) for images in (*before, last)]

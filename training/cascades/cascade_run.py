@@ -29,7 +29,6 @@ from training.data.image_sets import NOISE
 from training.data.shards import set_name
 from training.run.progress import StopSignal
 from training.settings import LATEST
-from training.sources.source import GaussianSource
 
 # What the command line may say to all stages: where and how they are computed, not what.
 FROM_COMMAND_LINE = names_where(lambda flag: flag.is_beside_cascade)
@@ -270,12 +269,11 @@ def build_on_meta(config: TrainingConfig) -> dict[str, torch.nn.Module]:
 
 def expected_contents(config: TrainingConfig, networks: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
     """What the snapshot of a run will hold, as far as it is known before it is trained."""
-    is_gaussian = config.source["kind"] == "gaussian"
     return {
         "G": networks["G"],
         "D": networks["D"],
         "G_ema": networks["G"],
-        "source": GaussianSource(config.source["z_dim"]) if is_gaussian else None,
+        "source": config.source.foreseen(),
         "augment_pipe": None if config.augpipe_kwargs is None else AugmentPipe(**config.augpipe_kwargs),
         "training_set_kwargs": config.training_set_kwargs,
         "meta": {"cfg": config.cfg, "cur_nimg": round(config.total_kimg * 1000)},

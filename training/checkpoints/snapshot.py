@@ -28,7 +28,7 @@ from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
 from training.sources.network_source import NetworkSource
 from training.sources.prior import InstancePrior
-from training.sources.source import GaussianSource, ImageSource, Source
+from training.sources.source import GaussianSource, Source
 
 KEYS = ("G", "D", "G_ema", "source", "augment_pipe", "training_set_kwargs", "meta", "prior", "labels")
 OPTIONAL = {"prior", "labels"}
@@ -81,8 +81,8 @@ def complete(contents: dict[str, Any]) -> dict[str, Any]:
     assert set(kept) | OPTIONAL >= set(KEYS)
     kept |= {key: without_folders(kept[key]) for key in ("training_set_kwargs", "meta")}
     source, prior = kept["source"], kept.get("prior")
-    if isinstance(source, ImageSource):
-        kept["source"] = persistence.with_arguments(source, path=travelling_name(source.path))
+    if source is not None:
+        kept["source"] = source.renamed(travelling_name)
     if prior is not None and prior.weights is not None:
         kept["prior"] = persistence.with_arguments(prior, weights=travelling_name(prior.weights))
     return kept
@@ -141,14 +141,9 @@ def check_contents(contents: dict[str, Any]) -> None:
 
 def check_agreement(contents: dict[str, Any]) -> None:
     """What feeds the generator fits it. Raises `SnapshotError`."""
-    source, z_dim = contents["source"], contents["G_ema"].z_dim
-    if isinstance(source, GaussianSource) and source.z_dim != z_dim:
-        raise persistence.SnapshotError(f"the source makes z of {source.z_dim} numbers, and G_ema takes {z_dim}")
-    pairs = source.pairs if isinstance(source, ImageSource) else None
-    if pairs is not None and len(pairs) != contents["G_ema"].c_dim:
-        raise persistence.SnapshotError(
-            f"the source pairs {len(pairs)} classes, and G_ema has {contents['G_ema'].c_dim}"
-        )
+    misfit = contents["source"].misfit(contents["G_ema"].z_dim, contents["G_ema"].c_dim)
+    if misfit is not None:
+        raise persistence.SnapshotError(misfit)
     prior = contents["prior"]
     if prior is not None and prior.dim != contents["G_ema"].c_dim:
         raise persistence.SnapshotError(
@@ -239,7 +234,7 @@ def open_network_source(path_or_url: str) -> NetworkSource:
     contents = load_snapshot(path_or_url)
     check_stage(contents, path_or_url)
     root = contents["source"]
-    if isinstance(root, ImageSource):
+    if not root.is_whole:
         root = root.reopened(source_places(root.path, path_or_url))
     labels, note = labels_of(contents, path_or_url)
     if note is not None:
@@ -255,7 +250,7 @@ def check_stage(contents: dict[str, Any], shown: str) -> None:
             f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
             "was trained without"
         )
-    if isinstance(source, ImageSource) and source.pairs is not None:
+    if source.pairs is not None:
         raise UserError(
             f"{shown}: takes source images of the class that it shall make (--source-match), and an earlier stage is told "
             "none; give a snapshot that was trained with --source-match=random"

@@ -6,25 +6,23 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError, naming
-from metrics.detectors import open_detector
 from torch_utils import distributed
 from training.augment import AUGPIPES
-from training.checkpoints.snapshot import check_stage, is_snapshot, load_snapshot
+from training.checkpoints.snapshot import is_snapshot
 from training.config.ada import adapted, auto_batch
 from training.config.options import TrainingOptions
 from training.config.resume import ResumePoint
 from training.config.run_config import CORESET_FACTOR
-from training.data.image_files import open_files
+from training.config.source_specs import NoiseSpec, SourceSpec, spec_of
 from training.data.image_names import counted, other_images
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
-from training.layers.pyramid import image_size, nominal_resolution, resolution_pyramid
+from training.layers.pyramid import nominal_resolution, resolution_pyramid
 from training.losses import LOSSES
-from training.sources.coreset import coreset_detector
+from training.sources.coreset import CoresetSpec, DetectorChoice
 from training.sources.encoders import ENCODERS, build_encoder
 from training.sources.prior import check_sampling
-from training.sources.prior_features import DETECTORS, open_prior_detector
-from training.sources.source import MAX_SIDE, common_shape
-from training.sources.stage_cache import block_size
+from training.sources.prior_features import DETECTORS, NoPrior, PriorSpec, open_prior_detector
+from training.sources.stage_cache import StageCacheSpec, block_size
 
 
 def adapt(options: TrainingOptions, device: str, point: ResumePoint | None) -> TrainingOptions:
@@ -135,53 +133,38 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
     return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 
-def describe_source(options: TrainingOptions) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+def describe_source(options: TrainingOptions) -> tuple[SourceSpec, dict[str, Any] | None, str]:
     """`(source, constructor arguments of the encoder, line)`; checks the files, and that images and z_dim can meet."""
     if options.source is None:
         if options.source_encoder not in (None, "identity"):
             raise UserError(f"--source-encoder={options.source_encoder} needs --source=IMAGES.zip or SNAPSHOT.pkl")
-        return {"kind": "gaussian", "z_dim": options.z_dim}, None, f"Gaussian noise, z_dim {options.z_dim}"
+        assert options.z_dim is not None
+        return NoiseSpec(options.z_dim), None, f"Gaussian noise, z_dim {options.z_dim}"
     encoder = options.source_encoder or "flatten"
     if encoder == "identity":
         raise UserError(
             "--source-encoder=identity is for Gaussian noise; with --source use flatten, flatten-crop or conv"
         )
+    source = spec_of(options.source)
     with naming("--source"):
-        kind, channels, line = probe_source(options.source)
+        channels, line = source.probe()
     kwargs = {"kind": encoder, "norm": options.source_norm, "noise_std": options.source_noise}
     if encoder in ENCODERS and ENCODERS[encoder].is_trainable:
         kwargs["img_channels"] = channels
     build_encoder(z_dim=options.z_dim, **kwargs)  # raises where the choice is unknown, or source and z_dim cannot meet
     noise = f", noise {options.source_noise:g}" if options.source_noise > 0 else ""
     line = f"{line}, encoder {encoder} to z_dim {options.z_dim}, {options.source_norm}{noise} [{options.source}]"
-    return {"kind": kind, "path": options.source}, kwargs, line
+    return source, kwargs, line
 
 
-def probe_source(path: str) -> tuple[str, int, str]:
-    """`(kind, channels, line)` of a source."""
-    if is_snapshot(path):
-        contents = load_snapshot(path, verbose=True)
-        check_stage(contents, path)
-        network = contents["G_ema"]
-        height, width = image_size(network.img_resolution)
-        colors = CHANNEL_NAMES.get(network.img_channels, f"{network.img_channels} channels")
-        return "network", network.img_channels, f"generator of {colors} images {width}x{height}"
-    files = open_files(path)
-    if len(files) < 2:
-        raise UserError(f"{path}: holds a single image; a source is many images")
-    try:
-        channels, height, width = common_shape(files, MAX_SIDE)
-    finally:
-        files.close()
-    return "images", channels, f"{len(files):,} {CHANNEL_NAMES[channels]} images, seen at {width}x{height}"
-
-
-def choose_stage_cache(options: TrainingOptions, kind: str, batch_size: int) -> tuple[int | None, str | None]:
-    """`(outputs in the pool, line)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
+def choose_stage_cache(
+    options: TrainingOptions, source: SourceSpec, batch_size: int
+) -> tuple[StageCacheSpec, str | None]:
+    """`(the pool, line)`. Off unless asked for: it is the cheaper step, but not the same distribution."""
     if not options.stage_cache:
         hint = "off: every step runs the stages before; --stage-cache=4096 draws from a pool of their outputs instead"
-        return None, hint if kind == "network" else None
-    if kind != "network":
+        return StageCacheSpec(), hint if source.can_be_cached else None
+    if not source.can_be_cached:
         raise UserError(
             f"--stage-cache={options.stage_cache} needs --source=SNAPSHOT.pkl: it keeps images of a network"
         )
@@ -189,7 +172,7 @@ def choose_stage_cache(options: TrainingOptions, kind: str, batch_size: int) -> 
         raise UserError(f"--stage-cache={options.stage_cache} is less than the batch of {batch_size}; use 4096 or so")
     new = block_size(batch_size)
     line = f"steps draw from {options.stage_cache:,} outputs of the stages before, {new} of them new at each step"
-    return options.stage_cache, line
+    return StageCacheSpec(options.stage_cache), line
 
 
 def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: int) -> tuple[float, str]:
@@ -228,34 +211,33 @@ def choose_augmentation(options: TrainingOptions) -> tuple[dict[str, Any], str]:
 
 
 def choose_coreset(
-    options: TrainingOptions, num_images: int, source: dict[str, Any], batch_size: int
-) -> tuple[dict[str, Any] | None, str | None]:
-    """The configuration of core-sets and its line, none without `--coreset`; checks that there are enough candidates."""
+    options: TrainingOptions, num_images: int, source: SourceSpec, batch_size: int
+) -> tuple[CoresetSpec, str | None]:
+    """The core-sets of `--coreset` and their line; checks that there are enough candidates."""
     if not options.coreset:
-        return None, None
+        return CoresetSpec(), None
     factor = options.coreset_factor or CORESET_FACTOR
-    coreset: dict[str, Any] = {"of": list(options.coreset), "factor": factor}
-    where = []
+    detector, where = None, []
     if "prior" in options.coreset:
-        if source["kind"] == "images":
-            check_candidates("prior", factor, batch_size, count_images(source["path"]), f"--source={source['path']}")
+        if (num_sources := source.num_images()) is not None:
+            check_candidates("prior", factor, batch_size, num_sources, f"--source={options.source}")
         if options.stage_cache:
             check_candidates("prior", factor, batch_size, options.stage_cache, f"--stage-cache={options.stage_cache}")
         where.append(f"latents by {key_of_prior(options, source)}")
     if "target" in options.coreset:
         check_candidates("target", factor, batch_size, num_images, f"--data={options.data}")
-        name, weights = coreset_detector(options.detector, options.detector_weights)
-        coreset["detector"] = open_detector(name, weights, verbose=True).key
-        where.append(f"real images by features of {name}")
+        choice = DetectorChoice.of_coreset(options.detector, options.detector_weights, "cpu")
+        detector = choice.open(verbose=True).key
+        where.append(f"real images by features of {choice.name}")
     line = f"{batch_size} of {factor * batch_size} candidates by greedy k-center: {', '.join(where)} (--coreset)"
-    return coreset, line
+    return CoresetSpec(options.coreset, factor, detector), line
 
 
-def key_of_prior(options: TrainingOptions, source: dict[str, Any]) -> str:
+def key_of_prior(options: TrainingOptions, source: SourceSpec) -> str:
     """What distances between latents are measured in."""
-    if source["kind"] == "network" and not options.stage_cache:
-        return "the z of stage one (images of all candidates would cost too much; --stage-cache has them)"
-    is_trained = source["kind"] != "gaussian" and ENCODERS[options.source_encoder or "flatten"].is_trainable
+    if source.candidates is not None and not options.stage_cache:
+        return source.candidates
+    is_trained = source.has_images and ENCODERS[options.source_encoder or "flatten"].is_trainable
     return "their source images (the encoder is trained)" if is_trained else "z"
 
 
@@ -267,18 +249,10 @@ def check_candidates(name: str, factor: int, batch_size: int, num_images: int, w
         )
 
 
-def count_images(path: str) -> int:
-    files = open_files(path)
-    try:
-        return len(files)
-    finally:
-        files.close()
-
-
-def plan_prior(options: TrainingOptions, num_images: int, batch_size: int) -> dict[str, Any] | None:
-    """What `--prior` asks for, checked, as the arguments of `InstancePrior`; None without it. Raises `UserError`."""
+def plan_prior(options: TrainingOptions, num_images: int, batch_size: int) -> PriorSpec | NoPrior:
+    """What `--prior` asks for, checked. Raises `UserError`."""
     if options.prior is None:
-        return None
+        return NoPrior()
     check_sampling(options.prior_sampling)
     if num_images < batch_size:
         raise UserError(
@@ -292,13 +266,13 @@ def plan_prior(options: TrainingOptions, num_images: int, batch_size: int) -> di
             f"--prior-dim={options.prior_dim}: {num_images} images and the {detector.num_features} features of "
             f"{detector.name} have {most} principal axes at most"
         )
-    return {
-        "detector": detector.name,
-        "weights": None if options.prior_detector in DETECTORS else options.prior_detector,
-        "weights_hash": detector.weights_hash,
-        "num_features": detector.num_features,
-        "dim": options.prior_dim or detector.num_features,
-        "norm": options.prior_norm,
-        "sampling": options.prior_sampling,
-        "num_images": num_images,
-    }
+    return PriorSpec(
+        detector=detector.name,
+        weights=None if options.prior_detector in DETECTORS else options.prior_detector,
+        weights_hash=detector.weights_hash,
+        num_features=detector.num_features,
+        dim=options.prior_dim or detector.num_features,
+        norm=options.prior_norm,
+        sampling=options.prior_sampling,
+        num_images=num_images,
+    )

@@ -9,6 +9,7 @@ import torch
 from dnnlib.errors import UserError
 from training.config.presets import MBSTD_GROUP, PRESETS
 from training.config.run_config import TrainingConfig
+from training.config.source_specs import NoiseSpec
 from training.dataset import ImageFolderDataset
 
 DATASET = "training.dataset.ImageFolderDataset"
@@ -82,7 +83,7 @@ def config_from_official(
         outdir=str(Path(run_dir).parent),
         training_set_kwargs=data,
         data_fingerprint=dataset.fingerprint,
-        source={"kind": "gaussian", "z_dim": generator["z_dim"]},
+        source=NoiseSpec(generator["z_dim"]),
         G_kwargs=generator | shape,
         D_kwargs=flat(D_kwargs) | shape,
         G_opt_kwargs=adam("G_opt_kwargs", G_opt_kwargs),

@@ -43,7 +43,8 @@ from training.config.options import TrainingOptions
 from training.config.resume import ResumePoint, is_finished
 from training.config.run_config import TrainingConfig
 from training.config.source_choice import choice_line, choose_source
-from training.config.source_match import match_classes, match_line
+from training.config.source_match import match_classes
+from training.config.source_specs import SourceSpec
 from training.config.summary import (
     TOPICS,
     describe_continuation,
@@ -54,7 +55,9 @@ from training.data.shards import set_name
 from training.dataset import ImageFolderDataset
 from training.losses import LOSSES
 from training.sources.cascade import last_generator
-from training.sources.prior import describe as describe_prior
+from training.sources.coreset import CoresetSpec
+from training.sources.prior_features import NoPrior, PriorSpec
+from training.sources.stage_cache import StageCacheSpec
 
 
 @dataclass
@@ -84,13 +87,13 @@ class Decided:
     batch_size: int
     dataset: ImageFolderDataset
     data_info: dict[str, Any]
-    source: dict[str, Any]
+    source: SourceSpec
     encoder_kwargs: dict[str, Any] | None
-    stage_cache: int | None
+    stage_cache: StageCacheSpec
     gamma: float
     augment: dict[str, Any]
-    coreset: dict[str, Any] | None
-    prior: dict[str, Any] | None
+    coreset: CoresetSpec
+    prior: PriorSpec | NoPrior
     lines: dict[str, str | None]
     """Of the summary, by topic; None for none."""
 
@@ -125,23 +128,22 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     device, lines["Device"] = choose_device(options)
     options = adapt(options, device, point)
     options, why_source = choose_source(options.settled(), device)
-    why_source = why_source if point is None else point.config["source"].get("why")
+    why_source = why_source if point is None else point.source.why
     lines["Chosen"] = None if why_source is None else choice_line(why_source)
     options, lines["Stage"] = settle_stage(options)
     num_gpus = choose_processes(options, device)
     batch_size = options.batch or options.preset.batch or 32
     dataset, data_info, lines["Data"] = open_data(options)
     source, encoder_kwargs, lines["Source"] = describe_source(options)
-    source |= {} if why_source is None else {"why": why_source}
-    stage_cache, lines["Cache"] = choose_stage_cache(options, source["kind"], batch_size)
-    match = match_classes(options, device) if point is None else point.config["source"].get("match")
-    source |= {} if match is None else {"match": match}
-    lines["Classes"] = match_line(match) if options.cond and source["kind"] == "images" else None
+    stage_cache, lines["Cache"] = choose_stage_cache(options, source, batch_size)
+    match = match_classes(options, device) if point is None else point.source.match
+    lines["Classes"] = source.class_line(match) if options.cond else None
+    source = source.chosen(why_source, match)
     gamma, lines["Gamma"] = choose_gamma(options, dataset.image_shape, batch_size)
     augment, lines["Augment"] = choose_augmentation(options)
     coreset, lines["Core-set"] = choose_coreset(options, len(dataset), source, batch_size)
-    prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.config.get("prior")
-    lines["Prior"] = None if prior is None else describe_prior(prior)
+    prior = plan_prior(options, data_info["num_images"], batch_size) if point is None else point.prior
+    lines["Prior"] = prior.describe()
     return Decided(
         options=options, device=device, num_gpus=num_gpus, batch_size=batch_size, dataset=dataset, data_info=data_info,
         source=source, encoder_kwargs=encoder_kwargs, stage_cache=stage_cache, gamma=gamma, augment=augment,
@@ -183,8 +185,8 @@ def configuration(decided: Decided, asked: dict[str, Any], point: ResumePoint | 
 
 def network_fields(decided: Decided) -> dict[str, Any]:
     """The networks, and what moves them."""
-    options, prior = decided.options, decided.prior
-    shape = network_shape(decided.dataset) | ({} if prior is None else {"c_dim": prior["dim"]})
+    options, shape = decided.options, network_shape(decided.dataset)
+    shape["c_dim"] = decided.prior.c_dim(shape["c_dim"])
     return {
         "G_kwargs": generator_kwargs(options, decided.encoder_kwargs, decided.batch_size) | shape,
         "D_kwargs": discriminator_kwargs(options) | shape,

@@ -25,13 +25,19 @@ from training.checkpoints.state_file import (
 from training.config.option_paths import absolute_options
 from training.config.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
 from training.config.presets import PRESETS
-from training.config.run_config import FREE_FIELDS, TrainingConfig
+from training.config.run_config import FREE_FIELDS, TrainingConfig, as_data
+from training.config.source_specs import SourceSpec, from_data
 from training.settings import LATEST
+from training.sources.prior_features import NoPrior, PriorSpec
 
 DAMAGED = ".damaged"  # ending of a state that could not be continued
 
 # What runs meant that are older than a field.
-UNSAID = {f.name: f.default for f in dataclasses.fields(TrainingConfig) if f.default is not dataclasses.MISSING}
+UNSAID = {
+    one.name: as_data(one.default if one.default_factory is dataclasses.MISSING else one.default_factory())
+    for one in dataclasses.fields(TrainingConfig)
+    if one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+}
 
 
 @dataclass
@@ -47,6 +53,17 @@ class ResumePoint:
     """The configuration that it had."""
     notes: list[str] = field(default_factory=list)
     """What is not as it was, for the log."""
+
+    @property
+    def source(self) -> SourceSpec:
+        """What feeds it."""
+        return from_data(self.config["source"])
+
+    @property
+    def prior(self) -> PriorSpec | NoPrior:
+        """What it is conditioned on."""
+        said = self.config.get("prior")
+        return NoPrior() if said is None else PriorSpec(**said)
 
     def check(self, config: TrainingConfig) -> None:
         """Raise `UserError` where the new configuration would be another run."""
@@ -81,9 +98,9 @@ def find_resume_point(options: Mapping[str, Any], given: set[str]) -> ResumePoin
     saved = read_options(run_dir)
     state, complaints = newest_intact_state(run_dir)
     merged, notes = merge(saved["options"], options, given, run_dir)
-    source = saved["source"]
-    if source["kind"] != "gaussian" and "source" not in given:
-        merged |= {"source": source["path"], "source_pool": ()}  # what --source=auto chose stays chosen
+    path = saved["source"].get("path")
+    if path is not None and "source" not in given:
+        merged |= {"source": path, "source_pool": ()}  # what --source=auto chose stays chosen
     merged |= {"outdir": str(run_dir.parent)}
     point = ResumePoint(run_dir, state, TrainingOptions(**merged), saved, [*complaints, *notes])
     if state is None and not is_finished(point) and (snapshots := numbered(run_dir, SNAPSHOT_PATTERN)):
@@ -118,10 +135,9 @@ def read_options(run_dir: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         saved.get("training_set_kwargs", {}).pop("class_name", None)  # for scripts of other people, see official_fields
-        source = saved["source"]
+        from_data(saved["source"])
         is_ours = (
             are_options(saved["options"])
-            and ("z_dim" if source["kind"] == "gaussian" else "path") in source
             and isinstance(saved["desc"], str)
             and isinstance(saved.get("finished_kimg", 0), int | float)
         )

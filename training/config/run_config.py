@@ -1,11 +1,16 @@
 """The complete description of a run."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
 from training.config.options import FLAGS, OnResume
+from training.config.source_specs import SourceSpec
+from training.sources.coreset import CoresetSpec
+from training.sources.prior_features import NoPrior, PriorSpec
+from training.sources.stage_cache import StageCacheSpec
 
 CORESET_FACTOR = 4  # Sinha et al. 2020 used 4 to 8
 
@@ -25,9 +30,8 @@ class TrainingConfig:
     """Name of the run, behind its number."""
     training_set_kwargs: dict[str, Any]
     """Constructor arguments of the dataset."""
-    source: dict[str, Any]
-    """`kind` (gaussian, images, network), `path` or `z_dim`; after `--source=auto` `why` it was chosen; with
-    `--source-match` the pairs of classes as `match`."""
+    source: SourceSpec
+    """What feeds G."""
     G_kwargs: dict[str, Any]
     """Class and constructor arguments of the generator, its encoder's in `mapping_kwargs`."""
     D_kwargs: dict[str, Any]
@@ -91,8 +95,8 @@ class TrainingConfig:
     """Whether the augmentation probability came from the snapshot of `resume`."""
     resume_optimizer: bool = False
     """Whether the optimizers' moments came from the training state beside it."""
-    prior: dict[str, Any] | None = None
-    """Constructor arguments of the data instance prior; None for none."""
+    prior: PriorSpec | NoPrior = field(default_factory=NoPrior)
+    """The data instance prior."""
     keep: int | None = field(default=None, metadata=of_option("keep"))
     """Snapshots and training states kept, beside the best; None: all snapshots, two states."""
     nan_patience: int = field(default=10, metadata=of_option("nan_patience"))
@@ -107,10 +111,10 @@ class TrainingConfig:
     """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
     detector_weights: str | None = field(default=None, metadata=of_option("detector_weights"))
     """File or address of its weights."""
-    coreset: dict[str, Any] | None = None
-    """Core-sets: `of` (prior, target), `factor` candidates a sample, `detector` (its key) for targets; None for none."""
-    stage_cache: int | None = None
-    """Outputs of a network source that steps draw from; None: each step makes its own."""
+    coreset: CoresetSpec = field(default_factory=CoresetSpec)
+    """Batches chosen from many candidates."""
+    stage_cache: StageCacheSpec = field(default_factory=StageCacheSpec)
+    """The pool of outputs of a network source that steps draw from."""
     D_reg_interval: int | None = 16
     """Steps from one gradient penalty to the next; None: part of every step."""
     loss: str = "logistic"
@@ -146,7 +150,13 @@ class TrainingConfig:
         return self.batch_size // self.num_gpus
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data, as training_options.json has it."""
+        return {one.name: as_data(getattr(self, one.name)) for one in dataclasses.fields(self)}
+
+
+def as_data(value: Any) -> Any:
+    """A value of a field: specs say themselves what they are."""
+    return value.as_data() if hasattr(value, "as_data") else copy.deepcopy(value)
 
 
 def divisors(number: int) -> list[int]:

@@ -1,6 +1,7 @@
 """`--source-match`: classes of the source for classes of the target, by number or by the signed inception distance."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,40 @@ FEWEST_IMAGES = 10  # of a class whose distance is measured
 COMPARED_IMAGES, COMPARED_OF_CLASS = 10_000, 50  # of a set; more where it has very many classes
 
 
-def match_classes(options: TrainingOptions, device: str) -> dict[str, Any] | None:
-    """The pairs as JSON data, None for `random`: `kind`, `pairs` (a source class for each target class), and for `csid`
-    the distances and the `detector`. Raises `UserError`."""
+@dataclass(frozen=True)
+class ClassMatch:
+    """Which source class feeds which target class, and how that was found."""
+
+    kind: str
+    """`label` or `csid`."""
+    pairs: list[int]
+    """A source class for each target class."""
+    csid: list[float] | None = None
+    """Distances of the pairs, where they were measured."""
+    detector: str | None = None
+    """What they were measured with."""
+
+    def as_data(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def describe(self) -> str:
+        """For the summary."""
+        how = {"label": "of the same number", "csid": f"nearest by CSID[{self.detector}]"}[self.kind]
+        return f"each of {len(self.pairs)} classes from the source class {how} ({len(set(self.pairs))} used)"
+
+    def lines(self) -> Iterator[str]:
+        """For the log: which class is fed by which, with the distances where they were measured."""
+        values = self.csid or [None] * len(self.pairs)
+        for target, (source, value) in enumerate(zip(self.pairs, values, strict=True)):
+            distance = "" if value is None else f"  CSID[{self.detector}] {value:g}"
+            yield f"Class {target:>4} <- source class {source:>4}{distance}"
+
+
+UNMATCHED = "source images whatever the class (--source-match=label and csid pair classes)"
+
+
+def match_classes(options: TrainingOptions, device: str) -> ClassMatch | None:
+    """The pairs that `--source-match` asks for; None for `random`. Raises `UserError`."""
     kind = options.source_match
     if kind == "random":
         return None
@@ -38,13 +70,12 @@ def match_classes(options: TrainingOptions, device: str) -> dict[str, Any] | Non
         source_classes = classes_of(options.source)
     with naming(f"{flag}: --data"):
         target_classes = classes_of(options.data)
-    match: dict[str, Any] = {"kind": kind}
     if kind == "label":
-        match["pairs"] = same_numbers(options, source_classes, target_classes)
+        match = ClassMatch(kind, same_numbers(options, source_classes, target_classes))
     else:
-        match |= nearest_classes(options, source_classes, target_classes, device)
+        match = nearest_classes(options, source_classes, target_classes, device)
     with naming(f"{flag}: --source={options.source}"):
-        ClassPairs(match["pairs"], torch.from_numpy(source_classes))
+        ClassPairs(match.pairs, torch.from_numpy(source_classes))
     return match
 
 
@@ -69,7 +100,7 @@ def same_numbers(options: TrainingOptions, source_classes: np.ndarray, target_cl
 
 def nearest_classes(
     options: TrainingOptions, source_classes: np.ndarray, target_classes: np.ndarray, device: str
-) -> dict[str, Any]:
+) -> ClassMatch:
     """For every target class the source class with the smallest |CSID| in the features of `--detector`."""
     detector = open_detector(options.detector, options.detector_weights, device=device, verbose=True)
     features, classes = [], []
@@ -89,7 +120,7 @@ def nearest_classes(
             )
     nearest = np.nanargmin(np.abs(table), axis=1)
     values = table[np.arange(len(table)), nearest]
-    return {"pairs": nearest.tolist(), "csid": [float(f"{value:.4g}") for value in values], "detector": detector.name}
+    return ClassMatch("csid", nearest.tolist(), [float(f"{value:.4g}") for value in values], detector.name)
 
 
 def check_counts(classes: np.ndarray, path: str) -> None:
@@ -99,22 +130,3 @@ def check_counts(classes: np.ndarray, path: str) -> None:
             f"{path}: its class {int(counts.argmin())} has {counts.min()} images, and csid needs {FEWEST_IMAGES} of each "
             "class; use --source-match=label or random, or leave such classes out of the set"
         )
-
-
-def match_line(match: dict[str, Any] | None) -> str:
-    """For the summary."""
-    if match is None:
-        return "source images whatever the class (--source-match=label and csid pair classes)"
-    how = {"label": "of the same number", "csid": f"nearest by CSID[{match.get('detector')}]"}[match["kind"]]
-    num = len(set(match["pairs"]))
-    return f"each of {len(match['pairs'])} classes from the source class {how} ({num} used)"
-
-
-def pair_lines(match: dict[str, Any] | None) -> Iterator[str]:
-    """For the log: which class is fed by which, with the distances where they were measured."""
-    if match is None:
-        return
-    values = match.get("csid", [None] * len(match["pairs"]))
-    for target, (source, value) in enumerate(zip(match["pairs"], values, strict=True)):
-        distance = "" if value is None else f"  CSID[{match['detector']}] {value:g}"
-        yield f"Class {target:>4} <- source class {source:>4}{distance}"

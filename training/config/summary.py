@@ -71,7 +71,7 @@ def loss_line(config: TrainingConfig) -> str:
 def pretrain_line(config: TrainingConfig) -> str | None:
     if config.pretrain_kimg is None:
         return None
-    what = "noise" if config.source["kind"] == "gaussian" else "source images"
+    what = "source images" if config.source.has_images else "noise"
     return f"{config.pretrain_kimg:g} kimg in which G alone learns to draw the training images paired with {what} (--pretrain)"
 
 

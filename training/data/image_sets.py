@@ -1,5 +1,6 @@
 """Images in files as metrics, core-sets and priors want them: by number, each the same whoever asks."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import torch
 
 from metrics.feature_stats import Images
 from torch_utils import seeding
-from training.data.image_files import BadImage, content_fingerprint, open_files
+from training.data.image_files import BadImage, ImageFiles, content_fingerprint, open_files
 from training.data.image_tensors import to_uint8
 from training.data.shards import set_name
 
@@ -25,9 +26,9 @@ class ImageSet:
 
     reads_ahead = may_skip = True
 
-    def __init__(self, path: str | Path):
-        """Raises `UserError` where there are no images."""
-        self._files = open_files(path)
+    def __init__(self, path: str | Path, files: ImageFiles | None = None):
+        """Raises `UserError` where there are no images. files: those of the path, where they are open already."""
+        self._files = open_files(path) if files is None else files
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
         self.name = set_name(path)
         self.key = content_fingerprint(self._files)
@@ -61,6 +62,23 @@ class ImageSet:
         if pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
+
+
+class SubsetImages:
+    """Some of the images of a set. indices: ascending."""
+
+    reads_ahead = True
+
+    def __init__(self, images: ImageSet, indices: np.ndarray):
+        self.images, self.indices, self.may_skip = images, indices, images.may_skip
+        chosen = hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()
+        self.name, self.key = images.name, f"{chosen} of {images.key}"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+        return self.images.read(self.indices[np.asarray(indices, dtype=np.int64)].tolist())
 
 
 class NoiseImages:

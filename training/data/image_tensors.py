@@ -2,6 +2,8 @@
 
 import torch
 
+SMALL_SIDE = 8  # pixels
+
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 or uint16 images as float32 in [-1, 1]."""
@@ -23,3 +25,8 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def resize_gray(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resize(images.mean(dim=1, keepdim=True), size)
+
+
+def small(images: torch.Tensor) -> torch.Tensor:
+    """`[n, C, h, w]` -> `[n, C * 8 * 8]`: what images are compared by where details do not count."""
+    return resize(images, (SMALL_SIDE, SMALL_SIDE)).flatten(1)

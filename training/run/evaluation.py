@@ -19,7 +19,7 @@ from dnnlib.errors import naming
 from dnnlib.files import SHEET_TEXT, tolerated, whole_file
 from metrics import metric_main
 from metrics.detectors import Detectors, describe, open_detector
-from metrics.feature_stats import choose_indices, compute_features
+from metrics.feature_stats import Images, choose_indices, compute_features
 from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
 from torch_utils import distributed, seeding, training_stats
@@ -51,12 +51,13 @@ class Evaluation:
         run_dir: Path,
         config: TrainingConfig,
         state: TrainingState,
+        images: Images,
         labels: Labels,
         keep_going: Callable[[], bool],
     ):
         """Opens what the metrics need, so that what is missing shows before training. Raises `UserError`.
 
-        labels: `[N, c_dim]` of the training data. keep_going: asked now and then on all ranks, False ends an
+        images: the training data; labels: `[N, c_dim]` of it. keep_going: asked now and then on all ranks, False ends an
         evaluation.
         """
         self.run_dir, self.config, self.state, self.labels = run_dir, config, state, labels
@@ -69,7 +70,7 @@ class Evaluation:
             detector=Detectors(
                 config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer
             ),
-            real=ImageSet(config.metrics_data or config.training_set_kwargs["path"]),
+            real=images if config.metrics_data is None else ImageSet(config.metrics_data),
             seed=config.seed,
             is_verbose=self.is_writer,
             keep_going=keep_going,
@@ -164,11 +165,10 @@ class DiversityWatch:
     The numbers are for seeing a fall, not for comparing runs: a handful of samples covers a handful of images.
     """
 
-    def __init__(self, config: TrainingConfig, state: TrainingState, labels: Labels):
+    def __init__(self, config: TrainingConfig, state: TrainingState, images: Images, labels: Labels):
         """On every rank; the other methods on rank 0. Raises `UserError` where an image cannot be read."""
-        self.config, self.state, self.labels = config, state, labels
+        self.config, self.state, self.images, self.labels = config, state, images, labels
         self.detector = open_detector("tiny")
-        self.images = ImageSet(config.training_set_kwargs["path"])
         self.best_coverage, self.num_low = 0.0, 0
         self.reference = choose_indices(len(self.images), REFERENCE_IMAGES, config.seed)
         with naming("--data"):

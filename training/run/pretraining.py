@@ -21,11 +21,13 @@ from metrics.progress_bar import progress_bar
 from torch_utils import distributed, misc, seeding, training_stats
 from training.config.run_config import TrainingConfig
 from training.data.grids import rgb_pixels
-from training.data.image_tensors import to_float
+from training.data.image_tensors import small, to_float
 from training.dataset import ImageFolderDataset, sample_order
+from training.run.adversarial import Term
+from training.run.batches import Batch
 from training.run.loader import BatchLoader
-from training.run.step import Batch, NotFinite, Phase, TrainingStep
-from training.sources.coreset import small
+from training.run.state import TrainingState
+from training.run.step import NotFinite, Phase, TrainingStep
 from training.sources.feed import LatentFeed
 from training.sources.source import Draw
 
@@ -54,7 +56,7 @@ class Pairs:
     def draw(self, start: int, count: int) -> Draw:
         """The choices of the latents for `count` positions from `start`, which lie in one block."""
         number, first = divmod(start, self.block_size)
-        return {name: value[first : first + count] for name, value in self.block(number).items()}
+        return self.block(number).each(lambda value: value[first : first + count])
 
     @torch.no_grad()
     def _block(self, number: int) -> Draw:
@@ -65,7 +67,7 @@ class Pairs:
         if distributed.get_rank() == 0:
             rows = assign(*keys(self.feed, draw, self.images(number), self.axes), classes=self.classes(labels))
         rows = distributed.broadcast_object(rows)
-        return {name: value[rows] for name, value in draw.items()}
+        return draw.each(lambda value: value[rows])
 
     def indices(self, number: int) -> np.ndarray:
         return sample_order(len(self.dataset), self.seed, number * self.block_size, self.block_size)
@@ -109,15 +111,16 @@ def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor, axes: torch.Tensor 
     images along as many `axes`."""
     images = images - images.mean(dim=0)
     if axes is not None:
-        z = draw["z"][:, : axes.shape[1]]
+        assert draw.z is not None
+        z = draw.z[:, : axes.shape[1]]
         return Keys(z, images @ axes[:, : z.shape[1]])
     sources = torch.cat([small_rgb(feed.source.realize(part)) for part in split(draw, AT_A_TIME)])
     return Keys(sources - sources.mean(dim=0), images)
 
 
 def split(draw: Draw, size: int) -> Iterator[Draw]:
-    for first in range(0, len(next(iter(draw.values()))), size):
-        yield {name: value[first : first + size] for name, value in draw.items()}
+    for first in range(0, len(draw), size):
+        yield draw.each(lambda value, first=first: value[first : first + size])
 
 
 def assign(latents: torch.Tensor, images: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
@@ -165,7 +168,7 @@ def learn_pairs(
     state, batch_size = step.state, config.batch_size
     pairs = Pairs(dataset, state.feed, config.seed, batch_size)
     optimizer = torch.optim.Adam(state.G.parameters(), **ADAM)
-    phase = Phase(PHASE, state.G, optimizer, 1, paired_loss(step), moves_means=True)
+    phase = Phase(PHASE, state.G, optimizer, 1, paired_loss(state), moves_means=True)
     step.num_skipped[PHASE] = 0
     step.set_progress()
     errors, found = training_stats.Collector(regex=STATISTIC), []
@@ -185,7 +188,7 @@ def learn_pairs(
                 images, labels = next(loader)
                 draw = pairs.draw(start, batch_size)
             c = torch.from_numpy(dataset.get_labels(sample_order(len(dataset), config.seed, start, batch_size)))
-            step.run_phase(phase, step.divide({PHASE: draw}, {}, {PHASE: c}, images, labels))
+            step.run_phase(phase, step.batches.divide({PHASE: draw}, {}, {PHASE: c}, images, labels))
             if start in (0, num_images - batch_size):
                 errors.update()
                 found.append(errors[STATISTIC])
@@ -193,16 +196,15 @@ def learn_pairs(
     return found[0], found[-1]
 
 
-def paired_loss(step: TrainingStep) -> Callable[[Batch, float], torch.Tensor]:
+def paired_loss(state: TrainingState) -> Callable[[Batch], Iterator[Term]]:
     """Squared differences of generated images, without noise inputs, from those that they are paired with."""
 
-    def accumulate(batch: Batch, gain: float) -> torch.Tensor:
-        G = step.state.G
-        z = step.state.feed.latents(batch.draws[PHASE], G.mapping.encoder)
+    def losses(batch: Batch) -> Iterator[Term]:
+        G = state.G
+        z = state.feed.latents(batch.draws[PHASE], G.mapping.encoder)
         ws = G.mapping(z, batch.labels[PHASE], update_emas=batch.is_first)
         images = G.synthesis(ws, update_emas=batch.is_first, noise_mode="none")
         loss = (images - batch.real_images).square()
-        training_stats.report(STATISTIC, loss)
-        return step.weighted(loss, gain)
+        yield Term(loss, {STATISTIC: loss})
 
-    return accumulate
+    return losses

@@ -1,5 +1,6 @@
 """What a run tells people while it goes on: a bar or plain lines, log.txt, stats.jsonl, TensorBoard; and Ctrl-C."""
 
+import contextlib
 import json
 import os
 import re
@@ -74,12 +75,19 @@ class StopSignal:
         if self.is_asked:
             return
         self.is_asked = True
-        distributed.print0("\nStopping as soon as the state can be saved. Press Ctrl-C again to leave at once.")
+        if distributed.get_rank() == 0:
+            say_at_once("\nStopping as soon as the state can be saved. Press Ctrl-C again to leave at once.\n")
 
     def is_asked_anywhere(self) -> bool:
         """Whether any process was asked. Call on all ranks."""
         self.is_agreed = self.is_agreed or distributed.is_true_anywhere(self.is_asked)
         return self.is_agreed
+
+
+def say_at_once(message: str) -> None:
+    """Write to the terminal from within a signal's handler: the signal may have come while `print` was at work."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.__stdout__.fileno(), message.encode())
 
 
 class Progress:

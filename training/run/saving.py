@@ -1,6 +1,7 @@
 """What a run saves: snapshots for people and later stages, training states for its own continuation."""
 
 import copy
+import dataclasses
 import json
 import platform
 import time
@@ -130,7 +131,7 @@ class Saver:
         contents = {name: None if network is None else frozen(network) for name, network in networks.items()} | {
             "source": self.state.feed.source.root,
             "labels": self.state.labels,
-            "prior": None if self.state.conditions is None else self.state.conditions.prior,
+            "prior": self.state.conditions.prior,
             "training_set_kwargs": {
                 "class_name": "training.dataset.ImageFolderDataset",
                 **self.config.training_set_kwargs,
@@ -204,7 +205,7 @@ class Saver:
     def write_options(self, **more: Any) -> None:
         run = describe_run(self.config, self.state)
         options = {
-            **with_absolute_paths(self.config.as_dict()),
+            **with_absolute_paths(self.config),
             **official_fields(self.config),
             "batch_gpu_chosen": self.batch_gpu,
             "run": run,
@@ -214,17 +215,17 @@ class Saver:
             file.write((json.dumps(options, indent=2) + "\n").encode())
 
 
-def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+def with_absolute_paths(config: TrainingConfig) -> dict[str, Any]:
     """A configuration as it goes into the folder of its run: readers stand in other folders than the run did."""
-    data, source = config["training_set_kwargs"], config["source"]
-    changed = {
-        "training_set_kwargs": {**data, "path": absolute_set(data["path"])},
-        "source": {**source, "path": absolute_set(source["path"])} if "path" in source else source,
-        "options": absolute_options(config["options"]),
-    }
-    if config.get("prior") is not None and config["prior"]["weights"] is not None:
-        changed["prior"] = {**config["prior"], "weights": absolute_set(config["prior"]["weights"])}
-    return {**config, **changed}
+    data = config.training_set_kwargs
+    whole = dataclasses.replace(
+        config,
+        training_set_kwargs={**data, "path": absolute_set(data["path"])},
+        source=config.source.renamed(absolute_set),
+        prior=config.prior.renamed(absolute_set),
+        options=absolute_options(config.options),
+    )
+    return whole.as_dict()
 
 
 def frozen(network: torch.nn.Module) -> torch.nn.Module:

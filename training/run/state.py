@@ -1,7 +1,7 @@
 """The state of a training run: networks, optimizers, augmentation, the source, counters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,14 @@ import torch
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
 from training.augment import AugmentPipe
-from training.checkpoints.snapshot import load_snapshot, open_network_source
+from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.state_file import fitting, read_state, state_beside
 from training.config.run_config import TrainingConfig
 from training.layers.precision import FLOAT32, PrecisionPlan, plan_from_data, plan_precision, set_tf32, settle_precision
-from training.sources.cascade import Cascade, last_generator
+from training.sources.cascade import last_generator
 from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
-from training.sources.network_source import NetworkSource
-from training.sources.prior_features import FeatureConditions, build_conditions
-from training.sources.source import GaussianSource, ImageSource, Source
+from training.sources.prior_features import FeatureConditions, NoConditions
 
 
 @dataclass
@@ -37,7 +35,7 @@ class TrainingState:
     """Running mean of the path lengths."""
     precision: PrecisionPlan
     """What the networks compute in."""
-    conditions: FeatureConditions | None = None
+    conditions: FeatureConditions | NoConditions = field(default_factory=NoConditions)
     """What stands in for labels with `--prior`, and the prior."""
     labels: LabelDistribution | None = None
     """Of the training data, where there are any."""
@@ -49,6 +47,10 @@ class TrainingState:
     """Phases done of the step that comes next; 0 unless a run was stopped in the middle of a step."""
     cur_tick: int = 0
     """Ticks done."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.pl_mean.device
 
     @property
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -69,7 +71,8 @@ class TrainingState:
             "precision": {**self.precision.as_data(), "device": self.pl_mean.device.type},
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "source": self.feed.source.describe(),
-        } | ({} if self.conditions is None else {"prior": self.conditions.prior.state_dict()})
+            **self.conditions.state_dict(),
+        }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from a `state_dict` of the same configuration, on any device. Raises `UserError` for another source."""
@@ -98,7 +101,7 @@ def build_state(
     D = persistence.construct(**config.D_kwargs)
     G_ema = persistence.construct(**config.G_kwargs)
     misc.copy_params_and_buffers(G, G_ema, require_all=True)
-    source = open_source(config, verbose)
+    source = config.source.open(config.seed, verbose)
     G.train().requires_grad_(False).to(device)
     D.train().requires_grad_(False).to(device)
     G_ema.eval().requires_grad_(False).to(device)
@@ -112,7 +115,6 @@ def build_state(
         feed=LatentFeed(source, G.mapping.encoder).to(device),
         pl_mean=torch.zeros([], device=device),
         precision=plan_precision(device, config.fp32, config.allow_tf32),
-        conditions=build_conditions(config, device, verbose, None if saved is None else saved.get("prior")),
     )
     if saved is not None:
         with fitting():
@@ -157,18 +159,6 @@ def without_paths(description: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in description.items()
         if key not in ("path", "why")
     }
-
-
-def open_source(config: TrainingConfig, verbose: bool) -> Source:
-    """The source that the configuration names, with its images or its network in memory."""
-    kind = config.source["kind"]
-    if kind == "gaussian":
-        return GaussianSource(config.source["z_dim"])
-    with naming("--source"):
-        if kind == "images":
-            pairs = config.source.get("match", {}).get("pairs")
-            return ImageSource.open(config.source["path"], seed=config.seed, verbose=verbose, pairs=pairs)
-        return open_network_source(config.source["path"])
 
 
 def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> None:
@@ -255,6 +245,4 @@ def build_augment_pipe(config: TrainingConfig, device: torch.device) -> AugmentP
 
 def snapshot_generator(state: TrainingState) -> torch.nn.Module:
     """`G_ema`, behind the generators that feed it where the source is a network: it runs from plain noise."""
-    if isinstance(state.feed.source, NetworkSource):
-        return Cascade.chain(state.feed.source.network, state.G_ema, state.feed.source.labels)
-    return state.G_ema
+    return state.feed.source.chained(state.G_ema)

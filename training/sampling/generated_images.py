@@ -77,7 +77,7 @@ class GeneratedImages:
             draws.append(self.feed.draw(1, gen))
             if self.labels is not None:
                 chosen.append(int(torch.randint(len(self.labels), [1], generator=gen)))
-        draw: Draw = {name: torch.cat([one[name] for one in draws]) for name in draws[0]}
+        draw = Draw.cat(draws)
         c = None if self.labels is None else self.labels[chosen].to(self.device)
         with torch.no_grad():
             z = self.feed.latents(self.feed.match(draw, c), self.G.mapping.encoder)
@@ -107,7 +107,7 @@ def open_generated(
     """
     source, note = whole_source(contents["source"], path)
     feed = feed_of({**contents, "source": source}, device)
-    if isinstance(source, ImageSource) and len(source.images) == 0:
+    if source.is_empty:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")
     G = contents["G_ema"].to(device).eval().requires_grad_(False)
     prior = contents.get("prior")
@@ -127,10 +127,11 @@ def whole_source(source: Source, path: str) -> tuple[Source, str | None]:
     path: of the snapshot. A few images that come again and again make too few different outputs: numbers would be worse
     than in training.
     """
-    if not isinstance(source, ImageSource):
+    if source.is_whole:
         return source, None
+    assert isinstance(source, ImageSource)
     whole = source.reopened(source_places(source.path, path))
-    if whole is not source or len(source.images) == source.num_images:
+    if whole is not source:
         return whole, None
     return source, (
         f"{source.path} is not there as it was in training: generated from the {len(source.images):,} source images that "

@@ -8,7 +8,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.sources.encoders import IdentityEncoder
 from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
 from training.sources.prior import InstancePrior
-from training.sources.source import Draw, GaussianSource, ImageSource, Source
+from training.sources.source import Draw, ImageSource, Source
 
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
@@ -113,22 +113,18 @@ class Sampler:
     def draw(self, seed: int) -> Draw:
         """The random choices of one seed, each `[1, ...]`."""
         gen = seeding.generator("sample", seed)
-        if isinstance(self.feed.source, GaussianSource):
-            draw = {"z": gaussian_latent(seed, self.feed.source.z_dim)}
-        else:
-            draw = self.feed.draw(1, gen)
+        draw = self.feed.draw_of_seed(seed, gen)
         if self.picks_images:
-            draw["index"] = torch.tensor([seed])
+            draw = replace(draw, index=torch.tensor([seed]))
         encoder = self.generator.mapping.encoder
         if len(self.stages) > 1 and encoder.noise_std > 0:  # of the first stage it is in the feed's draw
-            draw["last_noise"] = encoder.noise_std * torch.randn([1, encoder.z_dim], generator=gen)
+            draw = replace(draw, last_noise=encoder.noise_std * torch.randn([1, encoder.z_dim], generator=gen))
         return draw
 
     def draws(self, seeds: Sequence[int], look: Look | None = None) -> Draw:
         """The random choices of several seeds, each `[n, ...]`; of images that the look's class is paired with."""
-        draws = [self.draw(seed) for seed in seeds]
-        draw = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
-        is_paired = isinstance(self.feed.source, ImageSource) and self.feed.source.pairs is not None
+        draw = Draw.cat([self.draw(seed) for seed in seeds])
+        is_paired = self.feed.source.pairs is not None
         return self.feed.match(draw, self.labels(len(seeds), look or Look())) if is_paired else draw
 
     def labels(self, n: int, look: Look) -> torch.Tensor | None:
@@ -140,8 +136,7 @@ class Sampler:
     def latents(self, seeds: Sequence[int], look: Look | None = None) -> Latents:
         """look: decides the class, where source images depend on it."""
         draw = self.draws(seeds, look)
-        noise = draw.get("last_noise")
-        noise = None if noise is None else noise.to(self.device)
+        noise = None if draw.last_noise is None else draw.last_noise.to(self.device)
         drawn_by = self.drawn_by
         c = None if drawn_by is None else torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(self.device)
         return Latents(self.feed.latents(draw), noise, c)
@@ -193,7 +188,7 @@ def open_sampler(
     if source_images is not None:
         with naming("--source-images"):
             G_ema, source = replace_source(G_ema, source, source_images, verbose)
-    elif isinstance(source, ImageSource) and len(source.images) == 0:
+    elif source.is_empty:
         raise UserError(f"--network: {network} carries no source images; choose some with --source-images=DIR|ZIP")
     prior, labels = contents.get("prior"), contents.get("labels")
     if prior is not None:
@@ -220,10 +215,10 @@ def replace_source(network: Network, source: Source, path: str, verbose: bool = 
     entry = takes_images.index(True)
     if entry > 0:
         trained_on = stages[entry - 1].img_channels
-    elif isinstance(source, ImageSource):
-        trained_on = source.image_shape[0]
-    else:
+    elif source.img_channels is None:
         raise UserError("the network takes images, but its snapshot does not say how many channels they have")
+    else:
+        trained_on = source.img_channels
     images = ImageSource.open(path, verbose=verbose)
     images.images = match_channels(images.images, trained_on)
     images.image_shape[0] = trained_on
@@ -260,11 +255,6 @@ def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     if channels == 4:
         colors = torch.cat([colors, torch.full_like(colors[:, :1], 255)], dim=1)
     return colors.round().to(torch.uint8)
-
-
-def gaussian_latent(seed: int, z_dim: int) -> torch.Tensor:
-    """z `[1, z_dim]` of a seed, the one that StyleGAN users know under this number."""
-    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
 
 
 def label(c_dim: int, class_idx: int | None) -> torch.Tensor | None:

@@ -7,27 +7,25 @@ batch holds stays a function of its position: every process chooses for the whol
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
 from dnnlib.errors import naming
-from metrics.detectors import open_detector
-from metrics.feature_stats import compute_features
+from metrics.detectors import Detector, open_detector
+from metrics.feature_stats import Images, compute_features
 from torch_utils import distributed, seeding
-from training.config.run_config import TrainingConfig
-from training.data.image_sets import ImageSet, MirroredImages
-from training.data.image_tensors import resize
 from training.dataset import sample_order
+from training.settings import CORESETS
 from training.sources.feed import LatentFeed
-from training.sources.network_source import NetworkSource
-from training.sources.source import Draw, ImageSource
+from training.sources.source import Draw
 from training.sources.stage_cache import StageCache
 
+PRIOR, TARGET = CORESETS
 PROJECTED_DIMS = 64  # of the detector's features
 PROJECTION_ROWS = 1 << 16  # that are projected at a time
-KEY_SIDE = 8  # pixels of the source images that are compared where the encoder is trained
 KEPT_CHOICES = 16  # batches: more than a loader is ahead
 
 
@@ -95,43 +93,24 @@ class PriorCoreset:
     def __init__(self, feed: LatentFeed | StageCache, factor: int):
         self.feed = feed
         self.factor = factor
-        self.thumbnails = functools.cache(thumbnails)
 
     def choose(self, candidates: Sequence[Draw], n: int) -> tuple[list[Draw], list[Coverage]]:
         """n of each of several draws, which all have as many rows; one after another would launch as many kernels each."""
-        points = torch.stack([self.keys(self.feed, draw) for draw in candidates])  # [B, N, d]
+        points = torch.stack([self.feed.points(draw) for draw in candidates])  # [B, N, d]
         rows, coverage = choose_rows(points, n)
         chosen = [
-            {name: value[index] for name, value in draw.items()} for draw, index in zip(candidates, rows, strict=True)
+            draw.each(lambda value, index=index: value[index]) for draw, index in zip(candidates, rows, strict=True)
         ]
         return chosen, coverage
 
-    @torch.no_grad()
-    def keys(self, feed: LatentFeed | StageCache, draw: Draw) -> torch.Tensor:
-        """What distances are measured between, `[N, d]` on the device: z as the generator gets it, with two exceptions.
 
-        Of a trained network as source it is the z of that network: images of all candidates would cost `factor` times
-        what the stage costs, unless a pool holds them. Under a trained encoder it is the source images, 8x8: z moves while
-        a step goes on, and what is chosen must not depend on which of its phases a run was stopped after.
-        """
-        if isinstance(feed, StageCache):
-            values = feed.values(draw)  # z, or under a trained encoder images
-            return feed.latents(draw) if values.ndim == 2 else small(values)
-        if isinstance(feed.source, NetworkSource):
-            return self.keys(feed.source.feed, feed.source.own_draw(draw))
-        if isinstance(feed.source, ImageSource) and feed.encoder.is_trainable:
-            return self.thumbnails(feed.source)[draw["index"].to(feed.source.device)]
-        return feed.latents(draw)
+class WholeBatch:
+    """In place of a `PriorCoreset` where none is asked for: the candidates are the batch."""
 
+    factor = 1
 
-def thumbnails(source: ImageSource) -> torch.Tensor:
-    """All images of a source, small: `[N, C * 8 * 8]` on its device."""
-    return torch.cat([small(images) for images in source.all_batches()])
-
-
-def small(images: torch.Tensor) -> torch.Tensor:
-    """`[n, C, h, w]` -> `[n, C * 8 * 8]`."""
-    return resize(images, (KEY_SIDE, KEY_SIDE)).flatten(1)
+    def choose(self, candidates: Sequence[Draw], n: int) -> tuple[list[Draw], list[Coverage]]:
+        return list(candidates), []
 
 
 class TargetChoice(NamedTuple):
@@ -167,27 +146,70 @@ class TargetCoreset:
         return self.choose(start, count).coverage
 
 
-def open_target_coreset(config: TrainingConfig, device: torch.device) -> TargetCoreset | None:
-    """From the features of all images, computed once and kept in the metrics' cache; None without `--coreset=target`.
+class ShuffledOrder:
+    """In place of a `TargetCoreset` where none is asked for: the shuffled sequence itself."""
 
-    On all ranks, each of which computes its share. Raises `UserError` where an image cannot be read.
-    """
-    if config.coreset is None or "target" not in config.coreset["of"]:
+    def __init__(self, num_images: int, seed: int):
+        self.num_images, self.seed = num_images, seed
+
+    def order(self, start: int, count: int) -> np.ndarray:
+        return sample_order(self.num_images, self.seed, start, count)
+
+    def coverage(self, start: int, count: int) -> None:
         return None
-    distributed.print0("Core-set: features of all images of --data...")
-    images = ImageSet(config.training_set_kwargs["path"])
-    images.may_skip = False  # every image is somebody's neighbour
-    whole = MirroredImages(images) if config.training_set_kwargs["xflip"] else images
-    name, weights = coreset_detector(config.detector, config.detector_weights)
-    detector = open_detector(name, weights, device=device)
-    with naming("--coreset=target"):
-        features = compute_features(whole, detector, is_verbose=True).features
-    return TargetCoreset(projected(features, config.seed), config.coreset["factor"], config.seed)
 
 
-def coreset_detector(name: str, weights: str | None) -> tuple[str, str | None]:
-    """Name and weights of what `--detector` means for core-sets: tiny, unless one is named."""
-    return ("tiny", None) if name == "auto" else (name, weights)
+TargetOrder: TypeAlias = TargetCoreset | ShuffledOrder
+
+
+@dataclass(frozen=True)
+class CoresetSpec:
+    """What `--coreset` asks for; by default nothing, so that batches are plain ones."""
+
+    of: tuple[str, ...] = ()
+    """`prior` for latents, `target` for real images."""
+    factor: int = 1
+    """Candidates for each sample."""
+    detector: str | None = None
+    """Key of the detector that sees the targets."""
+
+    def as_data(self) -> dict[str, Any] | None:
+        data = {"of": list(self.of), "factor": self.factor, "detector": self.detector}
+        return {name: value for name, value in data.items() if value is not None} if self.of else None
+
+    def of_latents(self, feed: LatentFeed | StageCache) -> PriorCoreset | WholeBatch:
+        """What chooses the latents of a batch."""
+        return PriorCoreset(feed, self.factor) if PRIOR in self.of else WholeBatch()
+
+    def of_targets(self, images: Images, detector: "DetectorChoice", seed: int) -> TargetOrder:
+        """What chooses the real images of a batch, from the features of all, computed once and kept in the metrics' cache.
+
+        images: of the dataset, by its numbers. On all ranks, each of which computes its share. Raises `UserError` where an
+        image cannot be read.
+        """
+        if TARGET not in self.of:
+            return ShuffledOrder(len(images), seed)
+        distributed.print0("Core-set: features of all images of --data...")
+        with naming("--coreset=target"):  # every image is somebody's neighbour: none may be missing
+            features = compute_features(images, detector.open(), is_strict=True, is_verbose=True).features
+        return TargetCoreset(projected(features, seed), self.factor, seed)
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """A detector that is not open yet."""
+
+    name: str
+    weights: str | None
+    device: torch.device | str
+
+    @classmethod
+    def of_coreset(cls, name: str, weights: str | None, device: torch.device | str) -> "DetectorChoice":
+        """What `--detector` means for core-sets: tiny, unless one is named."""
+        return cls("tiny", None, device) if name == "auto" else cls(name, weights, device)
+
+    def open(self, verbose: bool = False) -> Detector:
+        return open_detector(self.name, self.weights, device=self.device, verbose=verbose)
 
 
 def projected(features: torch.Tensor, seed: int, dims: int = PROJECTED_DIMS) -> torch.Tensor:

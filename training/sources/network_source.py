@@ -1,11 +1,11 @@
 """A trained generator as a source: stage one of a cascade."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from training.sources.cascade import stage_images
+from training.sources.cascade import Cascade, stage_images
 from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
 from training.sources.source import Draw, Source
@@ -35,6 +35,10 @@ class NetworkSource(Source):
         self.fingerprint = fingerprint
 
     @property
+    def img_channels(self) -> int:
+        return self.network.img_channels
+
+    @property
     def root(self) -> Source:
         return self.feed.source
 
@@ -46,15 +50,19 @@ class NetworkSource(Source):
         return self
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        # Under names of their own: the feed of the next stage adds choices, too.
-        return {f"stage.{name}": value for name, value in self.feed.draw(n, generator).items()}
+        return Draw(stage=self.feed.draw(n, generator))
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return stage_images(self.network, self.feed.latents(self.own_draw(draw)), self.labels)
+        assert draw.stage is not None
+        return stage_images(self.network, self.feed.latents(draw.stage), self.labels)
 
-    def own_draw(self, draw: Draw) -> Draw:
-        """The choices of the stage's feed, without those that the next stage added."""
-        return {name.removeprefix("stage."): value for name, value in draw.items() if name.startswith("stage.")}
+    def points(self, draw: Draw, latents: Callable[[Draw], torch.Tensor], is_trainable: bool) -> torch.Tensor:
+        """Those of its own feed: images of all candidates would cost `factor` times what the stage costs."""
+        assert draw.stage is not None
+        return self.feed.points(draw.stage)
+
+    def chained(self, generator: torch.nn.Module) -> torch.nn.Module:
+        return Cascade.chain(self.network, generator, self.labels)
 
     def all_batches(self, batch_size: int = 64) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,6 @@ three are a mixture: shares, centres, and spreads, which the memory has none of.
 """
 
 import importlib.util
-from typing import Any
 
 import numpy as np
 import torch
@@ -155,14 +154,3 @@ def check_sampling(sampling: str) -> None:
         raise UserError(
             '--prior-sampling=gmm: needs scikit-learn: pip install -e ".[prior]"; or use kmeans, which does without'
         )
-
-
-def describe(prior: dict[str, Any]) -> str:
-    """For the summary."""
-    reduced = f", {prior['dim']} principal axes" if prior["dim"] < prior["num_features"] else ""
-    norm = ", unit norm" if prior["norm"] == "unit" else ""
-    drawn = {"memory": "a memory of them", "kmeans": "k-means centres with noise", "gmm": "a Gaussian mixture"}
-    return (
-        f"{prior['num_features']} features of {prior['detector']} (weights {prior['weights_hash']}) condition G and D"
-        f"{reduced}{norm}; afterwards drawn from {drawn[prior['sampling']]}"
-    )

@@ -1,8 +1,10 @@
 """Features of images for the data instance prior: of the training data, and of images that somebody gives."""
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import torch
 
 from dnnlib.errors import UserError, naming
 from metrics.detectors import Detector, open_detector
-from metrics.feature_stats import allocate, compute_features
+from metrics.feature_stats import Images, allocate, compute_features
 from torch_utils import distributed
-from training.config.run_config import TrainingConfig
-from training.data.image_sets import ImageSet, MirroredImages
+from training.data.image_sets import ImageSet
+from training.dataset import Dataset
 from training.sources.prior import InstancePrior
 
 DETECTORS = ("auto", "inception", "vgg16", "tiny")
@@ -35,6 +37,99 @@ class FeatureConditions:
 
     def __getitem__(self, index: Sequence[int] | np.ndarray) -> torch.Tensor:
         return self.rows[torch.as_tensor(np.asarray(index))]
+
+    def become_labels_of(self, dataset: Dataset) -> None:
+        """Give every image of the dataset its condition."""
+        dataset.condition_on(self, self.prior.dim)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is not found anew in a run that is continued."""
+        return {"prior": self.prior.state_dict()}
+
+
+class NoConditions:
+    """In place of `FeatureConditions` where no prior is asked for."""
+
+    prior = None
+
+    def become_labels_of(self, dataset: Dataset) -> None:
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """What `--prior` asks for: the arguments of `InstancePrior`."""
+
+    detector: str
+    weights: str | None
+    weights_hash: str
+    num_features: int
+    dim: int
+    norm: str
+    sampling: str
+    num_images: int
+
+    def as_data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def renamed(self, rename: Callable[[str], Any]) -> "PriorSpec":
+        """With another path of the weights."""
+        return self if self.weights is None else dataclasses.replace(self, weights=rename(self.weights))
+
+    def c_dim(self, label_dim: int) -> int:
+        """Length of what G and D are conditioned on, in place of labels of `label_dim`."""
+        return self.dim
+
+    def describe(self) -> str:
+        """For the summary."""
+        reduced = f", {self.dim} principal axes" if self.dim < self.num_features else ""
+        norm = ", unit norm" if self.norm == "unit" else ""
+        drawn = {"memory": "a memory of them", "kmeans": "k-means centres with noise", "gmm": "a Gaussian mixture"}
+        return (
+            f"{self.num_features} features of {self.detector} (weights {self.weights_hash}) condition G and D"
+            f"{reduced}{norm}; afterwards drawn from {drawn[self.sampling]}"
+        )
+
+    def conditions(
+        self, images: Images, device: torch.device, seed: int, saved: Mapping[str, Any] | None, verbose: bool = False
+    ) -> FeatureConditions:
+        """Those of the training images, on all ranks alike. Raises `UserError`.
+
+        saved: `FeatureConditions.state_dict` of the run that is continued: its axes and mixture are not found anew.
+        """
+        prior = InstancePrior(**self.as_data())
+        detector = matching_detector(prior, prior.weights or prior.detector, device)
+        with naming("--data"):
+            features = compute_features(images, detector, is_strict=True, is_verbose=verbose).features
+        state = None if saved is None else saved.get("prior")
+        if state is None:
+            if distributed.get_rank() == 0:
+                prior.fit(features, seed)
+            state = distributed.broadcast_object(prior.state_dict())
+        prior.load_state_dict(dict(state))
+        return FeatureConditions(prior, features)
+
+
+class NoPrior:
+    """In place of a `PriorSpec` where no prior is asked for."""
+
+    def as_data(self) -> None:
+        return None
+
+    def renamed(self, rename: Callable[[str], Any]) -> "NoPrior":
+        return self
+
+    def c_dim(self, label_dim: int) -> int:
+        return label_dim
+
+    def describe(self) -> None:
+        return None
+
+    def conditions(self, *_: Any, **__: Any) -> NoConditions:
+        return NoConditions()
 
 
 def open_prior_detector(name: str, device: torch.device | str) -> Detector:
@@ -62,29 +157,6 @@ def naming_prior() -> Iterator[None]:
     except UserError as error:
         message = str(error).replace("--detector-weights", flag).replace("--detector=", f"{flag}=")
         raise UserError(message if message.startswith(flag) else f"{flag}: {message}") from error
-
-
-def build_conditions(
-    config: TrainingConfig, device: torch.device, verbose: bool, saved: Mapping[str, Any] | None
-) -> FeatureConditions | None:
-    """The conditions of the training data, on all ranks alike; None without a prior. Raises `UserError`.
-
-    saved: the prior's `state_dict` of the run that is continued: its axes and mixture are not found anew.
-    """
-    if config.prior is None:
-        return None
-    prior = InstancePrior(**config.prior)
-    detector = matching_detector(prior, prior.weights or prior.detector, device)
-    with naming("--data"):
-        images: Any = ImageSet(config.training_set_kwargs["path"])
-        images = MirroredImages(images) if config.training_set_kwargs["xflip"] else images
-        features = compute_features(images, detector, is_strict=True, is_verbose=verbose).features
-    if saved is None:
-        if distributed.get_rank() == 0:
-            prior.fit(features, config.seed)
-        saved = distributed.broadcast_object(prior.state_dict())
-    prior.load_state_dict(dict(saved))
-    return FeatureConditions(prior, features)
 
 
 def matching_detector(prior: InstancePrior, name: str, device: torch.device | str) -> Detector:

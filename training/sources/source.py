@@ -6,9 +6,11 @@ its own rows. `LatentFeed` sees a source through an encoder and is what training
 """
 
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +22,78 @@ from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from torch_utils import persistence, seeding
 from training.data.image_files import ImageFiles, content_fingerprint, fingerprint_at, open_files
+from training.data.image_tensors import small
 from training.data.labels import MAX_CLASSES, find_classes
 from training.data.pixels import widen
 from training.data.shards import set_exists
 from training.sources.class_pairs import ClassPairs
-
-Draw = dict[str, torch.Tensor]  # random choices, each [n, ...]
 
 MAX_SIDE = 64  # pixels; the encoders look at no more than 32, and pictures of pairs are small
 MAX_BYTES = 4 << 30  # of decoded images in memory; a random subset of larger sources is used
 KEEPSAKE_IMAGES, KEEPSAKE_BYTES = 1000, 8 << 20  # what travels inside a snapshot
 
 
+@dataclass(frozen=True)
+class Draw:
+    """The random choices that n samples come from, each `[n, …]` on the CPU; None for what the source does not choose."""
+
+    z: torch.Tensor | None = None
+    """Of noise: the sample itself, `[n, z_dim]`."""
+    index: torch.Tensor | None = None
+    """Of a list of images: which one, int64 `[n]`."""
+    place: torch.Tensor | None = None
+    """Of images that a label decides on (`Source.match`): where among those of its class, float64 `[n]` in [0, 1)."""
+    stage: "Draw | None" = None
+    """Of a network: what its own feed has chosen."""
+    noise: torch.Tensor | None = None
+    """Of a feed with `--source-noise`: standard normal, `[n, z_dim]`, for z."""
+    last_noise: torch.Tensor | None = None
+    """Of a seed and a cascade: what is added to z of its last stage, `[n, z_dim]`."""
+    pool: torch.Tensor | None = None
+    """Of a stage cache: which output, int64 `[n]`."""
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Draw":
+        """With all choices changed in the same way: other rows, another order."""
+        return Draw(
+            **{name: value.each(change) if isinstance(value, Draw) else change(value) for name, value in self._made()}
+        )
+
+    def _made(self) -> Iterator[tuple[str, Any]]:
+        return ((name, value) for name, value in vars(self).items() if value is not None)
+
+    def __len__(self) -> int:
+        return len(next(self._made())[1])
+
+    @staticmethod
+    def cat(draws: "Sequence[Draw]") -> "Draw":
+        """Several, of one source, as one."""
+        names = [name for name, _ in draws[0]._made()]
+        parts = {name: [getattr(draw, name) for draw in draws] for name in names}
+        return Draw(**{name: Draw.cat(part) if name == "stage" else torch.cat(part) for name, part in parts.items()})
+
+
 class Source:
     """Base of the sources: `sample(n, generator) -> x`, images `[n, C, h, w]` in [-1, 1] or noise `[n, z_dim]`."""
 
     device = torch.device("cpu")
+    has_images = True
+    is_list = False  # whether every sample is one of a list, the one that `Draw.index` says
+    is_whole = True  # whether it is all that a network was trained on
+    is_empty = False  # whether there is nothing to draw
     pairs: ClassPairs | None = None  # which classes of it feed which classes of the target, where they are paired
+
+    @property
+    def img_channels(self) -> int | None:
+        """Of its images; None for noise."""
+        raise NotImplementedError
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         """The random choices for n samples, on the CPU."""
         raise NotImplementedError
+
+    def draw_of_seed(self, seed: int, generator: torch.Generator) -> Draw:
+        """The choices for the one sample that a seed stands for; generator: of the seed."""
+        return self.draw(1, generator)
 
     def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
         """The choices for samples with labels c `[n, c_dim]`: others where the source has classes paired with those."""
@@ -70,19 +123,53 @@ class Source:
         """The source that feeds the first network of the chain: this one, unless it is a network."""
         return self
 
+    def chained(self, generator: torch.nn.Module) -> torch.nn.Module:
+        """The generator as it runs from `root`: itself, unless the source is a network."""
+        return generator
+
+    def misfit(self, z_dim: int, c_dim: int) -> str | None:
+        """Why a generator of such latents and labels cannot be fed by it, as a sentence; None where it can."""
+        return None
+
+    def renamed(self, rename: Callable[[str], str]) -> "Source":
+        """With another path, as a file shall say it."""
+        return self
+
+    def reopened(self, places: Sequence[str] = ()) -> "Source":
+        """With all that it had in training, where that lies at one of the places."""
+        return self
+
+    def points(self, draw: Draw, latents: Callable[[Draw], torch.Tensor], is_trainable: bool) -> torch.Tensor:
+        """What distances between samples are measured by, `[n, d]`: z as G gets it, unless that costs too much or moves.
+
+        latents: from choices to z. is_trainable: whether the encoder is, so that z moves while a step goes on; what a
+        core-set chooses must not depend on which of its phases a run was stopped after.
+        """
+        return latents(draw)
+
 
 @persistence.persistent_class
 class GaussianSource(Source):
     """Plain noise, the StyleGAN default."""
 
+    has_images = False
+    img_channels = None
+
     def __init__(self, z_dim: int):
         self.z_dim = z_dim
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
-        return {"z": torch.randn([n, self.z_dim], generator=generator)}
+        return Draw(z=torch.randn([n, self.z_dim], generator=generator))
+
+    def draw_of_seed(self, seed: int, generator: torch.Generator) -> Draw:
+        return Draw(z=gaussian_latent(seed, self.z_dim))
+
+    def misfit(self, z_dim: int, c_dim: int) -> str | None:
+        return None if self.z_dim == z_dim else f"the source makes z of {self.z_dim} numbers, and G_ema takes {z_dim}"
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return draw["z"].to(self.device)
+        assert draw.z is not None
+        return draw.z.to(self.device)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "gaussian", "z_dim": self.z_dim}
@@ -105,6 +192,8 @@ class ImageSource(Source):
     what was drawn into such images. Images of other classes are left out.
     """
 
+    is_list = True
+
     def __init__(
         self,
         path: str,
@@ -119,6 +208,19 @@ class ImageSource(Source):
         self.fingerprint = fingerprint
         self.label_fingerprint = label_fingerprint  # of the classes of all images, where they are paired
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
+        self._thumbnails: torch.Tensor | None = None
+
+    @property
+    def img_channels(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.images) == self.num_images
+
+    @property
+    def is_empty(self) -> bool:
+        return len(self.images) == 0
 
     @classmethod
     def open(
@@ -151,10 +253,15 @@ class ImageSource(Source):
             source.pairs = ClassPairs(pairs, torch.from_numpy(classes[indices]))
         return source
 
+    def to(self, device: torch.device | str) -> "ImageSource":
+        super().to(device)
+        self._thumbnails = None
+        return self
+
     def reopened(self, places: Sequence[str] = ()) -> "ImageSource":
         """With all images again where the files lie at one of the places, or at the path, and hold the same; else the
         keepsake. What is no data set today is no place."""
-        if len(self.images) == self.num_images:
+        if self.is_whole:
             return self
         for place in dict.fromkeys([*places, self.path]):
             with contextlib.suppress(UserError, OSError, ValueError):
@@ -167,22 +274,40 @@ class ImageSource(Source):
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         if self.pairs is not None:
-            return {"place": torch.rand([n], dtype=torch.float64, generator=generator)}  # in a class, see `match`
-        return {"index": torch.randint(len(self.images), [n], generator=generator)}
+            return Draw(place=torch.rand([n], dtype=torch.float64, generator=generator))
+        return Draw(index=torch.randint(len(self.images), [n], generator=generator))
 
     def match(self, draw: Draw, c: torch.Tensor | None) -> Draw:
         if self.pairs is None:
             return draw
         assert c is not None, "the classes of this source are paired with labels, and there are none"
-        others = {name: value for name, value in draw.items() if name != "place"}
-        return {**others, "index": self.pairs.choose(draw["place"], c)}
+        assert draw.place is not None
+        return dataclasses.replace(draw, place=None, index=self.pairs.choose(draw.place, c))
 
     def realize(self, draw: Draw) -> torch.Tensor:
-        return self.images[draw["index"]].to(self.device, torch.float32) / 127.5 - 1
+        assert draw.index is not None, "no label has decided on these images"
+        return self.images[draw.index].to(self.device, torch.float32) / 127.5 - 1
+
+    def points(self, draw: Draw, latents: Callable[[Draw], torch.Tensor], is_trainable: bool) -> torch.Tensor:
+        """Under a trained encoder the images themselves, 8x8."""
+        if not is_trainable:
+            return latents(draw)
+        if self._thumbnails is None:
+            self._thumbnails = torch.cat([small(images) for images in self.all_batches()])  # [N, C * 8 * 8]
+        assert draw.index is not None
+        return self._thumbnails[draw.index.to(self.device)]
+
+    def misfit(self, z_dim: int, c_dim: int) -> str | None:
+        if self.pairs is None or len(self.pairs) == c_dim:
+            return None
+        return f"the source pairs {len(self.pairs)} classes, and G_ema has {c_dim}"
+
+    def renamed(self, rename: Callable[[str], str]) -> "ImageSource":
+        return persistence.with_arguments(self, path=rename(self.path))
 
     def all_batches(self, batch_size: int = 256) -> Iterator[torch.Tensor]:
         for first in range(0, len(self.images), batch_size):
-            yield self.realize({"index": torch.arange(first, min(first + batch_size, len(self.images)))})
+            yield self.realize(Draw(index=torch.arange(first, min(first + batch_size, len(self.images)))))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -213,6 +338,11 @@ class ImageSource(Source):
         if "classes" in state:
             check_classes(state["classes"], state["class_pairs"], len(images))
             self.pairs = ClassPairs(state["class_pairs"], state["classes"])
+
+
+def gaussian_latent(seed: int, z_dim: int) -> torch.Tensor:
+    """z `[1, z_dim]` of a seed, the one that StyleGAN users know under this number."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).to(torch.float32)
 
 
 def check_classes(classes: torch.Tensor, pairs: torch.Tensor, num_images: int) -> None:

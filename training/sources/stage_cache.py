@@ -7,20 +7,38 @@ accumulation rounds agree on it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from torch_utils import distributed, seeding
+from training.data.image_tensors import small
 from training.sources.encoders import Encoder
 from training.sources.feed import LatentFeed
 from training.sources.source import Draw
 
 NEW_PER_IMAGE = 0.25  # outputs that are made for each image that D sees; a step without the pool makes 2 to 4
-KEY = "pool"  # of the choices in a draw
 
 
 def block_size(batch_size: int) -> int:
     return max(round(batch_size * NEW_PER_IMAGE), 1)
+
+
+@dataclass(frozen=True)
+class StageCacheSpec:
+    """What `--stage-cache` asks for; by default nothing, so that every step runs the stages before."""
+
+    size: int | None = None
+    """Outputs in the pool."""
+
+    def as_data(self) -> int | None:
+        return self.size
+
+    def open(
+        self, feed: LatentFeed, batch_size: int, seed: int, cur_nimg: Callable[[], int]
+    ) -> "LatentFeed | StageCache":
+        """What the steps of a run draw latents from."""
+        return feed if self.size is None else StageCache(feed, self.size, batch_size, seed, cur_nimg)
 
 
 class StageCache:
@@ -39,12 +57,12 @@ class StageCache:
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         """The random choices for n samples: places in the pool, and the noise on z."""
-        draw = {KEY: torch.randint(self.num_blocks * self.block, [n], generator=generator)}
-        return draw | self.feed.draw_noise(n, generator)
+        places = torch.randint(self.num_blocks * self.block, [n], generator=generator)
+        return self.feed.with_noise(Draw(pool=places), n, generator)
 
     def latents(self, draw: Draw, encoder: Encoder | None = None) -> torch.Tensor:
         """z `[n, z_dim]`, through `encoder` where it is trained. Draws of the feed itself are taken, too."""
-        if KEY not in draw:
+        if draw.pool is None:
             return self.feed.latents(draw, encoder)
         encoder = self.feed.encoder if encoder is None else encoder
         z = encoder(self.values(draw))  # which leaves z as it is
@@ -53,7 +71,14 @@ class StageCache:
     def values(self, draw: Draw) -> torch.Tensor:
         """What the pool holds at the places of a draw: z `[n, z_dim]`, or images `[n, C, h, w]`."""
         pool = self.at_position()
-        return pool[draw[KEY].to(pool.device)]
+        assert draw.pool is not None
+        return pool[draw.pool.to(pool.device)]
+
+    @torch.no_grad()
+    def points(self, draw: Draw) -> torch.Tensor:
+        """What core-sets measure distances between, `[n, d]`: z, or under a trained encoder small images."""
+        values = self.values(draw)
+        return self.latents(draw) if values.ndim == 2 else small(values)
 
     @torch.no_grad()
     def at_position(self) -> torch.Tensor:
@@ -77,7 +102,7 @@ class StageCache:
         if world_size == 1 or self.block % world_size != 0:
             return self.realize(draw)
         rows = seeding.Rows(self.block, distributed.get_rank(), world_size)
-        return distributed.gather_rows(self.realize({name: rows.take(value) for name, value in draw.items()}))
+        return distributed.gather_rows(self.realize(draw.each(rows.take)))
 
     def realize(self, draw: Draw) -> torch.Tensor:
         images = self.feed.source.realize(draw)
