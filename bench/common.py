@@ -20,8 +20,11 @@ from PIL import Image
 from torch_utils import misc
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
+from training.config.run_config import TrainingConfig
+from training.run.batches import Batches
 from training.run.state import TrainingState, build_state
 from training.run.step import TrainingStep
+from training.sources.coreset import ShuffledOrder, TargetOrder
 from training.training_loop import set_up_backends
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -74,10 +77,16 @@ def synthetic_run(res: int, batch: int, **options: Any) -> Iterator[SyntheticRun
         device = torch.device(resolved.config.device)
         set_up_backends(resolved.config)
         state = build_state(resolved.config, device, verbose=False)
-        step = TrainingStep(state, resolved.config, resolved.config.per_process, labels=torch.zeros(1, 0))
+        step = step_on(state, resolved.config)
         images = torch.randint(256, [batch, 3, res, res], dtype=torch.uint8)
         decisions = [line for line in resolved.summary if line[0] in ("Precision", "Kernels", "Launches")]
         yield SyntheticRun(step, state, images, torch.zeros(batch, 0), device, decisions)
+
+
+def step_on(state: TrainingState, config: TrainingConfig, order: TargetOrder | None = None) -> TrainingStep:
+    """A step without labels, on one process's whole share at a time; order: what chooses real images."""
+    order = ShuffledOrder(1, config.seed) if order is None else order
+    return TrainingStep(state, config, Batches(state, config, config.per_process, torch.zeros(1, 0), order))
 
 
 def write_noise_images(folder: Path, res: int, count: int = 256) -> Path:

@@ -17,15 +17,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.common import describe_machine, median_seconds, save_result, synchronize, write_noise_images
+from bench.common import describe_machine, median_seconds, save_result, step_on, synchronize, write_noise_images
 from torch_utils import misc
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
 from training.config.run_config import TrainingConfig
-from training.dataset import sample_order
 from training.run.state import TrainingState, build_state
-from training.run.step import TrainingStep
-from training.sources.coreset import PROJECTED_DIMS, TargetCoreset
+from training.sources.coreset import PROJECTED_DIMS, CoresetSpec, ShuffledOrder, TargetCoreset, TargetOrder
 from training.sources.source import Draw
 
 NUM_IMAGES = 50_000  # that the targets are chosen among
@@ -63,8 +61,10 @@ def compare(options: dict[str, Any], factor: int, steps: int) -> dict[str, float
     state = build_state(config, torch.device(config.device), verbose=False)
     target = TargetCoreset(torch.randn(NUM_IMAGES, PROJECTED_DIMS), factor, config.seed)
     kinds = {
-        "plain": stepper(dataclasses.replace(config, coreset=None), state, lambda start, n: sample(config, start, n)),
-        "coreset": stepper(config, state, target.order, target),
+        "plain": stepper(
+            dataclasses.replace(config, coreset=CoresetSpec()), state, ShuffledOrder(NUM_IMAGES, config.seed)
+        ),
+        "coreset": stepper(config, state, target),
     }
     times: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     for index in range(steps + 1):
@@ -84,24 +84,14 @@ def compare(options: dict[str, Any], factor: int, steps: int) -> dict[str, float
     return result | choices_alone(config, state, target)
 
 
-def sample(config: TrainingConfig, start: int, count: int) -> Any:
-    return sample_order(NUM_IMAGES, config.seed, start, count)
-
-
-def stepper(
-    config: TrainingConfig,
-    state: TrainingState,
-    order: Callable[[int, int], Any],
-    target: TargetCoreset | None = None,
-) -> Callable[[], None]:
+def stepper(config: TrainingConfig, state: TrainingState, order: TargetOrder) -> Callable[[], None]:
     """A step on the same pixels each time; which images a batch holds is decided all the same."""
-    step = TrainingStep(state, config, config.per_process, labels=torch.zeros(1, 0))
-    step.target_coreset = target
+    step = step_on(state, config, order)
     shape = [config.batch_size, config.G_kwargs["img_channels"], *[config.G_kwargs["img_resolution"]] * 2]
     images = torch.randint(256, shape, dtype=torch.uint8)
 
     def run() -> None:
-        order(state.cur_nimg, config.batch_size)
+        order.order(state.cur_nimg, config.batch_size)
         step.run(images, torch.zeros(config.batch_size, 0))
 
     return run
@@ -109,14 +99,12 @@ def stepper(
 
 def choices_alone(config: TrainingConfig, state: TrainingState, target: TargetCoreset) -> dict[str, float]:
     """Seconds of one step's choices: of the latents of G and D with their second ones for style mixing, and of images."""
-    step = TrainingStep(state, config, config.per_process, labels=torch.zeros(1, 0))
+    prior = config.coreset.of_latents(state.feed)
     num_draws = 4 if config.style_mixing_prob > 0 else 2
     generator = torch.Generator().manual_seed(0)
-    num = config.coreset["factor"] * config.batch_size if config.coreset else 0
+    num = prior.factor * config.batch_size
     draws: list[Draw] = [state.feed.draw(num, generator) for _ in range(num_draws)]
     device = state.pl_mean.device
-    assert step.prior_coreset is not None
-    prior = step.prior_coreset
     return {
         "prior_sec": median_seconds(lambda: prior.choose(draws, config.batch_size), device, repeats=7),
         "target_sec": median_seconds(lambda: target._choose(0, config.batch_size), device, repeats=7),

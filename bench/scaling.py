@@ -147,7 +147,9 @@ def run_worker(cfg: str, res: int, batch: int, cbase: int, cmax: int, repeats: i
     distributed.init()
     total = batch * distributed.get_world_size()
     with synthetic_run(res, total, cfg=cfg, cbase=cbase, cmax=cmax, device="cpu", fp32=True) as run:
-        batches = run.step.micro_batches(run.step.phases, run.images[:batch], run.labels[:batch])
+        batches = run.step.batches.rounds(
+            [phase.name for phase in run.step.phases], run.images[:batch], run.labels[:batch]
+        )
         phases = {phase.name: measure_phase(run.step, phase, batches, repeats) for phase in run.step.phases}
     result = {"phases": phases, **per_step(phases)}
     distributed.print0(json.dumps(result))

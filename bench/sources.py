@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.common import describe_machine, save_result, write_noise_images
+from bench.common import describe_machine, save_result, step_on, write_noise_images
 from torch_utils import misc
 from training.checkpoints.snapshot import save_snapshot
 from training.config.options import TrainingOptions
@@ -28,7 +28,7 @@ from training.sources.source import GaussianSource
 def make_step(options: dict) -> tuple[TrainingStep, TrainingState]:
     config = resolve(TrainingOptions(**options)).config
     state = build_state(config, torch.device(config.device), verbose=False)
-    return TrainingStep(state, config, config.per_process, labels=torch.zeros(1, 0)), state
+    return step_on(state, config), state
 
 
 def save_stage_one(folder: Path, state: TrainingState) -> Path:

@@ -63,7 +63,7 @@ def measure(
     step: TrainingStep, state: TrainingState, images: torch.Tensor, labels: torch.Tensor, repeats: int
 ) -> dict[str, Any]:
     """Seconds and FLOP of each phase on one batch, and what follows for a whole run."""
-    batches = step.micro_batches(step.phases, images, labels)
+    batches = step.batches.rounds([phase.name for phase in step.phases], images, labels)
     phases = {}
     for phase in step.phases:
         seconds, flop = time_and_count(lambda phase=phase: step.run_phase(phase, batches), state, repeats)

@@ -22,7 +22,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def what_is_seen(step, dataset, num_processes, num_rounds, monkeypatch):
     """Real images and latents of three steps, by their position in the batch, however it is divided."""
-    step.num_rounds = num_rounds
+    step.batches.num_rounds = num_rounds
     seen = []
     for k in range(3):
         images, latents = torch.zeros(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64)
@@ -31,7 +31,7 @@ def what_is_seen(step, dataset, num_processes, num_rounds, monkeypatch):
             monkeypatch.setattr(distributed, "get_world_size", lambda: num_processes)
             step.state.cur_nimg = 8 * k
             with BatchLoader(dataset, 8, rank, num_processes, seed=0, start=8 * k, num_workers=0) as loader:
-                for batch in step.micro_batches(step.phases, *next(loader)):
+                for batch in step.batches.rounds([phase.name for phase in step.phases], *next(loader)):
                     rows = slice(batch.rows.start, None, batch.rows.step)
                     images[rows] = batch.real_images
                     latents[rows] = batch.draws["Gmain"].index

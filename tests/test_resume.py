@@ -501,9 +501,9 @@ def test_nan_ends_the_run_with_the_state_before_it(tmp_path, folders, monkeypatc
 
     row, calls = losses.LOSSES["logistic"], []
 
-    def breaks_later(logits):
+    def breaks_later(logits, real_logits):
         calls.append(None)
-        return row.generator(logits) * (float("nan") if len(calls) > 2 else 1)
+        return row.generator(logits, real_logits) * (float("nan") if len(calls) > 2 else 1)
 
     monkeypatch.setitem(losses.LOSSES, "logistic", dataclasses.replace(row, generator=breaks_later))
     args = [f"--outdir={tmp_path}", "--cfg=stylegan2", *TINY, *spider(folders), "--nan-patience=2", "--kimg=0.1"]

@@ -22,7 +22,9 @@ from torch_utils import persistence, seeding
 from training.checkpoints import snapshot
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import ImageFolderDataset, LabelTable, sample_order
+from training.config.source_specs import from_data
+from training.dataset import ImageFolderDataset, LabelTable, sample_order, training_images
+from training.run.batches import Batches
 from training.run.loader import BatchLoader
 from training.run.pictures import Pictures
 from training.run.state import build_state
@@ -30,10 +32,10 @@ from training.run.step import TrainingStep
 from training.sampling.generated_images import open_generated
 from training.sampling.sampler import Look, Sampler, open_sampler
 from training.sources.class_pairs import ClassPairs
-from training.sources.coreset import open_target_coreset
+from training.sources.coreset import DetectorChoice
 from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
-from training.sources.source import ImageSource
+from training.sources.source import Draw, ImageSource
 
 COLORS = (20, 120, 220)  # red of the images of a class: a look at an image tells its class
 CLASSES = ("a", "b", "c")
@@ -78,7 +80,10 @@ def options(folders, match="csid", **kwargs):
 def make_step(config, batch_gpu=8):
     state = build_state(config, torch.device("cpu"), verbose=False)
     dataset = ImageFolderDataset(**config.training_set_kwargs)
-    return TrainingStep(state, config, batch_gpu, LabelTable(dataset)), dataset
+    choice = DetectorChoice.of_coreset(config.detector, None, "cpu")
+    order = config.coreset.of_targets(training_images(dataset, dataset.image_set()), choice, config.seed)
+    batches = Batches(state, config, batch_gpu, LabelTable(dataset), order)
+    return TrainingStep(state, config, batches), dataset
 
 
 # The arithmetic of pairs.
@@ -143,10 +148,10 @@ def test_equal_classes_are_nearest():
 def test_csid_finds_the_obvious_pairs(folders):
     """Class i of the target has the colour of class (i - 1) mod 3 of the source."""
     resolved = resolve(options(folders))
-    match = resolved.config.source["match"]
-    assert match["pairs"] == [2, 0, 1]
-    assert (match["kind"], match["detector"], len(match["csid"])) == ("csid", "tiny", 3)
-    json.dumps(match)
+    match = resolved.config.source.match
+    assert match.pairs == [2, 0, 1]
+    assert (match.kind, match.detector, len(match.csid)) == ("csid", "tiny", 3)
+    assert from_data(json.loads(json.dumps(resolved.config.source.as_data()))) == resolved.config.source
     assert "nearest by CSID[tiny] (3 used)" in dict(resolved.summary)["Classes"]
 
 
@@ -161,7 +166,9 @@ def test_all_phases_draw_from_the_paired_class(folders, match, expected):
     assert {phase.name for phase in step.phases} == {"Gmain", "Greg", "Dmain", "Dreg"}
     for start in (0, 800):
         step.state.cur_nimg = start
-        (batch,) = step.micro_batches(step.phases, torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 3))
+        (batch,) = step.batches.rounds(
+            [phase.name for phase in step.phases], torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 3)
+        )
         for name, c in batch.labels.items():
             for draws in (batch.draws, batch.mixing_draws):
                 shown = colors_of(feed.images(draws[name]))
@@ -174,11 +181,11 @@ def test_a_coreset_of_real_images_leaves_the_pairs_alone(folders):
     """expected as above; the chosen real images keep their labels."""
     config = resolve(options(folders, "label", coreset=("target",), coreset_factor=2)).config
     step, dataset = make_step(config)
-    step.target_coreset = open_target_coreset(config, torch.device("cpu"))
-    with BatchLoader(dataset, 8, num_workers=1, order=step.target_coreset.order) as loader:
+    order = step.batches.order.order
+    with BatchLoader(dataset, 8, num_workers=1, order=order) as loader:
         images, labels = next(loader)
-    assert not np.array_equal(step.target_coreset.order(0, 8), sample_order(len(dataset), 0, 0, 8))
-    (batch,) = step.micro_batches(step.phases, images, labels)
+    assert not np.array_equal(order(0, 8), sample_order(len(dataset), 0, 0, 8))
+    (batch,) = step.batches.rounds([phase.name for phase in step.phases], images, labels)
     assert torch.equal(colors_of(batch.real_images), batch.real_labels.argmax(dim=1))
     expected = torch.tensor([1, 2, 0])
     for name, c in batch.labels.items():
@@ -190,8 +197,8 @@ def test_a_coreset_of_real_images_leaves_the_pairs_alone(folders):
 def test_random_stays_as_it_was(folders):
     """No pairs: any image for any label, the numbers that they always were."""
     step, _ = make_step(resolve(options(folders, "random")).config)
-    assert "match" not in step.config.source
-    (batch,) = step.micro_batches(step.phases[:1], torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 3))
+    assert step.config.source.match is None
+    (batch,) = step.batches.rounds(["Gmain"], torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 3))
     gen = seeding.generator(0, 0, "Gmain", "latents")
     assert torch.equal(batch.draws["Gmain"].index, torch.randint(36, [8], generator=gen))
 
@@ -199,14 +206,14 @@ def test_random_stays_as_it_was(folders):
 def test_pictures_and_metrics_use_the_same_rule(folders, tmp_path):
     step, dataset = make_step(resolve(options(folders, "label")).config)
     state, expected = step.state, torch.tensor([1, 2, 0])
-    pictures = Pictures(tmp_path, dataset, state, step.config, step.labels, 8)
+    pictures = Pictures(tmp_path, dataset, state, step.config, step.batches.labels, 8)
     assert torch.equal(colors_of(state.feed.images(pictures.draw)), expected[pictures.labels.argmax(dim=1)])
     contents = {"G_ema": state.G_ema, "source": state.feed.source, "labels": LabelDistribution.of(dataset)}
     images = open_generated(contents, "x.pkl", 10)
     z, c = images.latents(range(10))
     table = state.feed.table
     nearest = torch.cdist(z, table).argmin(dim=1)
-    shown = colors_of(state.feed.source.realize({"index": nearest}))
+    shown = colors_of(state.feed.source.realize(Draw(index=nearest)))
     assert torch.equal(shown, expected[c.argmax(dim=1)])
 
 

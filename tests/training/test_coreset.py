@@ -16,15 +16,15 @@ from tests.training.test_source import gen, generator, save, write_images
 from training.checkpoints.snapshot import load_snapshot, open_network_source
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import ImageFolderDataset
+from training.dataset import ImageFolderDataset, training_images
 from training.run.loader import BatchLoader
 from training.sources.coreset import (
+    DetectorChoice,
     PriorCoreset,
     TargetCoreset,
     coverage_radius,
     farthest_first,
     greedy_k_center,
-    open_target_coreset,
     projected,
 )
 from training.sources.encoders import build_encoder
@@ -270,9 +270,24 @@ def config_of(tmp_path, **kwargs):
     return resolve(options).config
 
 
+def target_order(config):
+    dataset = ImageFolderDataset(**config.training_set_kwargs)
+    choice = DetectorChoice.of_coreset(config.detector, config.detector_weights, "cpu")
+    return config.coreset.of_targets(training_images(dataset, dataset.image_set()), choice, config.seed)
+
+
+def test_a_subset_is_chosen_from_its_own_images(tmp_path):
+    """The features were those of all images: a batch asked for images that the subset has not."""
+    order = target_order(config_of(tmp_path, subset=8))
+    assert order.features.shape[0] == 8
+    whole = target_order(config_of(tmp_path))
+    dataset = ImageFolderDataset(tmp_path / "data", max_size=8)
+    assert torch.allclose(order.features, whole.features[dataset.raw_indices], atol=1e-4)
+
+
 def test_features_of_the_data_are_those_of_its_images_and_mirror_images(tmp_path):
-    plain = open_target_coreset(config_of(tmp_path), torch.device("cpu"))
-    mirrored = open_target_coreset(config_of(tmp_path, mirror=True), torch.device("cpu"))
+    plain = target_order(config_of(tmp_path))
+    mirrored = target_order(config_of(tmp_path, mirror=True))
     assert plain.features.shape == (16, 64)
     assert mirrored.features.shape == (32, 64)
     assert torch.allclose(mirrored.features[:16], plain.features, atol=1e-4)
@@ -284,7 +299,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "data" / "003.png"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match=r"^--coreset=target: .*003\.png.*mend or remove them$"):
-        open_target_coreset(config, torch.device("cpu"))
+        target_order(config)
 
 
 # Steps and runs.

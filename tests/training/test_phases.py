@@ -10,11 +10,15 @@ import torch
 from tests.conftest import relative_error
 from tests.training.test_source import write_images
 from torch_utils import training_stats
+from torch_utils.cuda_graphs import graphed
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
 from training.run import step as phases
+from training.run.adversarial import blur
+from training.run.batches import Batches
 from training.run.state import build_state
-from training.run.step import NotFinite, TrainingStep, blur
+from training.run.step import NotFinite, TrainingStep
+from training.sources.coreset import ShuffledOrder
 
 
 def make_step(tmp_path, batch_gpu=8, **kwargs):
@@ -25,7 +29,8 @@ def make_step(tmp_path, batch_gpu=8, **kwargs):
     options |= dict(aug="fixed", p=0.5) if "aug" not in kwargs else {}
     config = resolve(TrainingOptions(**{**options, **kwargs})).config
     state = build_state(config, torch.device("cpu"), verbose=False)
-    return TrainingStep(state, config, batch_gpu, labels=torch.zeros(16, 0))
+    order = ShuffledOrder(16, config.seed)
+    return TrainingStep(state, config, Batches(state, config, batch_gpu, torch.zeros(16, 0), order))
 
 
 def images(seed=0):
@@ -133,7 +138,7 @@ def test_what_is_remembered_before_trouble_has_the_running_means_before_it(tmp_p
     phase = next(phase for phase in step.phases if phase.name == "Dmain")
     with torch.no_grad():
         step.state.G.mapping.fc0.bias.fill_(float("nan"))
-    step.run_phase(phase, step.micro_batches([phase], *images()))
+    step.run_phase(phase, step.batches.rounds([phase.name], *images()))
     assert len(before) > 0
     assert all(torch.equal(*pair) for pair in zip(remembered[0], before, strict=True))
 
@@ -141,8 +146,8 @@ def test_what_is_remembered_before_trouble_has_the_running_means_before_it(tmp_p
 def test_a_loss_that_is_not_finite_counts_though_its_gradients_are(tmp_path, monkeypatch):
     step = make_step(tmp_path, aug="noaug")
     before = run(step, 1)
-    infinite = dataclasses.replace(step.loss, real=lambda logits: logits * 0 + float("inf"))
-    monkeypatch.setattr(step, "loss", infinite)
+    infinite = dataclasses.replace(step.adversaries.loss, discriminator=lambda fake, real: real * 0 + float("inf"))
+    monkeypatch.setattr(step.adversaries, "loss", infinite)
     run(step, 1)
     assert step.num_skipped["Dmain"] == 1
     monkeypatch.undo()
@@ -193,7 +198,7 @@ def test_path_lengths_start_from_their_mean(tmp_path):
     step = make_step(tmp_path, aug="noaug")
     weight = step.state.G.mapping.fc0.weight.clone()
     phase = next(phase for phase in step.phases if phase.name == "Greg")
-    step.run_phase(phase, step.micro_batches([phase], *images()))
+    step.run_phase(phase, step.batches.rounds([phase.name], *images()))
     assert step.state.pl_mean > 0
     assert torch.equal(step.state.G.mapping.fc0.weight, weight)
 
@@ -210,11 +215,11 @@ def test_blur():
 
 def test_the_blur_of_stylegan3_r_fades(tmp_path):
     step = make_step(tmp_path, cfg="stylegan3-r")
-    assert step.blur_sigma() == 10
+    assert step.adversaries.blur_sigma() == 10
     step.state.cur_nimg = int(step.config.blur_fade_kimg * 500)
-    assert step.blur_sigma() == pytest.approx(5)
+    assert step.adversaries.blur_sigma() == pytest.approx(5)
     step.state.cur_nimg *= 3
-    assert step.blur_sigma() == 0
+    assert step.adversaries.blur_sigma() == 0
 
 
 @pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])
@@ -222,8 +227,8 @@ def test_recorded_networks_learn_the_same(tmp_path, cfg, monkeypatch):
     """--cuda-graphs=1 with a backend that a processor has: what is recorded, and where it is used, is the same."""
     plain = make_step(tmp_path, cfg=cfg, fp32=True)
     recorded = make_step(tmp_path, cfg=cfg, fp32=True)
-    recorded.synthesis = phases.graphed(recorded.state.G.synthesis, backend="aot_eager")
-    recorded.D = phases.graphed(recorded.state.D, backend="aot_eager")
+    recorded.adversaries.synthesis = graphed(recorded.state.G.synthesis, backend="aot_eager")
+    recorded.adversaries.D = graphed(recorded.state.D, backend="aot_eager")
     torch._dynamo.utils.counters.clear()
     assert relative_error(run(recorded), run(plain)) < 1e-5
     # A graph ends where StyleGAN2 draws its noise, and nowhere else: StyleGAN3's had 17 parts, D's 18.

@@ -196,7 +196,9 @@ def test_d_sees_the_features_of_each_image_itself(folders):
 
 def test_generated_samples_have_features_of_training_images(folders):
     step, _ = make_step(resolve(options(folders, source=str(folders["source"]))).config)
-    (batch,) = step.micro_batches(step.phases, torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 6))
+    (batch,) = step.batches.rounds(
+        [phase.name for phase in step.phases], torch.zeros([8, 3, 16, 16], dtype=torch.uint8), torch.zeros(8, 6)
+    )
     table = step.state.conditions.rows
     for c in batch.labels.values():
         assert torch.cdist(c, table).min(dim=1).values.max() < 1e-3
@@ -385,7 +387,7 @@ def test_a_file_of_weights_is_whatever_it_fits(folders, tmp_path, monkeypatch):
     path.write_bytes(b"x")
     config = resolve(options(folders, prior_detector=str(path))).config
     assert asked == [("inception", str(path)), ("vgg16", str(path))]
-    assert (config.prior["detector"], config.prior["weights"]) == ("vgg16", str(path))
+    assert (config.prior.detector, config.prior.weights) == ("vgg16", str(path))
     json.dumps(config.as_dict())
 
 

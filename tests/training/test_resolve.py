@@ -11,6 +11,7 @@ from dnnlib.errors import UserError
 from tests.training.test_source import generator, save, write_images
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
+from training.config.source_specs import ImagesSpec, NetworkSpec, NoiseSpec
 from training.sources.source import GaussianSource
 
 
@@ -51,11 +52,11 @@ def test_the_three_stages(data, source):
     plain, spider, one = (
         resolve(options(**kwargs)) for kwargs in ({"data": data}, {"data": data, "source": source}, {"source": source})
     )
-    assert plain.config.source == one.config.source == {"kind": "gaussian", "z_dim": 512}
+    assert plain.config.source == one.config.source == NoiseSpec(512)
     assert "plain" in line(plain, "Stage")
     assert "stage one" in line(one, "Stage")
     assert one.config.training_set_kwargs["path"] == source
-    assert spider.config.source == {"kind": "images", "path": source}
+    assert spider.config.source == ImagesSpec(source)
     assert spider.config.G_kwargs["mapping_kwargs"]["encoder"]["kind"] == "flatten"
     assert "encoder flatten to z_dim 512, standardize" in line(spider, "Source")
 
@@ -76,7 +77,7 @@ def test_a_network_as_source(tmp_path, data):
     path = save(tmp_path / "s.pkl", generator(), GaussianSource(16))
     small = {"z_dim": 16, "w_dim": 16, "map_depth": 2}
     resolved = resolve(options(data=data, source=str(path), source_encoder="conv", resume=str(path), **small))
-    assert resolved.config.source == {"kind": "network", "path": str(path)}
+    assert resolved.config.source == NetworkSpec(str(path))
     assert resolved.config.G_kwargs["mapping_kwargs"]["encoder"]["img_channels"] == 3
     assert "generator of RGB images 16x16" in line(resolved, "Source")
     assert "s.pkl" in line(resolved, "Start")

@@ -29,8 +29,8 @@ def options(folders, **kwargs):
 def test_the_friendliest_source_is_taken(folders, capsys):
     pool = (str(folders["far"]), "noise", str(folders["near"]))
     resolved = resolve(options(folders, source_pool=pool))
-    assert resolved.config.source["path"] == str(folders["near"])
-    why = resolved.config.source["why"]
+    assert resolved.config.source.path == str(folders["near"])
+    why = resolved.config.source.why
     assert why["sources"][0]["name"] == "near"
     json.dumps(why)
     assert "near: CSID[tiny]" in dict(resolved.summary)["Chosen"]
@@ -51,8 +51,8 @@ def test_processes_that_have_not_met_yet_see_all_images(folders, tmp_path, monke
 
 def test_noise_can_win(folders):
     resolved = resolve(options(folders, source_pool=("noise",)))
-    assert resolved.config.source["kind"] == "gaussian"
-    assert resolved.config.source["why"]["sources"][0]["name"] == "noise"
+    assert resolved.config.source.kind == "gaussian"
+    assert resolved.config.source.why["sources"][0]["name"] == "noise"
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_refusals(folders, kwargs, words):
 
 def test_noise_is_a_source_as_calc_sid_names_it(folders):
     """`--source=$(python calc_sid.py … --best)` may say so."""
-    assert resolve(options(folders, source="noise")).config.source["kind"] == "gaussian"
+    assert resolve(options(folders, source="noise")).config.source.kind == "gaussian"

@@ -10,12 +10,13 @@ from tests import tiny
 from torch_utils import distributed
 from training.config.choices import choose_stage_cache
 from training.config.options import TrainingOptions
+from training.config.source_specs import ImagesSpec, NetworkSpec
 from training.sources import stage_cache
 from training.sources.encoders import build_encoder
 from training.sources.feed import LatentFeed
 from training.sources.network_source import NetworkSource
 from training.sources.source import GaussianSource
-from training.sources.stage_cache import StageCache, block_size
+from training.sources.stage_cache import StageCache, StageCacheSpec, block_size
 
 BATCH, SIZE = 16, 20
 
@@ -94,14 +95,16 @@ def test_ranks_share_the_work_and_agree(monkeypatch):
 
 def test_what_may_be_asked_for():
     options = dict(cfg="stylegan2", source="one.pkl", data="data")
-    assert choose_stage_cache(TrainingOptions(**options), "network", 32)[0] is None
-    assert choose_stage_cache(TrainingOptions(**options, stage_cache=0), "network", 32)[0] is None
-    size, line = choose_stage_cache(TrainingOptions(**options, stage_cache=64), "network", 32)
-    assert size == 64 and "8 of them new" in line
+    assert choose_stage_cache(TrainingOptions(**options), NetworkSpec("one.pkl"), 32)[0] == StageCacheSpec()
+    assert (
+        choose_stage_cache(TrainingOptions(**options, stage_cache=0), NetworkSpec("one.pkl"), 32)[0] == StageCacheSpec()
+    )
+    spec, line = choose_stage_cache(TrainingOptions(**options, stage_cache=64), NetworkSpec("one.pkl"), 32)
+    assert spec.size == 64 and "8 of them new" in line
     assert block_size(1) == 1
     with pytest.raises(UserError, match="--stage-cache=64 needs --source=SNAPSHOT"):
-        choose_stage_cache(TrainingOptions(**options, stage_cache=64), "images", 32)
+        choose_stage_cache(TrainingOptions(**options, stage_cache=64), ImagesSpec("one"), 32)
     with pytest.raises(UserError, match="less than the batch of 32"):
-        choose_stage_cache(TrainingOptions(**options, stage_cache=8), "network", 32)
+        choose_stage_cache(TrainingOptions(**options, stage_cache=8), NetworkSpec("one.pkl"), 32)
     with pytest.raises(UserError, match="--stage-cache=-1"):
         TrainingOptions(**options, stage_cache=-1)
