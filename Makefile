@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test $(VENV)/.nvrtc
 test-faults: $(VENV)/.installed-test
 	rm -f build/reliability.jsonl && mkdir -p build
 	LONG_TESTS=1 RELIABILITY_LOG=build/reliability.jsonl $(BIN)/python -m pytest tests/faults tests/fuzz
-	$(BIN)/python -m tests.reliability build/reliability.jsonl docs/reliability.md
+	$(BIN)/python -m tests.helpers.reliability build/reliability.jsonl docs/reliability.md
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

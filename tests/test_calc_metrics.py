@@ -11,9 +11,9 @@ import pytest
 
 import calc_metrics
 import dnnlib.cli
-from tests import tiny
-from tests.conftest import ROOT
-from tests.tiny import write_images
+from tests.helpers import tiny
+from tests.helpers.golden import ROOT
+from tests.helpers.tiny import write_images
 from training.checkpoints.snapshot import load_snapshot, save_snapshot
 from training.dataset import ImageFolderDataset
 from training.sources.source import GaussianSource

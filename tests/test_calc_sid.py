@@ -10,8 +10,8 @@ import pytest
 
 import calc_sid
 import dnnlib.cli
-from tests import tiny
-from tests.tiny import write_images
+from tests.helpers import tiny
+from tests.helpers.tiny import write_images
 from training.sources.source import GaussianSource
 
 

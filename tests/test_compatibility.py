@@ -26,7 +26,7 @@ from metrics import (
     precision_recall,
 )
 from metrics.frechet_distance import frechet_distance_of_features
-from tests import tiny
+from tests.helpers import tiny
 from torch_utils import custom_ops, misc, persistence
 from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, upfirdn2d
 from training import augment, losses, networks, training_loop

@@ -20,7 +20,7 @@ from PIL import Image
 
 import dataset_tool
 from dnnlib.errors import UserError
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from training.data import convert as dataset_convert
 from training.data.pixels import clear_hidden, decode, encode_png
 from training.data.transforms import (

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn", reason="the handwritten digits come with scikit-l
 from demo import digits, report, run_demo, trainings
 from demo.evaluate import METRIC, PixelSpace, Snapshot, same_class_share, to_vectors
 from dnnlib.errors import UserError
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from training.dataset import ImageFolderDataset
 
 

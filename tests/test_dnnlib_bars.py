@@ -7,7 +7,7 @@ import sys
 import threading
 
 from dnnlib import bars
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 
 def test_bars_do_not_fix_the_start_method():

@@ -12,10 +12,9 @@ from PIL import Image
 import dnnlib.cli
 import gen_images
 from demo.digits import handwritten_digits, printed_digits, save_zip
-from tests.reliability import IS_LONG, amount
-from tests.test_resume import assert_same_run, resume
-from tests.test_train import run_inside, snapshot_of
-from tests.training.test_source import write_images
+from tests.helpers.reliability import IS_LONG, amount
+from tests.helpers.runs import assert_same_run, resume, run_inside, snapshot_of
+from tests.helpers.sources import write_images
 from training.checkpoints.snapshot import load_snapshot
 from training.config.presets import PRESETS
 from training.losses import LOSSES

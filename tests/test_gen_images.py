@@ -13,8 +13,8 @@ from PIL import Image
 import gen_images
 from dnnlib.errors import UserError
 from gen_images import parse_range, parse_size, parse_vec2
-from tests.conftest import ROOT
-from tests.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from training.data.grids import GAP
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource

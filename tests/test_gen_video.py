@@ -12,8 +12,8 @@ from PIL import Image
 
 import gen_video
 from dnnlib.errors import UserError
-from tests.conftest import ROOT
-from tests.tiny import SIDE, Z_DIM, generator2, save, write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.tiny import SIDE, Z_DIM, generator2, save, write_images
 from training.data.grids import rgb_pixels
 from training.sampling.sampler import Look, open_sampler
 from training.sources.cascade import Cascade

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dnnlib import interrupts
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 
 
 def test_all_scripts_are_known():

@@ -13,9 +13,9 @@ import torch
 
 import legacy
 from dnnlib.errors import UserError
-from tests import tiny
-from tests.conftest import GOLDEN, ROOT, SHARED
-from tests.torch_utils.test_official_pickles import official
+from tests.helpers import tiny
+from tests.helpers.golden import GOLDEN, ROOT, SHARED
+from tests.helpers.official import official
 from torch_utils import official_pickles
 from training import augment, networks_stylegan2, networks_stylegan3
 from training.checkpoints import onnx_export

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT
-from tests.test_train import TINY
-from tests.training.test_phases import make_step
-from tests.training.test_source import write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.runs import TINY
+from tests.helpers.sources import write_images
+from tests.helpers.steps import make_step
 from torch_utils import distributed
 from training.dataset import ImageFolderDataset
 from training.run.loader import BatchLoader

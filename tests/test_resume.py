@@ -14,9 +14,19 @@ import torch
 
 from dnnlib.errors import UserError
 from dnnlib.files import only_one
-from tests.conftest import ROOT
-from tests.test_train import TINY, run_inside, snapshot_of, train
-from tests.training.test_source import write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.runs import (
+    TINY,
+    assert_same_run,
+    resume,
+    run_inside,
+    snapshot_of,
+    snapshots_in,
+    state_of,
+    stats_of,
+    train,
+)
+from tests.helpers.sources import write_images
 from torch_utils.launcher import STOPPED
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.state_file import (
@@ -30,8 +40,6 @@ from training.checkpoints.state_file import (
     write_state,
 )
 from training.config.resume import rewind_files
-
-TIMES = ("Timing/", "Resources/", "timestamp")  # what no two runs have in common
 
 
 @pytest.fixture(scope="module")
@@ -47,65 +55,10 @@ def spider(folders, aug="--target=0.1"):
     return [f"--source={folders['source']}", f"--data={folders['target']}", "--source-noise=0.1", *aug.split()]
 
 
-def leaves(tree, name=""):
-    """(name, value) of everything in a training state but times."""
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if not key.startswith((*TIMES, "tick_sec", "total_sec")):
-                yield from leaves(value, f"{name}.{key}")
-    elif isinstance(tree, list):
-        for index, value in enumerate(tree):
-            yield from leaves(value, f"{name}[{index}]")
-    else:
-        yield name, tree
-
-
-def state_of(run_dir):
-    path, complaints = newest_intact_state(run_dir)
-    assert complaints == []
-    return dict(leaves(read_state(path)))
-
-
-def snapshots_in(run_dir):
-    """Images seen, by what the snapshots hold; their names say the same."""
-    paths = numbered(run_dir, SNAPSHOT_PATTERN)[::-1]
-    found = [load_snapshot(path)["meta"]["cur_nimg"] for path in paths]
-    assert [path.name for path in paths] == [f"network-snapshot-{file_number(cur_nimg)}.pkl" for cur_nimg in found]
-    return found
-
-
 def best_of(run_dir, metric="fid1k"):
     """Images seen at the line with the least value."""
     lines = [json.loads(line) for line in (run_dir / f"metric-{metric}.jsonl").read_text().splitlines()]
     return round(1000 * min(lines, key=lambda line: line["results"][f"{metric}[tiny]"])["kimg"])
-
-
-def stats_of(run_dir):
-    lines = [json.loads(line) for line in (run_dir / "stats.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(TIMES)} for line in lines]
-
-
-def assert_same_run(a, b):
-    """Parameters, optimizers, ADA, statistics, generators of both processes, losses of every tick, pictures: all bits.
-
-    b may have more pictures: those of where it was stopped.
-    """
-    first, second = state_of(a), state_of(b)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
-        assert same, name
-    assert stats_of(a) == stats_of(b)
-    pictures = sorted(path.name for path in a.glob("*.png"))
-    assert any(name.startswith("fakes0") for name in pictures)
-    for name in pictures:
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-
-
-def resume(run_dir, *args):
-    status, out, err = run_inside("--resume=latest", f"--outdir={run_dir.parent}", *args)
-    assert status == 0, out + err
-    return out
 
 
 @pytest.mark.parametrize("cfg", ["stylegan2", "stylegan3-t"])

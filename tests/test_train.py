@@ -1,7 +1,5 @@
 """train.py at the command line: the stages, what a run leaves behind, refusals, processes, Ctrl-C."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -16,57 +14,25 @@ import pytest
 import torch
 from PIL import Image
 
-import dnnlib.cli
-import train as train_script
 from dnnlib.errors import UserError
 from metrics.detectors import PUBLIC
-from tests.conftest import ROOT
-from tests.training.test_source import write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.runs import TINY, run, run_inside, snapshot_of, train
+from tests.helpers.sources import write_images
 from torch_utils.launcher import STOPPED
 from training import settings
 from training.augment import AUGPIPES
 from training.checkpoints.snapshot import feed_of, load_snapshot
-from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered, read_state
+from training.checkpoints.state_file import read_state
 from training.losses import LOSSES
 from training.run.progress import make_run_dir
 from training.sources.cascade import Cascade
 from training.sources.encoders import ENCODERS
 from training.sources.source import GaussianSource, ImageSource
 
-TINY = (
-    "--device=cpu --batch=8 --cbase=64 --cmax=8 --z-dim=16 --w-dim=16 --map-depth=2 --kimg=0.032 --tick=0.016"
-).split()
-
-
-def run(*args, env=None, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    command = [sys.executable, *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, **kwargs)
-
-
-def run_inside(*args):
-    """`python train.py ARGS` within this process: (exit code, stdout, stderr)."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["train.py", *map(str, args)])
-        with pytest.raises(SystemExit) as leaving:
-            dnnlib.cli.run(train_script.main)
-    return leaving.value.code, out.getvalue(), err.getvalue()
-
 
 def test_flags_offer_all_rows_of_their_tables():
     assert (tuple(ENCODERS), tuple(LOSSES), tuple(AUGPIPES)) == (settings.ENCODERS, settings.LOSSES, settings.AUGPIPES)
-
-
-def train(tmp_path, *args, cfg="stylegan2"):
-    """A run and its output."""
-    status, out, err = run_inside(f"--outdir={tmp_path / 'runs'}", f"--cfg={cfg}", *TINY, *args)
-    assert status == 0, out + err
-    return max((tmp_path / "runs").iterdir()), out
-
-
-def snapshot_of(run_dir):
-    return numbered(run_dir, SNAPSHOT_PATTERN)[0]
 
 
 @pytest.fixture(scope="module")

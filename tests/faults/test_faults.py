@@ -15,11 +15,10 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from tests.conftest import ROOT
-from tests.reliability import amount, record
-from tests.test_resume import leaves, stats_of
-from tests.test_train import TINY, run_inside
-from tests.training.test_source import write_images
+from tests.helpers.golden import ROOT
+from tests.helpers.reliability import amount, record
+from tests.helpers.runs import TINY, leaves, run_inside, stats_of
+from tests.helpers.sources import write_images
 from training.checkpoints.state_file import STATE_PATTERN, newest_intact_state, numbered, read_state, write_state
 
 TICK = 16  # images

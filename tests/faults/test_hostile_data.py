@@ -21,8 +21,8 @@ import dataset_tool
 import dnnlib.cli
 import train
 from dnnlib.errors import UserError
-from tests.conftest import ROOT
-from tests.hostile import (
+from tests.helpers.golden import ROOT
+from tests.helpers.hostile import (
     animation,
     deflated_zeros,
     huge_images,
@@ -32,8 +32,8 @@ from tests.hostile import (
     with_little_memory,
     write_members,
 )
-from tests.reliability import record
-from tests.training.test_dataset import check_one_line, labels_json, write_folder
+from tests.helpers.image_files import check_one_line, labels_json, write_folder
+from tests.helpers.reliability import record
 from training.data import image_files, zip_index
 from training.data import labels as dataset_labels
 from training.data.convert import convert

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dnnlib.errors import UserError
-from tests.hostile import animation, mutate, png, write_members
-from tests.reliability import amount, record
+from tests.helpers.hostile import animation, mutate, png, write_members
+from tests.helpers.reliability import amount, record
 from training.data import image_files
 from training.data.file_index import Names, encode_name
 from training.data.image_files import open_files

@@ -10,8 +10,8 @@ import dnnlib
 from dnnlib import downloads
 from dnnlib.errors import UserError
 from dnnlib.util import open_url
-from tests.reliability import record
-from tests.test_dnnlib_util import DATA, Server, cached_files
+from tests.helpers.reliability import record
+from tests.helpers.server import DATA, Server, cached_files
 
 
 class LyingServer(Server):

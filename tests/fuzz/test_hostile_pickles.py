@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import legacy
-from tests.conftest import GOLDEN
-from tests.fuzz import hostile_pickles
-from tests.reliability import IS_LONG, amount, record
+from tests.helpers import hostile_pickles
+from tests.helpers.golden import GOLDEN
+from tests.helpers.reliability import IS_LONG, amount, record
 from torch_utils.data_pickles import SnapshotError
 from training.checkpoints.snapshot import load_snapshot
 

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d
 from dnnlib.downloads import _Request
 from dnnlib.errors import UserError
 from metrics import detectors, inception_v3, metric_main, tiny_detector, vgg16
-from tests.torch_utils.test_official_pickles import official
+from tests.helpers.official import official
 
 # The public state dict's convolutions in their order: name, channels out, kernel (h, w), stride, padding (h, w).
 STEM = [

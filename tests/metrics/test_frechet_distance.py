@@ -12,7 +12,7 @@ from metrics.frechet_distance import (
     frechet_distance_of_features,
     trace_of_root,
 )
-from tests.conftest import golden_cases
+from tests.helpers.golden import golden_cases
 
 
 def random_features(num: int, dim: int, seed: int) -> np.ndarray:

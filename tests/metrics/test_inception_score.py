@@ -8,7 +8,7 @@ import pytest
 from dnnlib.errors import UserError
 from metrics.feature_stats import content_order
 from metrics.inception_score import inception_score
-from tests.conftest import golden_cases
+from tests.helpers.golden import golden_cases
 
 
 def test_certain_and_spread_over_k_classes_scores_k():

@@ -5,7 +5,7 @@ import pytest
 
 from dnnlib.errors import UserError
 from metrics.kernel_inception_distance import kernel_inception_distance, squared_mmd, sums_of, variances_of_terms
-from tests.conftest import golden_cases
+from tests.helpers.golden import golden_cases
 
 
 def features(num: int, seed: int, shift: float = 0.0, dim: int = 8) -> np.ndarray:

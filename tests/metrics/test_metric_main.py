@@ -11,7 +11,7 @@ from metrics import metric_main
 from metrics.detectors import Detectors
 from metrics.kernel_inception_distance import KIDOptions
 from metrics.metric_main import MetricOptions, calc_metric, find_metric, prepare, report_metric
-from tests.metrics.test_feature_stats import Pictures
+from tests.helpers.pictures import Pictures
 
 OFFICIAL = (
     "fid50k_full kid50k_full pr50k3_full ppl2_wend eqt50k_int eqt50k_frac eqr50k fid50k kid50k pr50k3 is50k "

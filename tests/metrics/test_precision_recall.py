@@ -6,7 +6,7 @@ import torch
 
 from dnnlib.errors import UserError
 from metrics import precision_recall as pr
-from tests.conftest import golden_cases
+from tests.helpers.golden import golden_cases
 
 
 def features(num: int, seed: int, spread: float = 1.0, dim: int = 6) -> np.ndarray:

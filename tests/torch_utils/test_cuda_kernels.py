@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, relative_error
-from tests.torch_utils import cuda_emulation
+from tests.helpers import cuda_emulation
+from tests.helpers.golden import ROOT, relative_error
 from torch_utils.ops import cuda_build, cuda_ops, dispatch, kernels
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.filtered_lrelu import filtered_lrelu

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from tests.torch_utils.processes import run_two
+from tests.helpers.processes import run_two
 from torch_utils import distributed, misc
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.torch_utils.processes import run_many, run_two
+from tests.helpers.processes import run_many, run_two
 from torch_utils import distributed
 from torch_utils.gradient_reducer import GradientReducer, buckets_of, usual_size
 

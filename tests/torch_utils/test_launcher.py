@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.golden import ROOT
 from torch_utils import launcher
 
 
 def command(act, *args, is_torchrun=False):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if is_torchrun else []
-    return [sys.executable, *torchrun, "-m", "tests.torch_utils.acts", act, *map(str, args)]
+    return [sys.executable, *torchrun, "-m", "tests.helpers.acts", act, *map(str, args)]
 
 
 def run(act, *args, is_torchrun=False):

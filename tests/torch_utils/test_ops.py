@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conftest import golden_cases, relative_error
+from tests.helpers.golden import golden_cases, relative_error
 from torch_utils.ops import cuda_build, dispatch
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample

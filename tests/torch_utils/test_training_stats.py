@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.torch_utils.processes import run_two
+from tests.helpers.processes import run_two
 from torch_utils import training_stats
 from torch_utils.training_stats import Collector, held, report, report0
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.conftest import golden_cases, relative_error
+from tests.helpers.golden import golden_cases, relative_error
 from torch_utils import seeding
 from training import augment
 from training.augment import AUGPIPES, AugmentPipe

@@ -18,6 +18,16 @@ import torch
 from PIL import Image
 
 from dnnlib.errors import UserError
+from tests.helpers.image_files import (
+    check_one_line,
+    encode,
+    labels_json,
+    noise,
+    pngs,
+    save_image,
+    write_folder,
+    write_zip,
+)
 from training import dataset as dataset_module
 from training.data import image_files
 from training.data.image_files import BadImage, open_files
@@ -25,47 +35,6 @@ from training.data.image_tensors import to_float, to_uint8
 from training.data.pixels import decode, encode_png, probe
 from training.dataset import Dataset, ImageFolderDataset, sample_order
 from training.run.loader import BatchLoader
-
-FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF"}
-
-
-def noise(*shape: int, dtype=np.uint8, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
-
-
-def encode(pixels: np.ndarray, kind: str = "png", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=FORMATS[kind], **options)
-    return buffer.getvalue()
-
-
-def save_image(image: Image.Image, kind: str = "png", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=FORMATS[kind], **options)
-    return buffer.getvalue()
-
-
-def pngs(names, height: int = 6, width: int = 8, channels: int = 3) -> dict[str, bytes]:
-    return {name: encode_png(noise(height, width, channels, seed=i)) for i, name in enumerate(names)}
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def write_folder(path: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        target = path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    return path
-
-
-def labels_json(labels: object) -> bytes:
-    return json.dumps({"labels": labels}).encode()
 
 
 @pytest.fixture(params=["zip", "folder"])
@@ -517,12 +486,6 @@ def test_bad_dataset_json(store, content, message):
 
 
 # What bad input gets --------------------------------------------------------------------------------------------------
-
-
-def check_one_line(error: Exception, *words: str) -> None:
-    message = str(error)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
 
 
 def write_truncated_zip(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conftest import golden_cases, relative_error
+from tests.helpers.golden import golden_cases, relative_error
 from training import networks_stylegan2, networks_stylegan3
 
 OPS = {

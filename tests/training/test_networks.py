@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
-from tests.conftest import relative_error
+from tests.helpers.golden import relative_error
 from torch_utils.ops import dispatch
 from training import networks_stylegan2, networks_stylegan3
 from training.layers.pyramid import resolution_pyramid

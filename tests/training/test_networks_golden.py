@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import GOLDEN, ROOT, golden_cases, relative_error
+from tests.helpers.golden import GOLDEN, ROOT, golden_cases, relative_error
 from training import networks_stylegan2, networks_stylegan3
 
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
