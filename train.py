@@ -51,7 +51,8 @@ from dnnlib.errors import UserError
 from dnnlib.files import only_one
 from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
 from torch_utils.one_voice import say_once
-from training.config.options import DEFAULTS, FLAGS, TYPES, Flag, PathKind, TrainingOptions, flag_name
+from training.config.flags import Flag, PathKind, flag_name
+from training.config.options import DEFAULTS, FLAGS, TYPES, TrainingOptions
 from training.settings import LATEST
 
 if TYPE_CHECKING:

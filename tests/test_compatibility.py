@@ -32,7 +32,7 @@ from torch_utils.ops import bias_act, conv2d_gradfix, fma, grid_sample_gradfix, 
 from training import augment, losses, networks, training_loop
 from training.config import ada
 from training.config.official_loop import config_from_official
-from training.config.options import TrainingOptions
+from training.config.options import TrainingOptions, check_together
 from training.config.resolve import resolve
 from training.config.resume import rewind_files
 from training.dataset import ImageFolderDataset
@@ -473,7 +473,7 @@ def test_nhwc(tmp_path):
     config = resolve(options_of(tmp_path, "--cfg=stylegan2", "--nhwc=1")).config
     assert config.G_kwargs["fp16_channels_last"] and config.D_kwargs["block_kwargs"]["fp16_channels_last"]
     with pytest.raises(UserError, match="--nhwc=1: --cfg=dcgan has no such thing"):
-        options_of(tmp_path, "--cfg=dcgan", "--nhwc=1").check_together()
+        check_together(options_of(tmp_path, "--cfg=dcgan", "--nhwc=1"))
 
 
 @pytest.mark.parametrize(

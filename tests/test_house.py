@@ -18,6 +18,7 @@ FLOORS = (  # from the ground up; a name stands for a module, or for all modules
     ("training.augment", "training.losses"),
     ("training.sources",),
     ("training.generator", "training.discriminator"),
+    ("training.conv_generator",),
     (
         "training.networks_stylegan2", "training.networks_stylegan3", "training.networks_dcgan", "training.networks_resnet",
         "training.networks_r3gan", "training.networks_pggan", "training.networks",

@@ -5,7 +5,8 @@ python -m tools.options_page    # writes docs/options.md
 
 from pathlib import Path
 
-from training.config.options import DEFAULTS, FLAGS, Flag, OnResume, PathKind, flag_name
+from training.config.flags import Flag, OnResume, PathKind, flag_name
+from training.config.options import DEFAULTS, FLAGS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 INTRODUCTION = """# The options of train.py

@@ -18,8 +18,9 @@ from training.cascades.cascade_report import CascadeReport
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
+from training.config.flags import OnResume, flag_name
 from training.config.option_paths import absolute_options
-from training.config.options import FLAGS, OnResume, TrainingOptions, flag_name, names_where
+from training.config.options import FLAGS, TrainingOptions, names_where
 from training.config.resolve import Resolved, check_metrics, resolve
 from training.config.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
 from training.config.run_config import TrainingConfig

@@ -22,7 +22,8 @@ import yaml
 from dnnlib.errors import UserError
 from dnnlib.util import is_url
 from metrics import metric_main
-from training.config.options import DEFAULTS, FED, FED_BY_NETWORK, FLAGS, PathKind, names_where
+from training.config.flags import PathKind
+from training.config.options import DEFAULTS, FED, FED_BY_NETWORK, FLAGS, names_where
 from training.data.shards import set_exists, split_list
 
 MAX_BYTES = 1 << 20

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dnnlib.util import is_url
-from training.config.options import FLAGS, PathKind, names_where
+from training.config.flags import PathKind
+from training.config.options import FLAGS, names_where
 from training.data.shards import split_list
 
 SETS = names_where(lambda flag: flag.path is PathKind.SET)

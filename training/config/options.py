@@ -5,9 +5,6 @@ these declarations. Nothing here imports torch, so that `--help` does not wait f
 """
 
 import dataclasses
-import enum
-import math
-import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +12,23 @@ from typing import Any
 
 from dnnlib.errors import UserError
 from metrics.settings import DETECTORS
+from training.config.flags import (
+    FIXED,
+    FREE,
+    ROUNDS,
+    TUNES,
+    Flag,
+    Need,
+    PathKind,
+    auto_int,
+    flag_name,
+    names,
+    option,
+    problem_with,
+    resumed,
+    sets,
+    sorted_names,
+)
 from training.config.presets import PRESETS, W_DIM, Preset
 from training.settings import (
     AUGPIPES,
@@ -32,105 +46,7 @@ MAX_CORESET_FACTOR = 64
 MAX_PRETRAIN_KIMG = 10_000
 
 
-class OnResume(enum.Enum):
-    """What another value does to a run that is continued; the value says so in docs/options.md."""
-
-    FREE = "may change"
-    ROUNDS = "may change: equal up to rounding, not to the bit"
-    TUNES = "may change, and is noted"
-    FIXED = "must agree"
-
-
-class PathKind(enum.Enum):
-    """What lies at a path."""
-
-    SET = "image set"  # or several with commas between them, or a snapshot
-    FILE = "file"  # a network or weights, here or at an address
-    FOLDER = "folder"
-
-
-@dataclass(frozen=True)
-class Need:
-    """What must be so for a flag to mean anything."""
-
-    holds: Callable[["TrainingOptions"], bool]
-    text: str  # "needs --aug=fixed"
-
-
-@dataclass(frozen=True)
-class Flag:
-    """What is known of a flag beside its type and default."""
-
-    help: str
-    on_resume: OnResume
-    metavar: str | None = None
-    unset: str | None = None
-    """What stands for no value in `--help`: `32; that of --cfg`."""
-    choices: tuple[str, ...] = ()
-    parse: Callable[[str], Any] | None = None
-    """From the text of the command line, where that is no plain number, text or choice. Raises `UserError`."""
-    text: str | None = None
-    """The default as text, with `parse`; without it there is no text to show."""
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    pattern: tuple[str, str] | None = None
-    """Regular expression of a text, and the rule in words."""
-    path: PathKind | None = None
-    words: tuple[str, ...] = ()
-    """Values of a path flag that are no paths."""
-    needs: Need | None = None
-    suits: Callable[[Preset], bool] | None = None
-    """Which configurations have something for it."""
-    more: str = ""
-    """What docs/options.md says beyond `help`."""
-    note: str = ""
-    """What another value changes in a run that is continued, beside its networks."""
-    is_of_stage: bool = True
-    """Whether a recipe may say it of a stage."""
-    is_beside_cascade: bool = False
-    """Whether it says where and how to compute, and may stand beside --cascade for all stages."""
-
-
-def option(default: Any, help: str, on_resume: OnResume, **known: Any) -> Any:
-    """A field of `TrainingOptions`. known: the other fields of its `Flag`."""
-    return dataclasses.field(default=default, metadata={"flag": Flag(help, on_resume, **known)})
-
-
 # Texts of the command line
-
-
-def auto_int(text: str) -> int | None:
-    """An integer, or `auto` for None."""
-    try:
-        return None if text == "auto" else int(text)
-    except ValueError:
-        raise UserError(f"{text!r} is neither a number nor auto") from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Words with commas between them, each once; `none` for none."""
-    words = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    return () if words == ("none",) else words
-
-
-def sorted_names(text: str) -> tuple[str, ...]:
-    """So that `prior,target` is `target,prior` to a run that is continued."""
-    return tuple(sorted(names(text)))
-
-
-def sets(text: str) -> tuple[str, ...]:
-    """Paths with commas between them, braces written out, each once."""
-    from training.data.shards import split_list
-
-    return tuple(dict.fromkeys(split_list(text)))
-
-
-def resumed(text: str) -> str | None:
-    """A published network's address for its name, None for `noresume`."""
-    from training.config.ada import resume_address
-
-    return resume_address(text)
 
 
 def by_preset(name: str) -> str:
@@ -152,8 +68,6 @@ READS_WEIGHTS = Need(
     "is read by nothing here: it needs --metrics, --source=auto, --source-match=csid or --coreset=target",
 )
 STYLE_BASED = {"suits": lambda preset: preset.is_style_based}
-
-FREE, ROUNDS, TUNES, FIXED = OnResume
 
 
 @dataclass
@@ -372,7 +286,7 @@ class TrainingOptions:
             )
         for name, flag in FLAGS.items():
             if (problem := problem_with(getattr(self, name), flag)) is not None:
-                raise UserError(f"{self.typed(name)}{problem}")
+                raise UserError(f"{typed(self, name)}{problem}")
         self.kimg = self.preset.kimg if self.kimg is None else self.kimg
         self._check_names()
 
@@ -385,29 +299,6 @@ class TrainingOptions:
             if name not in CORESETS:
                 raise UserError(f"--coreset={name}: choose from {', '.join(CORESETS)}, or both with a comma")
 
-    def check_together(self) -> None:
-        """Refuse flags that mean nothing beside the others, and flags that contradict each other. Raises `UserError`."""
-        for name, flag in FLAGS.items():
-            if getattr(self, name) in (DEFAULTS[name], None, ()) or (name == "stage_cache" and not self.stage_cache):
-                continue
-            if flag.suits is not None and not flag.suits(self.preset):
-                raise UserError(f"{self.typed(name)}: --cfg={self.cfg} has no such thing; leave it out")
-            if flag.needs is not None and not flag.needs.holds(self):
-                raise UserError(f"{self.typed(name)}: {flag.needs.text}")
-        if "prior" in self.coreset and self.source_match != "random":
-            raise UserError(
-                "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
-                "--source-match=random"
-            )
-        if self.resume_augment and self.aug != "ada":
-            raise UserError(f"--resume-augment=1 takes over what --aug=ada adapts; --aug={self.aug} does not")
-
-    def typed(self, name: str) -> str:
-        """A flag as the user would type it."""
-        value = getattr(self, name)
-        value = ",".join(value) if isinstance(value, tuple) else int(value) if isinstance(value, bool) else value
-        return f"{flag_name(name)}={value}"
-
     @property
     def is_fed(self) -> bool:
         """Whether G sees something else than noise. --source alone is what stage one makes."""
@@ -418,59 +309,55 @@ class TrainingOptions:
         assert self.cfg is not None
         return PRESETS[self.cfg]
 
-    def settled(self) -> "TrainingOptions":
-        """With the configuration's values for what was left open."""
-        preset = self.preset
-        defaults = {
-            "cbase": preset.cbase,
-            "cmax": preset.cmax,
-            "z_dim": preset.z_dim,
-            "w_dim": W_DIM if preset.is_style_based else None,
-            "glr": preset.glr,
-            "dlr": preset.dlr,
-            "loss": preset.loss,
-            "map_depth": preset.map_depth,
-            "grow_kimg": preset.grow_kimg,
-            "mbstd_group": preset.mbstd_group if preset.has_minibatch_std else None,
-        }
-        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
-
-
-def problem_with(value: Any, flag: Flag) -> str | None:
-    """What is wrong with a value by itself, as a sentence that goes on after the flag; None if nothing is."""
-    if value is None:
-        return None
-    if flag.choices and value not in flag.choices:
-        return f": choose from {', '.join(flag.choices)}"
-    if flag.path is not None and value == "":
-        return " is empty; give a path"
-    if flag.pattern is not None and not re.fullmatch(flag.pattern[0], value):
-        return f" {flag.pattern[1]}"
-    if isinstance(value, int | float) and not math.isfinite(value):
-        return " must be a finite number"
-    is_low = (flag.least is not None and value < flag.least) or (flag.above is not None and value <= flag.above)
-    is_high = flag.most is not None and value > flag.most
-    return f" must {range_of(flag)}" if is_low or is_high else None
-
-
-def range_of(flag: Flag) -> str:
-    """The range of a number: `be at least 1`."""
-    if flag.least is not None and flag.most is not None:
-        return f"be from {flag.least:,} to {flag.most:,}"
-    if flag.least is not None:
-        return f"be at least {flag.least:,}" if flag.least else "not be negative"
-    return "be positive"
-
 
 FLAGS: dict[str, Flag] = {field.name: field.metadata["flag"] for field in dataclasses.fields(TrainingOptions)}
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
 TYPES: dict[str, Any] = typing.get_type_hints(TrainingOptions)
 
 
-def flag_name(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def names_where(holds: Callable[[Flag], bool]) -> frozenset[str]:
     """The options whose declaration says so."""
     return frozenset(name for name, flag in FLAGS.items() if holds(flag))
+
+
+def check_together(options: TrainingOptions) -> None:
+    """Refuse flags that mean nothing beside the others, and flags that contradict each other. Raises `UserError`."""
+    for name, flag in FLAGS.items():
+        if getattr(options, name) in (DEFAULTS[name], None, ()) or (name == "stage_cache" and not options.stage_cache):
+            continue
+        if flag.suits is not None and not flag.suits(options.preset):
+            raise UserError(f"{typed(options, name)}: --cfg={options.cfg} has no such thing; leave it out")
+        if flag.needs is not None and not flag.needs.holds(options):
+            raise UserError(f"{typed(options, name)}: {flag.needs.text}")
+    if "prior" in options.coreset and options.source_match != "random":
+        raise UserError(
+            "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
+            "--source-match=random"
+        )
+    if options.resume_augment and options.aug != "ada":
+        raise UserError(f"--resume-augment=1 takes over what --aug=ada adapts; --aug={options.aug} does not")
+
+
+def typed(options: TrainingOptions, name: str) -> str:
+    """A flag as the user would type it."""
+    value = getattr(options, name)
+    value = ",".join(value) if isinstance(value, tuple) else int(value) if isinstance(value, bool) else value
+    return f"{flag_name(name)}={value}"
+
+
+def settled(options: TrainingOptions) -> TrainingOptions:
+    """With the configuration's values for what was left open."""
+    preset = options.preset
+    defaults = {
+        "cbase": preset.cbase,
+        "cmax": preset.cmax,
+        "z_dim": preset.z_dim,
+        "w_dim": W_DIM if preset.is_style_based else None,
+        "glr": preset.glr,
+        "dlr": preset.dlr,
+        "loss": preset.loss,
+        "map_depth": preset.map_depth,
+        "grow_kimg": preset.grow_kimg,
+        "mbstd_group": preset.mbstd_group if preset.has_minibatch_std else None,
+    }
+    return dataclasses.replace(options, **{k: v for k, v in defaults.items() if getattr(options, k) is None})

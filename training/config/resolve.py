@@ -39,7 +39,7 @@ from training.config.network_kwargs import (
     generator_kwargs,
     network_shape,
 )
-from training.config.options import TrainingOptions
+from training.config.options import TrainingOptions, check_together, settled
 from training.config.resume import ResumePoint, is_finished
 from training.config.run_config import TrainingConfig
 from training.config.source_choice import choice_line, choose_source
@@ -104,7 +104,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None, judged_b
     judged_by: metrics that are computed at the end of the run, beside its own.
     """
     if point is None:  # a run that began keeps its options, whatever they mean beside each other
-        dataclasses.replace(options, metrics=(*options.metrics, *judged_by)).check_together()
+        check_together(dataclasses.replace(options, metrics=(*options.metrics, *judged_by)))
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
     decided = decide(options, point)
     config = configuration(decided, asked, point)
@@ -127,7 +127,7 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     lines: dict[str, str | None] = {}
     device, lines["Device"] = choose_device(options)
     options = adapt(options, device, point)
-    options, why_source = choose_source(options.settled(), device)
+    options, why_source = choose_source(settled(options), device)
     why_source = why_source if point is None else point.source.why
     lines["Chosen"] = None if why_source is None else choice_line(why_source)
     options, lines["Stage"] = settle_stage(options)

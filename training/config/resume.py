@@ -22,8 +22,9 @@ from training.checkpoints.state_file import (
     newest_intact_state,
     numbered,
 )
+from training.config.flags import OnResume, flag_name
 from training.config.option_paths import absolute_options
-from training.config.options import FLAGS, TYPES, OnResume, TrainingOptions, flag_name
+from training.config.options import FLAGS, TYPES, TrainingOptions
 from training.config.presets import PRESETS
 from training.config.run_config import FREE_FIELDS, TrainingConfig, as_data
 from training.config.source_specs import SourceSpec, from_data

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dnnlib.errors import UserError
-from training.config.options import FLAGS, OnResume
+from training.config.flags import OnResume
+from training.config.options import FLAGS
 from training.config.source_specs import SourceSpec
 from training.sources.coreset import CoresetSpec
 from training.sources.prior_features import NoPrior, PriorSpec

@@ -5,7 +5,8 @@ import pytest
 from dnnlib.errors import UserError
 from tools import options_page
 from training.config import options
-from training.config.options import FLAGS, OnResume, TrainingOptions
+from training.config.flags import OnResume
+from training.config.options import FLAGS, TrainingOptions, check_together
 
 
 def test_every_option_says_what_it_is():
@@ -52,7 +53,7 @@ def test_flags_that_mean_nothing_beside_the_others_are_refused(given, words):
     """They were passed over in silence, all but a few."""
     asked = TrainingOptions(**{"cfg": "stylegan2", "data": "a.zip", **given})
     with pytest.raises(UserError) as refused:
-        asked.check_together()
+        check_together(asked)
     assert str(refused.value).startswith(words)
 
 
@@ -66,7 +67,7 @@ def test_flags_that_mean_nothing_beside_the_others_are_refused(given, words):
     ],
 )  # fmt: skip
 def test_flags_that_belong_together_are_taken(given):
-    TrainingOptions(**{"cfg": "stylegan2", "data": "a.zip", **given}).check_together()
+    check_together(TrainingOptions(**{"cfg": "stylegan2", "data": "a.zip", **given}))
 
 
 @pytest.mark.parametrize(
