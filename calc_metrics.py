@@ -261,10 +261,12 @@ def say_sizes(path: str, images: ImageSet) -> None:
 @contextlib.contextmanager
 def naming_missing(name: str | None) -> Iterator[None]:
     """Where --data is needed, say what the network was trained on, if that is known and not found."""
+    from metrics.metric_main import NeedsData
+
     try:
         yield
-    except UserError as error:
-        if name is None or not str(error).startswith("--data is needed"):
+    except NeedsData as error:
+        if name is None:
             raise
         raise UserError(
             f"{error}; the network was trained on {name}, which is neither where its run found it nor in this folder or "

@@ -136,12 +136,24 @@ class Detectors:
         return open_detector(name, weights, self.resize, self.device, self.verbose)
 
 
+@dataclass(frozen=True)
+class Flags:
+    """What a command line calls a detector and its weights, for messages."""
+
+    name: str = "--detector"
+    weights: str = "--detector-weights"
+
+
+USUAL_FLAGS = Flags()
+
+
 def open_detector(
     name: str = "auto",
     weights: str | None = None,
     resize: str = "tf",
     device: torch.device | str = "cpu",
     verbose: bool = False,
+    flags: Flags = USUAL_FLAGS,
 ) -> Detector:
     """A detector by name, on a device, in eval mode.
 
@@ -150,20 +162,20 @@ def open_detector(
     StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises `UserError`.
     """
     if name not in DETECTORS:
-        raise UserError(f"--detector={name}: not known; choose from {', '.join(DETECTORS)}")
+        raise UserError(f"{flags.name}={name}: not known; choose from {', '.join(DETECTORS)}")
     if resize not in RESIZE_MODES:
         raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
     if name == "auto":
         name = choose("inception", weights)
     if name == "tiny":
         if weights is not None:
-            raise UserError("--detector-weights: tiny has its own; leave it out, or add --detector=inception")
+            raise UserError(f"tiny has its own; leave it out, or add {flags.name}=inception", flags.weights)
         if resize == "clean" and verbose:
             print(
                 "Warning: --resize=clean says nothing to the tiny detector, which has a way of its own", file=sys.stderr
             )
         return open_tiny(device)
-    state, weights_hash = load_weights(name, weights, verbose)
+    state, weights_hash = load_weights(name, weights, verbose, flags)
     return assemble(name, state, weights_hash[:16], resize, device)
 
 
@@ -215,7 +227,7 @@ def choose(usual: str, weights: str | None) -> str:
     return usual if is_given or cached_path(PUBLIC[usual].url) is not None else "tiny"
 
 
-def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[str, torch.Tensor], str]:
+def load_weights(name: str, weights: str | None, verbose: bool, flags: Flags) -> tuple[dict[str, torch.Tensor], str]:
     """State dict and sha256 of the given weights, or of the published ones."""
     public = PUBLIC[name]
     source = public.url if weights is None else weights
@@ -229,10 +241,10 @@ def load_weights(name: str, weights: str | None, verbose: bool) -> tuple[dict[st
             return read_state_dict(file, source), digest
     except UserError as error:
         if weights is not None:
-            raise UserError(f"--detector-weights: {error}") from error
+            raise UserError(str(error), flags.weights) from error
         raise UserError(
-            f"--detector={name}: no weights ({error}). Ways out: download {public.url} ({public.megabytes} MB) elsewhere and "
-            f"give it with --detector-weights=FILE; connect this machine once, the file is kept; or use --detector=tiny"
+            f"{flags.name}={name}: no weights ({error}). Ways out: download {public.url} ({public.megabytes} MB) elsewhere and "
+            f"give it with {flags.weights}=FILE; connect this machine once, the file is kept; or use {flags.name}=tiny"
         ) from error
 
 
@@ -387,7 +399,7 @@ def open_lpips(
     weights: str | None, lpips_weights: str = LPIPS_URL, device: torch.device | str = "cpu", verbose: bool = False
 ) -> Detector:
     """VGG16 with the five layers of LPIPS on top, for the perceptual path length. Raises `UserError`."""
-    state, vgg_hash = load_weights("vgg16", weights, verbose)
+    state, vgg_hash = load_weights("vgg16", weights, verbose, USUAL_FLAGS)
     network = vgg16.LPIPS(build_vgg16(state))
     with open_url(lpips_weights, verbose=verbose) as file:
         lins_hash = hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,6 +38,10 @@ MOST_REAL_FOR_NEIGHBOURS = 200 * KILO
 MOST_REAL_FOR_KID = 1000 * KILO
 
 
+class NeedsData(UserError):
+    """A metric compares with real images, and there are none."""
+
+
 @dataclass
 class MetricOptions:
     """What metrics are computed on, and with. Features of the same images are computed once for all of them."""
@@ -195,7 +199,7 @@ def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = F
     for name in names:
         metric = find_metric(name)
         if metric.needs_real and opts.real is None:
-            raise UserError(f"--data is needed: {name} compares with real images")
+            raise NeedsData(f"--data is needed: {name} compares with real images")
         if metric.needs_network and opts.sampler is None:
             raise UserError(f"--metrics: {name} looks inside a generator; give a snapshot with --network, not images")
         if metric.needs_movable_input and not hasattr(getattr(opts.sampler.G.synthesis, "input", None), "transform"):

@@ -123,7 +123,7 @@ class Machine:
                     return self.pop()
                 self.execute(code)
         except SnapshotError as error:
-            raise error if str(error).startswith("at byte ") else self.error(str(error)) from error
+            raise error if error.place is not None else self.error(str(error)) from error
         except Exception as error:  # wrong arguments to a name on the list can raise nearly anything
             raise self.error(f"damaged or no snapshot ({type(error).__name__})") from error
 
@@ -139,7 +139,7 @@ class Machine:
         instruction(self)
 
     def error(self, message: str) -> SnapshotError:
-        return SnapshotError(f"at byte {self.base + self.start}: {message}")
+        return SnapshotError(message, f"at byte {self.base + self.start}")
 
     # The file
 

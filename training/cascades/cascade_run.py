@@ -16,7 +16,7 @@ from torch_utils.launcher import STOPPED
 from training.augment import AugmentPipe
 from training.cascades.cascade_report import CascadeReport
 from training.cascades.recipe import Recipe, Stage
-from training.checkpoints.snapshot import expecting, fingerprint_file, is_snapshot
+from training.checkpoints.snapshot import fingerprint_file, is_snapshot, load_snapshot
 from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
 from training.config.flags import OnResume, flag_name
 from training.config.option_paths import absolute_options
@@ -89,14 +89,16 @@ class CascadeRun:
 
     def plan(self, stage: Stage) -> StagePlan:
         """Resolve a stage on top of the earlier ones, trained or not. Raises `UserError` that names it."""
-        with self.naming(stage), expecting(self.expected):
+        with self.naming(stage):
             options = self.options_of(stage)
             run_dir = newest_run(self.folder / stage.name)
             point = None
             if run_dir is not None:
                 self.check_unchanged(stage, run_dir, options)
                 point = find_resume_point(as_flags(options, run_dir), names_given(options))
-            resolved = resolve(options if point is None else point.options, point, judged_by=self.recipe.table)
+            resolved = resolve(
+                options if point is None else point.options, point, judged_by=self.recipe.table, read=self.read
+            )
             if point is None and stage.source is not None:  # whose file is called as the files of all stages are
                 name = set_name(self.plans[stage.source].snapshot)
                 resolved.config.desc = resolved.config.desc.replace(f"-{name}-to-", f"-{stage.source}-to-", 1)
@@ -109,6 +111,10 @@ class CascadeRun:
             self.expected[snapshot] = expected_contents(resolved.config, networks)
         self.plans[stage.name] = StagePlan(stage, resolved, point, has_ended, snapshot)
         return self.plans[stage.name]
+
+    def read(self, path: str, verbose: bool = False) -> dict[str, Any]:
+        """A snapshot; of a stage yet to be trained what is known of it, networks without memory."""
+        return self.expected[path] if path in self.expected else load_snapshot(path, verbose)
 
     def options_of(self, stage: Stage) -> TrainingOptions:
         """The options of a stage, with the snapshots of those that it builds on."""
@@ -157,7 +163,7 @@ class CascadeRun:
         try:
             check_metrics(self.recipe.table, resolved.config, resolved.num_images)
         except UserError as error:
-            raise UserError(str(error).replace("--metrics:", "table:", 1)) from error
+            raise error.moved("--metrics", "table") from error
 
     def run(self) -> int:
         """Train what is left, judge every stage, and put the end of the cascade together; the exit code."""

@@ -233,7 +233,7 @@ def table_metrics(value: Any) -> tuple[str, ...]:
         try:
             metric_main.find_metric(name)
         except UserError as error:
-            raise UserError(str(error).replace("--metrics:", "table:", 1)) from error
+            raise error.moved("--metrics", "table") from error
     return names
 
 

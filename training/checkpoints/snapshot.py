@@ -1,13 +1,11 @@
 """Snapshots: one pickle of plain data with the networks, the source that feeds them and what they were trained on."""
 
-import contextlib
 import hashlib
 import io
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,18 +43,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "prior": (InstancePrior, type(None)),
     "labels": (LabelDistribution, type(None)),
 }
-# Path -> contents of snapshots that are yet to be made (networks on the meta device), for checks before they are.
-_expected: ContextVar[Mapping[str, dict[str, Any]] | None] = ContextVar("expected_snapshots", default=None)
-
-
-@contextlib.contextmanager
-def expecting(snapshots: Mapping[str, dict[str, Any]]) -> Iterator[None]:
-    """In the block, snapshots that are not there yet load as what is known of them: stages of a cascade before training."""
-    token = _expected.set(snapshots)
-    try:
-        yield
-    finally:
-        _expected.reset(token)
+ReadSnapshot = Callable[..., dict[str, Any]]  # as `load_snapshot`, or what foresees a file that is yet to be made
 
 
 def save_snapshot(path: str | os.PathLike, contents: dict[str, Any]) -> None:
@@ -172,9 +159,6 @@ def check_stages(network: torch.nn.Module) -> None:
 def load_snapshot(path_or_url: str | os.PathLike, verbose: bool = False) -> dict[str, Any]:
     """Read a snapshot from a path or an http(s) address. Raises `UserError` naming it."""
     shown = os.fspath(path_or_url)
-    expected = _expected.get() or {}
-    if shown in expected:
-        return expected[shown]
     with open_snapshot(shown, verbose) as file:
         try:
             check_seal(file, "the snapshot")

@@ -8,7 +8,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed
 from training.augment import AUGPIPES
-from training.checkpoints.snapshot import is_snapshot
+from training.checkpoints.snapshot import ReadSnapshot, is_snapshot
 from training.config.ada import adapted, auto_batch
 from training.config.options import TrainingOptions
 from training.config.resume import ResumePoint
@@ -133,7 +133,7 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
     return dataset, info, f"{', '.join(parts)} [{options.data}]"
 
 
-def describe_source(options: TrainingOptions) -> tuple[SourceSpec, dict[str, Any] | None, str]:
+def describe_source(options: TrainingOptions, read: ReadSnapshot) -> tuple[SourceSpec, dict[str, Any] | None, str]:
     """`(source, constructor arguments of the encoder, line)`; checks the files, and that images and z_dim can meet."""
     if options.source is None:
         if options.source_encoder not in (None, "identity"):
@@ -147,7 +147,7 @@ def describe_source(options: TrainingOptions) -> tuple[SourceSpec, dict[str, Any
         )
     source = spec_of(options.source)
     with naming("--source"):
-        channels, line = source.probe()
+        channels, line = source.probe(read)
     kwargs = {"kind": encoder, "norm": options.source_norm, "noise_std": options.source_noise}
     if encoder in ENCODERS and ENCODERS[encoder].is_trainable:
         kwargs["img_channels"] = channels

@@ -17,7 +17,7 @@ from metrics import metric_main
 from metrics.detectors import Detectors
 from metrics.feature_stats import Images
 from torch_utils import distributed, misc, persistence
-from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot import ReadSnapshot, load_snapshot
 from training.checkpoints.state_file import state_beside
 from training.config.choices import (
     adapt,
@@ -98,20 +98,25 @@ class Decided:
     """Of the summary, by topic; None for none."""
 
 
-def resolve(options: TrainingOptions, point: ResumePoint | None = None, judged_by: Sequence[str] = ()) -> Resolved:
+def resolve(
+    options: TrainingOptions,
+    point: ResumePoint | None = None,
+    judged_by: Sequence[str] = (),
+    read: ReadSnapshot = load_snapshot,
+) -> Resolved:
     """Decide what is open and check everything against the files, and against the run that is continued, if any.
 
-    judged_by: metrics that are computed at the end of the run, beside its own.
+    judged_by: metrics that are computed at the end of the run, beside its own. read: opens the snapshots that it builds on.
     """
     if point is None:  # a run that began keeps its options, whatever they mean beside each other
         check_together(dataclasses.replace(options, metrics=(*options.metrics, *judged_by)))
     asked = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(options).items()}
-    decided = decide(options, point)
+    decided = decide(options, point, read)
     config = configuration(decided, asked, point)
     if point is not None:
         point.check(config)
     lines = decided.lines | lines_about(decided.options, config)
-    lines["Start"] = describe_resume(decided.options, config) if point is None else describe_continuation(point)
+    lines["Start"] = describe_resume(decided.options, config, read) if point is None else describe_continuation(point)
     num_images = decided.data_info["num_images"]
     notes = [] if point is None else list(point.notes)
     if point is None:
@@ -122,7 +127,7 @@ def resolve(options: TrainingOptions, point: ResumePoint | None = None, judged_b
     return Resolved(config, [*summary, *(("Note", note) for note in notes)], num_images)
 
 
-def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
+def decide(options: TrainingOptions, point: ResumePoint | None, read: ReadSnapshot) -> Decided:
     """One after the other. A run that is continued keeps what was measured at its beginning."""
     lines: dict[str, str | None] = {}
     device, lines["Device"] = choose_device(options)
@@ -134,7 +139,7 @@ def decide(options: TrainingOptions, point: ResumePoint | None) -> Decided:
     num_gpus = choose_processes(options, device)
     batch_size = options.batch or options.preset.batch or 32
     dataset, data_info, lines["Data"] = open_data(options)
-    source, encoder_kwargs, lines["Source"] = describe_source(options)
+    source, encoder_kwargs, lines["Source"] = describe_source(options, read)
     stage_cache, lines["Cache"] = choose_stage_cache(options, source, batch_size)
     match = match_classes(options, device) if point is None else point.source.match
     lines["Classes"] = source.class_line(match) if options.cond else None
@@ -289,11 +294,11 @@ def describe_run(decided: Decided) -> str:
     return "-".join(parts)
 
 
-def describe_resume(options: TrainingOptions, config: TrainingConfig) -> str:
+def describe_resume(options: TrainingOptions, config: TrainingConfig, read: ReadSnapshot) -> str:
     if options.resume is None:
         return "from scratch"
     with naming("--resume"):
-        contents = load_snapshot(options.resume, verbose=True)
+        contents = read(options.resume, verbose=True)
     anew = [] if check_fits(contents, config) else ["D (none of its weights are there, or fit)"]
     kimg = (contents.get("meta") or {}).get("cur_nimg", 0) / 1000
     if options.resume_optimizer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dnnlib.errors import UserError, naming
-from training.checkpoints.snapshot import check_stage, is_snapshot, load_snapshot, open_network_source
+from training.checkpoints.snapshot import ReadSnapshot, check_stage, is_snapshot, load_snapshot, open_network_source
 from training.config.source_match import UNMATCHED, ClassMatch
 from training.data.image_files import open_files
 from training.data.pixels import CHANNEL_NAMES
@@ -44,8 +44,8 @@ class SourceSpec:
         """What is known of the source without opening it."""
         return Source()
 
-    def probe(self) -> tuple[int, str]:
-        """`(channels, line for the summary)`, from a look at the files. Raises `UserError`."""
+    def probe(self, read: ReadSnapshot = load_snapshot) -> tuple[int, str]:
+        """`(channels, line for the summary)`, from a look at the files; read: opens a snapshot. Raises `UserError`."""
         raise NotImplementedError
 
     def num_images(self) -> int | None:
@@ -105,7 +105,7 @@ class ImagesSpec(SourceSpec):
         """What is known of the source without opening it."""
         return Source()
 
-    def probe(self) -> tuple[int, str]:
+    def probe(self, read: ReadSnapshot = load_snapshot) -> tuple[int, str]:
         with contextlib.closing(open_files(self.path)) as files:
             if len(files) < 2:
                 raise UserError(f"{self.path}: holds a single image; a source is many images")
@@ -137,8 +137,8 @@ class NetworkSpec(SourceSpec):
         """What is known of the source without opening it."""
         return Source()
 
-    def probe(self) -> tuple[int, str]:
-        contents = load_snapshot(self.path, verbose=True)
+    def probe(self, read: ReadSnapshot = load_snapshot) -> tuple[int, str]:
+        contents = read(self.path, verbose=True)
         check_stage(contents, self.path)
         network = contents["G_ema"]
         height, width = image_size(network.img_resolution)

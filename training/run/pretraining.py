@@ -148,7 +148,7 @@ def pretrain(step: TrainingStep, dataset: ImageFolderDataset, config: TrainingCo
     try:
         first, last = learn_pairs(step, dataset, config, num_images)
     except NotFinite as error:
-        raise UserError(f"--pretrain: {str(error).partition(' (')[0]}; leave it out, or try another --seed") from error
+        raise UserError(f"{error.what}; leave it out, or try another --seed", "--pretrain") from error
     except (KeyboardInterrupt, SystemExit):
         distributed.print0("Stopped in the pre-training: nothing is saved, the same command begins anew.")
         raise

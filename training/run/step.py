@@ -25,7 +25,15 @@ ADA_INTERVAL = 4  # steps
 
 
 class NotFinite(UserError):
-    """Losses or gradients of a phase stayed NaN or infinite."""
+    """Losses or gradients of a phase stayed NaN or infinite; `what` says so without a way out."""
+
+    def __init__(self, phase: str, num: int, cur_nimg: int):
+        self.what = (
+            f"losses or gradients of {phase} were not finite in {num} steps in a row, up to {cur_nimg / 1000:.1f} kimg"
+        )
+        super().__init__(
+            f"{self.what} (--nan-patience): continue with --resume=latest and another --gamma, or with lower --glr and --dlr"
+        )
 
 
 @dataclass
@@ -162,10 +170,7 @@ class TrainingStep:
     def complain(self, phase: Phase) -> None:
         num, patience, kimg = self.num_skipped[phase.name], self.config.nan_patience, self.state.cur_nimg / 1000
         if num > patience:
-            raise NotFinite(
-                f"losses or gradients of {phase.name} were not finite in {num} steps in a row, up to {kimg:.1f} kimg "
-                "(--nan-patience): continue with --resume=latest and another --gamma, or with lower --glr and --dlr"
-            )
+            raise NotFinite(phase.name, num, self.state.cur_nimg)
         distributed.print0(
             f"Warning: losses or gradients of {phase.name} are not finite at {kimg:.1f} kimg; the step is left out, "
             f"{patience - num} more in a row are allowed (--nan-patience)"

@@ -1,9 +1,8 @@
 """Features of images for the data instance prior: of the training data, and of images that somebody gives."""
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
-from metrics.detectors import Detector, open_detector
+from metrics.detectors import Detector, Flags, open_detector
 from metrics.feature_stats import Images, allocate, compute_features
 from torch_utils import distributed
 from training.data.image_sets import ImageSet
@@ -20,6 +19,7 @@ from training.dataset import Dataset
 from training.sources.prior import InstancePrior
 
 DETECTORS = ("auto", "inception", "vgg16", "tiny")
+FLAGS = Flags("--prior-detector", "--prior-detector")
 OF_FILES = ("inception", "vgg16")  # what a file of weights may be
 ROWS = 4096  # that are turned into conditions at a time
 
@@ -134,29 +134,18 @@ class NoPrior:
 
 def open_prior_detector(name: str, device: torch.device | str) -> Detector:
     """A detector by name, or by a file with the weights of Inception or VGG16. Raises `UserError`."""
-    with naming_prior():
+    with naming(FLAGS.name):
         if name in DETECTORS:
-            return open_detector(name, device=device, verbose=True)
+            return open_detector(name, device=device, verbose=True, flags=FLAGS)
         if not Path(name).is_file():
             raise UserError(f"{name}: is no file of weights, and none of {', '.join(DETECTORS)}")
         complaints = []
         for kind in OF_FILES:
             try:
-                return open_detector(kind, name, device=device)
+                return open_detector(kind, name, device=device, flags=FLAGS)
             except UserError as error:
-                complaints.append(str(error).removeprefix("--detector-weights: "))
+                complaints.append(error.reason)
         raise UserError(f"{name}: fits neither Inception-v3 nor VGG16 ({complaints[0]})")
-
-
-@contextlib.contextmanager
-def naming_prior() -> Iterator[None]:
-    """What the block says of --detector and its weights is said of `--prior-detector`."""
-    flag = "--prior-detector"
-    try:
-        yield
-    except UserError as error:
-        message = str(error).replace("--detector-weights", flag).replace("--detector=", f"{flag}=")
-        raise UserError(message if message.startswith(flag) else f"{flag}: {message}") from error
 
 
 def matching_detector(prior: InstancePrior, name: str, device: torch.device | str) -> Detector:
