@@ -50,10 +50,8 @@ _BAND_POWER = [10 / 13, 1 / 13, 1 / 13, 1 / 13]  # of natural images (power ~ 1 
 class AugmentPipe(nn.Module):
     """Random transformations of a batch of images.
 
-    The first argument of each group is the relative probability of a transformation (times `p`; 0 switches it off), the
-    others its strength: `*_std` of a normal distribution (of log2 for scale, aniso, contrast, saturation, imgfilter),
-    `xint_max` and `xfrac_std` as a part of the image size, `rotate_max` and `hue_max` in half turns, `imgfilter_bands`
-    relative probabilities of the bands from low to high, `cutout_size` as a part of the image size.
+    Arguments without an ending are the relative probability of a transformation (times `p`; 0 switches it off); `*_std` is
+    its strength as that of a normal distribution, `*_max` as the largest value.
     """
 
     p: torch.Tensor
@@ -62,71 +60,41 @@ class AugmentPipe(nn.Module):
 
     def __init__(
         self,
-        xflip: float = 0,
-        rotate90: float = 0,
-        xint: float = 0,
-        xint_max: float = 0.125,
-        scale: float = 0,
-        rotate: float = 0,
-        aniso: float = 0,
-        xfrac: float = 0,
-        scale_std: float = 0.2,
-        rotate_max: float = 1,
-        aniso_std: float = 0.2,
-        xfrac_std: float = 0.125,
+        xflip: float = 0,  # mirroring, left to right
+        rotate90: float = 0,  # by a multiple of 90 degrees
+        xint: float = 0,  # shifting by whole pixels
+        xint_max: float = 0.125,  # at most, as a part of the image size
+        scale: float = 0,  # the same in both directions
+        rotate: float = 0,  # by any angle
+        aniso: float = 0,  # stretching
+        xfrac: float = 0,  # shifting by any distance
+        scale_std: float = 0.2,  # of log2 of the factor
+        rotate_max: float = 1,  # half turns
+        aniso_std: float = 0.2,  # of log2 of the factor
+        xfrac_std: float = 0.125,  # as a part of the image size
         brightness: float = 0,
         contrast: float = 0,
-        lumaflip: float = 0,
+        lumaflip: float = 0,  # bright for dark, colours kept
         hue: float = 0,
         saturation: float = 0,
         brightness_std: float = 0.2,
-        contrast_std: float = 0.5,
-        hue_max: float = 1,
-        saturation_std: float = 1,
-        imgfilter: float = 0,
-        imgfilter_bands: list[float] = [1, 1, 1, 1],
-        imgfilter_std: float = 1,
+        contrast_std: float = 0.5,  # of log2
+        hue_max: float = 1,  # half turns
+        saturation_std: float = 1,  # of log2
+        imgfilter: float = 0,  # amplifying bands of frequencies
+        imgfilter_bands: list[float] = [1, 1, 1, 1],  # relative probabilities, from low to high
+        imgfilter_std: float = 1,  # of log2 of the gain
         noise: float = 0,
-        cutout: float = 0,
+        cutout: float = 0,  # a grey square
         noise_std: float = 0.1,
-        cutout_size: float = 0.5,
+        cutout_size: float = 0.5,  # as a part of the image size
     ) -> None:
+        strengths = {name: value for name, value in locals().items() if name not in ("self", "imgfilter_bands", "__class__")}
         super().__init__()
         self.register_buffer("p", torch.ones([]))
-
-        self.xflip = float(xflip)
-        self.rotate90 = float(rotate90)
-        self.xint = float(xint)
-        self.xint_max = float(xint_max)
-
-        self.scale = float(scale)
-        self.rotate = float(rotate)
-        self.aniso = float(aniso)
-        self.xfrac = float(xfrac)
-        self.scale_std = float(scale_std)
-        self.rotate_max = float(rotate_max)
-        self.aniso_std = float(aniso_std)
-        self.xfrac_std = float(xfrac_std)
-
-        self.brightness = float(brightness)
-        self.contrast = float(contrast)
-        self.lumaflip = float(lumaflip)
-        self.hue = float(hue)
-        self.saturation = float(saturation)
-        self.brightness_std = float(brightness_std)
-        self.contrast_std = float(contrast_std)
-        self.hue_max = float(hue_max)
-        self.saturation_std = float(saturation_std)
-
-        self.imgfilter = float(imgfilter)
+        for name, value in strengths.items():
+            setattr(self, name, float(value))
         self.imgfilter_bands = list(imgfilter_bands)
-        self.imgfilter_std = float(imgfilter_std)
-
-        self.noise = float(noise)
-        self.cutout = float(cutout)
-        self.noise_std = float(noise_std)
-        self.cutout_size = float(cutout_size)
-
         if len(self.imgfilter_bands) != len(_BAND_POWER):
             raise ValueError(f"imgfilter_bands is {imgfilter_bands}, must hold {len(_BAND_POWER)} numbers")
         self.register_buffer("Hz_geom", upfirdn2d.setup_filter(_SYM6))

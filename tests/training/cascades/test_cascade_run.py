@@ -19,7 +19,7 @@ from torch_utils.launcher import STOPPED
 from training.cascades import cascade_run
 from training.checkpoints.snapshot import load_snapshot
 from training.sampling.sampler import open_sampler
-from training.sources import source as source_module
+from training.sources import network_source
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource
 
@@ -42,7 +42,7 @@ RUNS = {"one": "stylegan2-a", "two": "stylegan2-one-to-b", "three": "stylegan3-t
 def few_samples():
     """For the statistics of encoders, to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_module, "FIT_SAMPLES", 256)
+        patch.setattr(network_source, "FIT_SAMPLES", 256)
         yield
 
 
