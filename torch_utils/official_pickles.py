@@ -73,7 +73,7 @@ class OfficialModule:
         """Whether this project has a class of its own for it; other modules are parts of networks."""
         return self.class_name in RECIPES
 
-    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    def build_spec(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         """Our class, its constructor arguments and its state: views, so that `max_bytes` is for others to keep to.
 
         Raises `SnapshotError` for what is no such network.

@@ -164,7 +164,7 @@ class SavedObject:
     manner: dict[str, Any] = field(default_factory=dict)
     """What a caller has changed since: `training`, `trainable` (names of parameters), `attributes` (path -> value)."""
 
-    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    def build_spec(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         return self.class_name, self.init_kwargs, self.state
 
 
@@ -209,8 +209,8 @@ class _Builder:
             return type(value)(self.build_all(item, depth + 1) for item in value)
         if isinstance(value, OfficialModule) and value.class_name == official_pickles.MISSING:
             return None
-        if hasattr(value, "recipe"):
-            class_name, kwargs, state = value.recipe(self.bytes_left)
+        if hasattr(value, "build_spec"):
+            class_name, kwargs, state = value.build_spec(self.bytes_left)
             self.spend(state)
             obj = instantiate(class_name, kwargs, state)
             return with_manner(obj, value.manner) if isinstance(value, SavedObject) else obj
@@ -467,8 +467,8 @@ def _reconstruct_persistent_obj(meta: dict) -> Any:
     """
     saved = _describe(meta)
     if isinstance(saved, SavedObject):
-        return with_manner(instantiate(*saved.recipe()), saved.manner)
-    return instantiate(*saved.recipe()) if saved.is_network else saved
+        return with_manner(instantiate(*saved.build_spec()), saved.manner)
+    return instantiate(*saved.build_spec()) if saved.is_network else saved
 
 
 def _describe(meta: Any) -> SavedObject | OfficialModule:

@@ -108,7 +108,7 @@ class TensorflowNetwork(Stateful):
                     raise SnapshotError(f"a TensorFlow network of more than {MAX_VARIABLES:,} variables")
         return found
 
-    def recipe(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    def build_spec(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         """Our class, its constructor arguments and its state. Raises `SnapshotError` for what is no StyleGAN2."""
         if type(self.version) is not int or self.version < MIN_VERSION:
             raise SnapshotError(

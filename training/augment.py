@@ -89,7 +89,9 @@ class AugmentPipe(nn.Module):
         noise_std: float = 0.1,
         cutout_size: float = 0.5,  # as a part of the image size
     ) -> None:
-        strengths = {name: value for name, value in locals().items() if name not in ("self", "imgfilter_bands", "__class__")}
+        strengths = {
+            name: value for name, value in locals().items() if name not in ("self", "imgfilter_bands", "__class__")
+        }
         super().__init__()
         self.register_buffer("p", torch.ones([]))
         for name, value in strengths.items():

@@ -42,7 +42,7 @@ class Growth(torch.nn.Module):
         self.position.copy_(self.position.clamp(min=due))
 
     def stage(self) -> tuple[int, float]:
-        """(level of the highest resolution in use, its share between 0 and 1)."""
+        """(level of the highest resolution in use, its alpha between 0 and 1)."""
         position = float(self.position)
         level = math.ceil(position)
         return level, 1 - (level - position)
@@ -102,7 +102,7 @@ class SynthesisNetwork(torch.nn.Module):
         self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
     ) -> torch.Tensor:
         """`[n, 1, w_dim]` -> images `[n, img_channels, h, w]`; there is no noise, and float32 always."""
-        level, share = self.growth.stage()
+        level, alpha = self.growth.stage()
         x = self.start(normalize_2nd_moment(ws[:, 0].to(torch.float32))).unflatten(1, (-1, START, START))
         x = before = normalize_2nd_moment(self.conv(normalize_2nd_moment(x)))  # over feature maps: pixel norm
         for block in list(self.blocks)[:level]:
@@ -111,8 +111,8 @@ class SynthesisNetwork(torch.nn.Module):
             for conv in block.children():
                 x = normalize_2nd_moment(conv(x))
         images = self.to_image[level](x)
-        if share < 1:
-            images = self.to_image[level - 1](before).lerp(images, share)
+        if alpha < 1:
+            images = self.to_image[level - 1](before).lerp(images, alpha)
         return self.growth.enlarge(images, level)
 
 
@@ -178,22 +178,22 @@ class Discriminator(ImageDiscriminator):
 
     def preprocess_real(self, images: torch.Tensor) -> torch.Tensor:
         """At the resolution of the stage; while that is faded in, mixed with the one below (Karras 2018, app. A.1)."""
-        level, share = self.growth.stage()
+        level, alpha = self.growth.stage()
         images = self.growth.reduce(images, level)
-        if share < 1:
-            images = repeated(averaged(images, 2), 2).lerp(images, share)
+        if alpha < 1:
+            images = repeated(averaged(images, 2), 2).lerp(images, alpha)
         return self.growth.enlarge(images, level)
 
     def forward(
         self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
     ) -> torch.Tensor:
-        level, share = self.growth.stage()
+        level, alpha = self.growth.stage()
         img = self.growth.reduce(img.to(torch.float32), level)
         x = self.from_image[level](img)
         for index in range(level, 0, -1):
             x = averaged(self.blocks[index - 1](x), 2)
-            if index == level and share < 1:
-                x = self.from_image[level - 1](averaged(img, 2)).lerp(x, share)
+            if index == level and alpha < 1:
+                x = self.from_image[level - 1](averaged(img, 2)).lerp(x, alpha)
         return self.epilogue(x, c)
 
 

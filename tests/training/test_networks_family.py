@@ -22,8 +22,8 @@ def networks(cfg, c_dim, side, cmax=None):
     widths = {"channel_base": preset.cbase, "channel_max": cmax or preset.cmax}
     module = importlib.import_module(preset.generator.rpartition(".")[0])
     with torch.device("meta"):
-        G = module.Generator(preset.z_dim, c_dim, side, 3, **widths, **preset.synthesis)
-        return G, module.Discriminator(c_dim, side, 3, **widths, **preset.judging)
+        G = module.Generator(preset.z_dim, c_dim, side, 3, **widths, **preset.generator_kwargs)
+        return G, module.Discriminator(c_dim, side, 3, **widths, **preset.discriminator_kwargs)
 
 
 def test_dcgan_is_figure_1_of_radford_2016():
@@ -131,8 +131,8 @@ def small_networks(cfg):
     module = importlib.import_module(preset.generator.rpartition(".")[0])
     widths = {"channel_base": 128, "channel_max": 16}
     torch.manual_seed(0)
-    G = module.Generator(16, 2, 16, 3, **widths, **preset.synthesis)
-    return G, module.Discriminator(2, 16, 3, **widths, **preset.judging)
+    G = module.Generator(16, 2, 16, 3, **widths, **preset.generator_kwargs)
+    return G, module.Discriminator(2, 16, 3, **widths, **preset.discriminator_kwargs)
 
 
 @pytest.mark.parametrize("cfg", ["dcgan", "sngan", "biggan"])

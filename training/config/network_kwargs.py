@@ -29,7 +29,7 @@ def generator_kwargs(
         "mapping_kwargs": mapping_kwargs,
         "channel_base": options.cbase * preset.width_multiplier,
         "channel_max": options.cmax * preset.width_multiplier,
-        **preset.synthesis,
+        **preset.generator_kwargs,
         **growth_kwargs(options),
     }
     if preset.magnitude_ema:
@@ -47,7 +47,7 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
         "class_name": preset.discriminator,
         "channel_base": options.cbase,
         "channel_max": options.cmax,
-        **preset.judging,
+        **preset.discriminator_kwargs,
         **growth_kwargs(options),
     }
     if preset.is_style_based:

@@ -263,7 +263,7 @@ class TrainingOptions:
     fp32: bool = option(False, "Disable mixed-precision", FIXED)
     nhwc: bool = option(
         False, "Keep feature maps channels-last in float16 (on a GPU, runs do so anyway)", FIXED,
-        suits=lambda preset: "fused_modconv_default" in preset.synthesis,
+        suits=lambda preset: "fused_modconv_default" in preset.generator_kwargs,
     )  # fmt: skip
     allow_tf32: bool | None = option(
         None, "Let a GPU round the inputs of float32 products to TF32", FIXED, unset="unless --fp32=1; officially: no"

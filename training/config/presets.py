@@ -103,9 +103,9 @@ class Preset:
     """Half-life as a share of the images seen, early on."""
     adapts: bool = False
     """Whether what is open follows from the resolution (`training.config.ada.adapted`)."""
-    synthesis: dict[str, Any] = field(default_factory=dict)
+    generator_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of G."""
-    judging: dict[str, Any] = field(default_factory=dict)
+    discriminator_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further constructor arguments of D."""
 
 
@@ -123,7 +123,7 @@ STYLEGAN2 = {
     "pl_weight": 2.0,
     "G_reg_interval": 4,
     "style_mixing_prob": 0.9,
-    "synthesis": {"fused_modconv_default": "inference_only"},
+    "generator_kwargs": {"fused_modconv_default": "inference_only"},
 }
 ADA = {"glr": 0.0025, "dlr": 0.0025}
 
@@ -152,7 +152,7 @@ PRESETS = {
         width_multiplier=2,
         blur_init_sigma=10.0,
         magnitude_ema=True,
-        synthesis={"conv_kernel": 1, "use_radial_filters": True},
+        generator_kwargs={"conv_kernel": 1, "use_radial_filters": True},
     ),
     # Radford 2016: features of D classify CIFAR-10 with 82.8 %; the paper gives no FID
     "dcgan": Preset(
@@ -199,14 +199,14 @@ PRESETS = {
         cbase=12288,
         cmax=1536,
         z_dim=120,
-        synthesis={
+        generator_kwargs={
             "is_spectral": True,
             "is_hierarchical": True,
             "has_attention": True,
             "init": "orthogonal",
             "embed_dim": 128,
         },
-        judging={"is_wide": True, "has_attention": True, "init": "orthogonal"},
+        discriminator_kwargs={"is_wide": True, "has_attention": True, "init": "orthogonal"},
     ),
     # Huang 2024: FID 2.75 on FFHQ at 256x256, 1.96 on CIFAR-10; its schedules (gamma, learning rate) are not built
     "r3gan": Preset(
@@ -220,7 +220,7 @@ PRESETS = {
         cbase=24576,
         cmax=768,
         z_dim=64,
-        synthesis={"embed_dim": 128},
+        generator_kwargs={"embed_dim": 128},
     ),
     # Karras 2018: sliced Wasserstein distance; Karras 2019, table 1, gives its FID on CelebA-HQ at 1024x1024, 7.79
     "pggan": Preset(
@@ -266,6 +266,6 @@ PRESETS = {
         mbstd_group=32,
         kimg=100_000,
         ema_kimg=500,
-        judging={"architecture": "orig"},
+        discriminator_kwargs={"architecture": "orig"},
     ),
 }

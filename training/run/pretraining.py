@@ -114,7 +114,7 @@ def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor, axes: torch.Tensor 
         assert draw.z is not None
         z = draw.z[:, : axes.shape[1]]
         return Keys(z, images @ axes[:, : z.shape[1]])
-    sources = torch.cat([small_rgb(feed.source.realize(part)) for part in split(draw, AT_A_TIME)])
+    sources = torch.cat([small_rgb(feed.source.materialize(part)) for part in split(draw, AT_A_TIME)])
     return Keys(sources - sources.mean(dim=0), images)
 
 

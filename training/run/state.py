@@ -122,7 +122,7 @@ def build_state(
             plan_from_data(saved["precision"])
     else:
         if config.resume is not None:
-            take_over(config, state, verbose)
+            transfer_weights(config, state, verbose)
         state.feed.fit()
         G_ema.mapping.encoder.load_state_dict(G.mapping.encoder.state_dict())
     for module in state.networks.values():
@@ -161,18 +161,18 @@ def without_paths(description: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def take_over(config: TrainingConfig, state: TrainingState, verbose: bool) -> None:
+def transfer_weights(config: TrainingConfig, state: TrainingState, verbose: bool) -> None:
     """From the snapshot of `--resume`: weights that fit by name and shape, and what else was asked for."""
     with naming("--resume"):
         contents = load_snapshot(config.resume)
-    take_over_networks(contents, state.networks, verbose)
+    transfer_networks(contents, state.networks, verbose)
     if config.resume_augment:
-        take_over_augmentation(contents, state, verbose)
+        transfer_augmentation(contents, state, verbose)
     if config.resume_optimizer:
-        take_over_optimizers(state_beside(Path(config.resume), contents["meta"].get("cur_nimg", 0)), state, verbose)
+        transfer_optimizers(state_beside(Path(config.resume), contents["meta"].get("cur_nimg", 0)), state, verbose)
 
 
-def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
+def transfer_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.Module], verbose: bool) -> None:
     """Copy what fits by name and shape into G, D and G_ema, and list what does not, on either side."""
     for name, network in networks.items():
         saved = contents.get(name) or (contents["G_ema"] if name == "G" else None)  # files of generators have no other
@@ -187,7 +187,7 @@ def take_over_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn
                 print(f"  {name}.{line}")
 
 
-def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
+def transfer_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
     pipe = contents.get("augment_pipe")
     if pipe is None or state.augment_pipe is None:
         where = "the snapshot was trained without augmentation" if pipe is None else "this run has none (--aug=noaug)"
@@ -197,7 +197,7 @@ def take_over_augmentation(contents: Mapping[str, Any], state: TrainingState, ve
         print(f"Resume: augmentation probability {float(pipe.p):.3f}")
 
 
-def take_over_optimizers(path: Path, state: TrainingState, verbose: bool) -> None:
+def transfer_optimizers(path: Path, state: TrainingState, verbose: bool) -> None:
     """Moments of the parameters that fit, from a training state."""
     with naming("--resume-optimizer=1"):
         saved = read_state(path)["training"]

@@ -58,7 +58,7 @@ class LatentFeed:
         if draw.index is not None and self.source.is_list and not encoder.is_trainable:
             z = self.table[draw.index.to(self.source.device)]
         else:
-            z = encoder(self.source.realize(draw))
+            z = encoder(self.source.materialize(draw))
         return self.add_noise(z, draw)
 
     def add_noise(self, z: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -71,7 +71,7 @@ class LatentFeed:
 
     def images(self, draw: Draw) -> torch.Tensor | None:
         """The source images behind a draw, `[n, C, h, w]` in [-1, 1]; None for noise."""
-        return self.source.realize(draw) if self.has_images else None
+        return self.source.materialize(draw) if self.has_images else None
 
     @property
     @torch.no_grad()

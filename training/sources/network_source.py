@@ -52,7 +52,7 @@ class NetworkSource(Source):
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         return Draw(stage=self.feed.draw(n, generator))
 
-    def realize(self, draw: Draw) -> torch.Tensor:
+    def materialize(self, draw: Draw) -> torch.Tensor:
         assert draw.stage is not None
         return stage_images(self.network, self.feed.latents(draw.stage), self.labels)
 

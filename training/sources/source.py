@@ -1,7 +1,7 @@
 """What feeds the generator: noise, images of a friendly neighbour, or a trained network (Asokan & Seelamantula 2023).
 
-A source is asked in two steps. `draw` makes the random choices for a whole batch, cheaply and on the CPU; `realize`
-turns the choices of some rows into tensors on the device. So every process can draw for the whole batch and realise
+A source is asked in two steps. `draw` makes the random choices for a whole batch, cheaply and on the CPU; `materialize`
+turns the choices of some rows into tensors on the device. So every process can draw for the whole batch and materialise
 its own rows. `LatentFeed` sees a source through an encoder and is what training, sampling and video use.
 """
 
@@ -30,7 +30,7 @@ from training.sources.class_pairs import ClassPairs
 
 MAX_SIDE = 64  # pixels; the encoders look at no more than 32, and pictures of pairs are small
 MAX_BYTES = 4 << 30  # of decoded images in memory; a random subset of larger sources is used
-KEEPSAKE_IMAGES, KEEPSAKE_BYTES = 1000, 8 << 20  # what travels inside a snapshot
+STORED_IMAGES, STORED_BYTES = 1000, 8 << 20  # what travels inside a snapshot
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class Source:
         """The choices for samples with labels c `[n, c_dim]`: others where the source has classes paired with those."""
         return draw
 
-    def realize(self, draw: Draw) -> torch.Tensor:
+    def materialize(self, draw: Draw) -> torch.Tensor:
         """The samples that the choices stand for, on the source's device."""
         raise NotImplementedError
 
     def sample(self, n: int, generator: torch.Generator | None = None, c: torch.Tensor | None = None) -> torch.Tensor:
-        return self.realize(self.match(self.draw(n, generator), c))
+        return self.materialize(self.match(self.draw(n, generator), c))
 
     def to(self, device: torch.device | str) -> "Source":
         self.device = torch.device(device)
@@ -167,7 +167,7 @@ class GaussianSource(Source):
     def misfit(self, z_dim: int, c_dim: int) -> str | None:
         return None if self.z_dim == z_dim else f"the source makes z of {self.z_dim} numbers, and G_ema takes {z_dim}"
 
-    def realize(self, draw: Draw) -> torch.Tensor:
+    def materialize(self, draw: Draw) -> torch.Tensor:
         assert draw.z is not None
         return draw.z.to(self.device)
 
@@ -185,7 +185,7 @@ class GaussianSource(Source):
 class ImageSource(Source):
     """Images of another data set, of any size and channel count, held in memory at no more than 64 pixels a side.
 
-    `ImageSource.open(path)` reads a zip or folder. The object that a snapshot brings back holds a keepsake of up to
+    `ImageSource.open(path)` reads a zip or folder. The object that a snapshot brings back holds a stored subset of up to
     1,000 of the images, so that a generator works without the files that it was trained from.
 
     With `pairs` the source image of a sample is one of the class that the sample's label is paired with: `match` turns
@@ -260,7 +260,7 @@ class ImageSource(Source):
 
     def reopened(self, places: Sequence[str] = ()) -> "ImageSource":
         """With all images again where the files lie at one of the places, or at the path, and hold the same; else the
-        keepsake. What is no data set today is no place."""
+        stored subset. What is no data set today is no place."""
         if self.is_whole:
             return self
         for place in dict.fromkeys([*places, self.path]):
@@ -284,7 +284,7 @@ class ImageSource(Source):
         assert draw.place is not None
         return dataclasses.replace(draw, place=None, index=self.pairs.choose(draw.place, c))
 
-    def realize(self, draw: Draw) -> torch.Tensor:
+    def materialize(self, draw: Draw) -> torch.Tensor:
         assert draw.index is not None, "no label has decided on these images"
         return self.images[draw.index].to(self.device, torch.float32) / 127.5 - 1
 
@@ -307,7 +307,7 @@ class ImageSource(Source):
 
     def all_batches(self, batch_size: int = 256) -> Iterator[torch.Tensor]:
         for first in range(0, len(self.images), batch_size):
-            yield self.realize(Draw(index=torch.arange(first, min(first + batch_size, len(self.images)))))
+            yield self.materialize(Draw(index=torch.arange(first, min(first + batch_size, len(self.images)))))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -320,8 +320,8 @@ class ImageSource(Source):
         } | ({} if self.pairs is None else {"labels": self.label_fingerprint, "pairs": self.pairs.sources.tolist()})
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The keepsake: images from all over the set; of every class where classes are paired."""
-        limit = min(KEEPSAKE_IMAGES, max(KEEPSAKE_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
+        """The stored subset: images from all over the set; of every class where classes are paired."""
+        limit = min(STORED_IMAGES, max(STORED_BYTES // int(np.prod(self.image_shape)), 1), len(self.images))
         if self.pairs is not None:
             index = self.pairs.spread(limit)
             classes = self.pairs.classes[index]

@@ -100,10 +100,10 @@ class StageCache:
         draw = self.feed.source.draw(self.block, generator)
         world_size = distributed.get_world_size()
         if world_size == 1 or self.block % world_size != 0:
-            return self.realize(draw)
+            return self.materialize(draw)
         rows = seeding.Rows(self.block, distributed.get_rank(), world_size)
-        return distributed.gather_rows(self.realize(draw.each(rows.take)))
+        return distributed.gather_rows(self.materialize(draw.each(rows.take)))
 
-    def realize(self, draw: Draw) -> torch.Tensor:
-        images = self.feed.source.realize(draw)
+    def materialize(self, draw: Draw) -> torch.Tensor:
+        images = self.feed.source.materialize(draw)
         return images if self.feed.encoder.is_trainable else self.feed.encoder(images)

@@ -133,7 +133,7 @@ def test_options_that_lie_are_no_options(tmp_path, text):
 
 def kept(path, monkeypatch):
     """A snapshot that carries two of its source's images."""
-    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 2)
+    monkeypatch.setattr("training.sources.source.STORED_IMAGES", 2)
     folder = tiny.write_images(Path(path).parent.parent / "home" / "friends", 5)
     return save(path, ImageSource.open(folder)), folder
 

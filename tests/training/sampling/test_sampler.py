@@ -138,7 +138,7 @@ def test_chosen_images(tmp_path, spider, source):
         choose_seeds(sampler, [1, 4])
     (shown,) = sampler.pictures_before([2, 0])
     assert shown.shape == (2, 3, SIDE, SIDE)  # as many channels as the network was trained with
-    expected = ImageSource.open(tmp_path / "other").realize({"index": torch.tensor([2, 0])})
+    expected = ImageSource.open(tmp_path / "other").materialize({"index": torch.tensor([2, 0])})
     torch.testing.assert_close(shown, expected.expand_as(shown))
 
 

@@ -94,7 +94,7 @@ def test_places_at_the_edge_stay_inside():
 
 
 @pytest.mark.parametrize(("limit", "counts"), [(6, [3, 3]), (1, [1, 1]), (100, [5, 30])])
-def test_a_keepsake_has_every_paired_class(limit, counts):
+def test_a_stored_subset_has_every_paired_class(limit, counts):
     classes = torch.tensor([0] * 5 + [1] * 30 + [2] * 30)
     index = ClassPairs([0, 1, 0], classes).spread(limit)
     assert classes[index].bincount().tolist() == counts
@@ -199,7 +199,7 @@ def test_pictures_and_metrics_use_the_same_rule(folders, tmp_path):
     z, c = images.latents(range(10))
     table = state.feed.table
     nearest = torch.cdist(z, table).argmin(dim=1)
-    shown = colors_of(state.feed.source.realize(Draw(index=nearest)))
+    shown = colors_of(state.feed.source.materialize(Draw(index=nearest)))
     assert torch.equal(shown, expected[c.argmax(dim=1)])
 
 
@@ -220,10 +220,10 @@ def run_dir(folders, tmp_path_factory):
     return run_dir
 
 
-def test_the_keepsake_has_pairs_and_every_class(folders, monkeypatch):
+def test_the_stored_subset_has_pairs_and_every_class(folders, monkeypatch):
     source = ImageSource.open(folders["turned"], pairs=[2, 0, 2])
     assert len(source.images) == 24  # class 1 feeds nobody
-    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 6)
+    monkeypatch.setattr("training.sources.source.STORED_IMAGES", 6)
     twin = persistence.load(io.BytesIO(pickle.dumps(source)))
     assert twin.pairs.sources.tolist() == [2, 0, 2]
     assert twin.pairs.classes.bincount().tolist() == [3, 0, 3]
@@ -237,7 +237,7 @@ def test_the_keepsake_has_pairs_and_every_class(folders, monkeypatch):
     assert twin.describe() == {**source.describe(), "images_used": 6}
 
 
-def test_a_damaged_keepsake_is_refused(folders):
+def test_a_damaged_stored_subset_is_refused(folders):
     source = ImageSource.open(folders["turned"], pairs=[2, 0, 2])
     good = source.state_dict()
     for broken in ({"classes": good["classes"][:-1]}, {"class_pairs": torch.tensor([-1, 0, 2])},

@@ -185,7 +185,7 @@ def test_latents_of_every_source(tmp_path, kind):
 
 def test_no_image_of_stage_one_is_made_for_a_candidate(tmp_path, monkeypatch):
     feed = feeds(tmp_path)["network"]
-    monkeypatch.setattr(feed.source, "realize", lambda draw: pytest.fail("an image was made"))
+    monkeypatch.setattr(feed.source, "materialize", lambda draw: pytest.fail("an image was made"))
     PriorCoreset(feed, factor=2).choose([feed.draw(8, gen())], 4)
 
 

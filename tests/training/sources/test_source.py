@@ -60,8 +60,8 @@ def test_the_fingerprint_is_of_the_contents(tmp_path):
     assert one["num_images"] == 12
 
 
-def test_a_keepsake_travels(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 5)
+def test_a_stored_subset_travels(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.sources.source.STORED_IMAGES", 5)
     source = ImageSource.open(write_images(tmp_path / "a"))
     twin = persistence.load(io.BytesIO(pickle.dumps(source)))
     assert len(twin.images) == 5
@@ -97,7 +97,7 @@ def test_noise_is_added_to_z_and_only_there(tmp_path):
     draw = feed.draw(2000, gen())
     difference = feed.latents(draw) - LatentFeed(source, quiet).latents(Draw(index=draw.index))
     assert difference.std() == pytest.approx(0.5, rel=0.02)
-    assert torch.equal(feed.images(draw), source.realize(draw))
+    assert torch.equal(feed.images(draw), source.materialize(draw))
     x = feed.images(draw)[:1]
     assert torch.equal(noisy(x), noisy(x))
 
@@ -106,7 +106,7 @@ def test_a_network_source_is_its_generator(tmp_path):
     G = generator()
     source = NetworkSource(G, GaussianSource(16), "somewhere", "abc")
     draw = source.draw(3, gen())
-    assert torch.equal(source.realize(draw), G(draw.stage.z, None, noise_mode="const").clamp(-1, 1))
+    assert torch.equal(source.materialize(draw), G(draw.stage.z, None, noise_mode="const").clamp(-1, 1))
     assert torch.equal(source.sample(3, gen(1)), source.sample(3, gen(1)))
     assert source.describe()["source"]["kind"] == "gaussian"
     encoder = build_encoder("flatten", 16)
@@ -129,7 +129,7 @@ def test_a_cascade_of_three_stages_is_self_contained(tmp_path, root):
         G = generator(flatten, seed=stage)
         LatentFeed(stage_source, G.mapping.encoder).fit()
         draw = stage_source.draw(4, gen())
-        expected = G(stage_source.realize(draw), None, noise_mode="const")
+        expected = G(stage_source.materialize(draw), None, noise_mode="const")
         contents_path = save(tmp_path / f"stage{stage}.pkl", Cascade.chain(stage_source.network, G), stage_source.root)
         path.unlink()
         path = contents_path
@@ -150,12 +150,12 @@ def test_each_stage_has_noise_of_its_own(tmp_path):
     draw = LatentFeed(stage, noisy).draw(4, gen())
     assert draw.noise.shape == (4, 36)
     assert draw.stage.noise.shape == (4, 16)
-    difference = LatentFeed(stage, noisy).latents(draw) - quiet(stage.realize(draw))
+    difference = LatentFeed(stage, noisy).latents(draw) - quiet(stage.materialize(draw))
     assert torch.allclose(difference, 0.3 * draw.noise, atol=1e-6)
 
 
 def test_a_stage_draws_from_all_images_where_they_still_lie(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.sources.source.KEEPSAKE_IMAGES", 5)
+    monkeypatch.setattr("training.sources.source.STORED_IMAGES", 5)
     folder = write_images(tmp_path / "a")
     path = save(tmp_path / "s.pkl", generator({"kind": "flatten"}), ImageSource.open(folder))
     assert len(snapshot.load_snapshot(path)["source"].images) == 5
