@@ -107,7 +107,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 def main(gpus: int, device: str, **options: Any) -> int:
     from torch_utils.launcher import launch
-    from training.sampling.sampler import choose_device
+    from torch_utils.misc import choose_device
 
     return launch(work, gpus, choose_device(device).type, options)
 
@@ -175,12 +175,12 @@ def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
 
 def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
     """Everything is opened and checked here, so that nothing fails in the middle of a long computation."""
+    from dnnlib.files import writing
     from metrics import metric_main
     from metrics.detectors import Detectors, describe
     from metrics.kernel_inception_distance import KIDOptions
     from torch_utils import distributed
     from training.data.image_sets import ImageSet, MirroredImages
-    from training.sampling.sampler import writing
 
     is_verbose = options["verbose"]
     if options["json_path"] is not None and distributed.get_rank() == 0:

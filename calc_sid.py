@@ -96,10 +96,11 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdir: str | None, **options: Any) -> None:
     check(target, sources, matrix, best)
     with importing():
+        from dnnlib.files import prepare_folder, writing
         from metrics import friendly_neighbours
         from metrics.detectors import describe, open_detector
         from metrics.friendly_neighbours import Request
-        from training.sampling.sampler import choose_device, prepare_folder, writing
+        from torch_utils.misc import choose_device
     device = choose_device(options["device"])
     images = open_all(target, sources, options["num_gen"], device, options["seed"])
     folder = Path(outdir or ".") if outdir is not None or not best else None

@@ -182,17 +182,10 @@ def main(
     batch: int | None,
 ) -> None:
     with importing():
+        from dnnlib.files import prepare_folder, writing
         from training.data.grids import Finish
         from training.sampling.prior_pictures import check_flags, open_given, save_for_images
-        from training.sampling.sampler import (
-            Look,
-            choose_seeds,
-            default_batch,
-            move_image,
-            open_sampler,
-            prepare_folder,
-            writing,
-        )
+        from training.sampling.sampler import Look, choose_seeds, default_batch, move_image, open_sampler
     start_time = time.time()
     check_flags(prior_images, prior_interpolate, prior_detector, has_pictures=grid is not None or pairs)
     sampler = open_sampler(network, source_images, device, verbose=True)
@@ -287,8 +280,8 @@ def generate(
     """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU, not enlarged, if they shall be kept."""
     import torch
 
+    from dnnlib.files import writing
     from training.data.image_tensors import to_uint8
-    from training.sampling.sampler import writing
 
     kept = []
     with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
@@ -316,9 +309,9 @@ def save_pictures(
     finish: Finish,
 ) -> list[str]:
     """Write grid.png and pairs.png where they are asked for; the names of what was written."""
+    from dnnlib.files import writing
     from training.data.grids import save_grid, save_stacks
     from training.data.image_tensors import to_float
-    from training.sampling.sampler import writing
 
     names = []
     if images is not None and grid is not None:

@@ -111,7 +111,8 @@ def main(
 ) -> None:
     video_path, sheet_path = choose_paths(output, sheet)
     with importing():
-        from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler, prepare_folder
+        from dnnlib.files import prepare_folder
+        from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
         from training.sampling.walks import StageWalk, Walk, arrange_seeds
     start_time = time.time()
     sampler = open_sampler(network, source_images, device, verbose=True)
@@ -193,8 +194,8 @@ def frame_of(picture: np.ndarray, columns: int) -> np.ndarray:
 
 def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     """Pictures uint8 `[cells, stages, h, w, 3]` of N moments: a row of N for each cell and stage, time to the right."""
+    from dnnlib.files import writing
     from training.data.grids import save_png, tile
-    from training.sampling.sampler import writing
 
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
     with writing("--output"):
@@ -203,7 +204,7 @@ def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
 
 def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write under a temporary name, then rename: a reader never sees half a video."""
-    from training.sampling.sampler import writing
+    from dnnlib.files import writing
 
     temporary = path.with_name(f"{path.stem}.part{path.suffix}")
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -142,3 +143,22 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def prepare_folder(folder: Path, flag: str) -> None:
+    """Make the folder that pictures go to, and see that it can be written. Raises `UserError` that names the flag."""
+    with writing(flag):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextlib.contextmanager
+def writing(flag: str) -> Iterator[None]:
+    """What the storage refuses inside the block becomes a `UserError` that names the flag and the file."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error)
+        raise UserError(f"{flag}: {where}cannot be written ({reason}); choose another place") from error

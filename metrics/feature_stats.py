@@ -183,7 +183,7 @@ def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
         way_out = "the network that made them has diverged, use an earlier snapshot"
         raise UserError(f"{message}; {way_out if is_generated else 'mend or remove them'}")
     if is_strict or len(result) == 0:
-        raise UserError(f"{message}; mend or remove them{', or leave --strict out' if len(result) > 0 else ''}")
+        raise UserError(f"{message}; mend or remove them")
     distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)
 
 

@@ -154,7 +154,7 @@ def neighbourhoods(x: Samples, nhood_size: int) -> Neighbourhoods:
     parts = []
     for _, rows in x.parts(max(CHUNK_ELEMENTS // len(x), 1)):
         i, j = candidates(rows, x, min(nhood_size + 1, len(x)))
-        d2 = squared_distances(rows, x, i, j)
+        d2 = exact_squared_distances(rows, x, i, j)
         order = d2.argsort()
         order = order[i[order].argsort(stable=True)]  # by row, and in it by distance
         i, j, d2 = i[order], j[order], d2[order]
@@ -215,7 +215,7 @@ def near_pairs(
                 if int(is_open.sum()) <= BLURRED_SHARE * lower.numel():
                     break
             d2 = low + slack / 2
-            d2[is_open] = squared_distances(rows, columns, i[is_open], j[is_open])
+            d2[is_open] = exact_squared_distances(rows, columns, i[is_open], j[is_open])
             yield i + first, j + start, d2
 
 
@@ -230,7 +230,7 @@ def round_up(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
 
 
-def squared_distances(a: Samples, b: Samples, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+def exact_squared_distances(a: Samples, b: Samples, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
     """Return those between a[i] and b[j], `[P]` float64, by differences: the same for copies, and 0 between them."""
     step = max(DIFFERENCE_ELEMENTS // a.features.shape[1], 1)
     parts = [

@@ -223,7 +223,7 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
         centre += centred.sum(dim=0)
         centre_norm += norms.sum()
         for index, half in enumerate(halves):
-            d2 = squared_distances(centred, norms, products, u, u2, half, buffer)
+            d2 = distances_to_probes(centred, norms, products, u, u2, half, buffer)
             pull = psi_pull(d2[:, :num_pull], order)
             value = psi_(d2, order)
             per_feature[index, part] = value.mean(dim=1)
@@ -245,7 +245,7 @@ def measure(features: torch.Tensor, u: torch.Tensor, cube: Cube, order: int, rad
     return Side(per_feature, per_probe, d_mean, along_u * h / cube.sigma)
 
 
-def squared_distances(
+def distances_to_probes(
     centred: torch.Tensor,
     norms: torch.Tensor,
     products: torch.Tensor,
@@ -337,7 +337,7 @@ def published_estimate(
 def mean_of_some(x: torch.Tensor, features: torch.Tensor, order: int, gen: torch.Generator) -> float:
     """The mean of the kernel from probes `[P, n]` to 500 of the features."""
     chosen = torch.randperm(len(features), generator=gen)[:PUBLISHED_FEATURES]
-    # As in `squared_distances`, few dimensions take differences.
+    # As in `distances_to_probes`, few dimensions take differences.
     mode = "donot_use_mm_for_euclid_dist" if x.shape[1] <= FEW_DIMENSIONS else "use_mm_for_euclid_dist"
     return float(power_(torch.cdist(x, features[chosen].double(), compute_mode=mode).square(), order).mean())
 

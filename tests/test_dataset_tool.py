@@ -27,7 +27,7 @@ from training.data.transforms import (
     TooSmall,
     crop_center,
     letterbox,
-    resize,
+    resample_to,
     shrink_by_halves,
     to_bits,
     to_channels,
@@ -217,7 +217,7 @@ def test_transparent_pixels_do_not_bleed(dtype):
     pixels = np.zeros([16, 16, 4], dtype=dtype)
     pixels[:, :7] = [white, 0, 0, white]
     pixels[:, 7:] = [0, white, 0, 0]
-    small = resize(pixels, (8, 8))
+    small = resample_to(pixels, (8, 8))
     visible = small[:, :, 3] > white // 50
     assert (small[visible][:, 1] == 0).all()
     assert (small[visible][:, 0] > 0.98 * white).all()
@@ -228,7 +228,7 @@ def test_transparent_pixels_do_not_bleed(dtype):
 def test_16_bit_resize_agrees_with_8_bit(channels):
     pixels = noise(20, 30, channels)
     pixels[:, :, 3:] |= 128
-    eight, sixteen = resize(pixels, (12, 9)), resize(to_bits(pixels, 16), (12, 9))
+    eight, sixteen = resample_to(pixels, (12, 9)), resample_to(to_bits(pixels, 16), (12, 9))
     assert eight.shape == sixteen.shape == (9, 12, channels)
     assert abs(sixteen / 257 - eight).max() < 3  # Pillow rounds twice, and its alpha products
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from dnnlib.errors import UserError
 from torch_utils import distributed, seeding
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -370,3 +371,10 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 1 << 30)
         libc.mallopt(trim_threshold, -1)  # never
+
+
+def choose_device(device: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
+    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")

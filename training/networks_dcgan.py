@@ -14,7 +14,7 @@ from torch_utils import persistence
 from training.conv_generator import ConvGenerator
 from training.discriminator import ImageDiscriminator, Projection
 from training.layers.batch_norm import BatchNorm
-from training.layers.pyramid import channels_at
+from training.layers.pyramid import channels_at, sides
 
 START = 4  # side of the first feature maps
 KERNEL = 5
@@ -37,7 +37,7 @@ class SynthesisNetwork(torch.nn.Module):
         channel_max: int = 1024,
     ):
         super().__init__()
-        channels = [channels_at(side, channel_base, channel_max) for side in sides(img_resolution)]
+        channels = [channels_at(side, channel_base, channel_max) for side in sides(img_resolution)[:-1]]
         self.project = torch.nn.Linear(w_dim, channels[0] * START**2, bias=False)
         self.norms = torch.nn.ModuleList(BatchNorm(num) for num in channels)
         ends = [*channels[1:], img_channels]
@@ -82,7 +82,7 @@ class Discriminator(ImageDiscriminator):
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        ends = [channels_at(side, channel_base, channel_max) for side in reversed(sides(img_resolution))]
+        ends = [channels_at(side, channel_base, channel_max) for side in reversed(sides(img_resolution)[:-1])]
         starts = [img_channels, *ends[:-1]]
         self.convs = torch.nn.ModuleList(
             torch.nn.Conv2d(start, end, KERNEL, stride=2, padding=KERNEL // 2, bias=index == 0)
@@ -99,11 +99,6 @@ class Discriminator(ImageDiscriminator):
         for norm, conv in zip(self.norms, list(self.convs)[1:], strict=True):
             x = leaky_relu(norm(conv(x), update_emas), SLOPE)
         return self.head(x.flatten(1), c)
-
-
-def sides(img_resolution: int) -> list[int]:
-    """Sides of the feature maps, from 4 to half the image."""
-    return [START << level for level in range((img_resolution // START).bit_length() - 1)]
 
 
 def initialize(module: Any) -> None:

@@ -16,7 +16,7 @@ from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
 from training.conv_generator import ConvGenerator
 from training.discriminator import ImageDiscriminator
-from training.layers.pyramid import channels_at
+from training.layers.pyramid import channels_at, sides
 
 START = 4  # side of the smallest feature maps
 BLOCKS = 2  # for each resolution
@@ -150,11 +150,6 @@ class Discriminator(ImageDiscriminator):
             return h
         assert c is not None
         return (h * self.embed(c.to(torch.float32))).sum(dim=1, keepdim=True) / math.sqrt(h.shape[1])
-
-
-def sides(img_resolution: int) -> list[int]:
-    """Sides of the feature maps, from 4 to the image's."""
-    return [START << level for level in range((img_resolution // START).bit_length())]
 
 
 def scaled_normal(layer: Any, gain: float) -> None:

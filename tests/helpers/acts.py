@@ -57,6 +57,6 @@ def stop_when_asked(folder, device):
 
 if __name__ == "__main__":
     launcher.GRACE_SEC = 3.0
-    from tests.torch_utils import acts  # processes import the functions by this name
+    from tests.helpers import acts  # processes import the functions by this name
 
     sys.exit(launcher.launch(getattr(acts, sys.argv[1]), 2, "cpu", *sys.argv[2:]))

@@ -29,7 +29,8 @@ from tests.helpers.image_files import (
     write_zip,
 )
 from training import dataset as dataset_module
-from training.data import image_files
+from training.data import image_files, image_names
+from training.data import pixels as pixels_module
 from training.data.image_files import BadImage, open_files
 from training.data.image_tensors import to_float, to_uint8
 from training.data.pixels import decode, encode_png, probe
@@ -332,12 +333,12 @@ def test_colours_that_nobody_sees_are_black(store, capsys):
 def test_clear_hidden(dtype):
     pixels = noise(4, 4, 4, dtype=dtype)
     pixels[:2, :, 3], pixels[2:, :, 3] = 0, 7
-    cleared = image_files.clear_hidden(pixels)
+    cleared = pixels_module.clear_hidden(pixels)
     assert cleared.dtype == dtype
     assert cleared[:2].max() == 0
     assert np.array_equal(cleared[2:], pixels[2:])
-    assert image_files.clear_hidden(cleared) is cleared
-    assert not image_files.has_hidden(pixels[:, :, :3])
+    assert pixels_module.clear_hidden(cleared) is cleared
+    assert not pixels_module.has_hidden(pixels[:, :, :3])
 
 
 @pytest.mark.parametrize(
@@ -364,8 +365,8 @@ def test_what_is_left_out_is_counted(store):
     names = ["b.heic", "c.HEIC", "d.txt", "README", ".hidden.png", "dataset.json", "png"]
     files = open_files(store({**pngs(["a.png"]), **dict.fromkeys(names, b"x")}))
     assert files.left_out() == {".heic": 2, ".txt": 1, "": 2}
-    assert image_files.counted(files.left_out()) == "2 without extension, 2 .heic, 1 .txt"
-    assert image_files.other_images(files.left_out()) == {".heic": 2}
+    assert image_names.counted(files.left_out()) == "2 without extension, 2 .heic, 1 .txt"
+    assert image_names.other_images(files.left_out()) == {".heic": 2}
 
 
 # Mirroring, subsets ---------------------------------------------------------------------------------------------------

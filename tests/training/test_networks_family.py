@@ -8,8 +8,7 @@ import torch
 
 from training import networks_pggan, networks_resnet
 from training.config.presets import PRESETS
-from training.layers import conv as conv_layers
-from training.layers import spectral
+from training.layers import batch_norm, spectral
 
 
 def num_parameters(network):
@@ -151,7 +150,7 @@ def test_buffers_move_only_where_training_says_so(cfg):
 
 
 def test_batch_norm_is_torchs():
-    ours, theirs = conv_layers.BatchNorm(5), torch.nn.BatchNorm2d(5)
+    ours, theirs = batch_norm.BatchNorm(5), torch.nn.BatchNorm2d(5)
     for _ in range(3):
         x = torch.randn(6, 5, 3, 2) * 2 + 1
         assert torch.allclose(ours(x, update_emas=True), theirs(x), atol=1e-6)

@@ -7,6 +7,7 @@ import torch
 
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed
+from torch_utils.misc import choose_device
 from training.augment import AUGPIPES
 from training.checkpoints.snapshot import ReadSnapshot, is_snapshot
 from training.config.ada import adapted, auto_batch
@@ -64,11 +65,9 @@ def settle_stage(options: TrainingOptions) -> tuple[TrainingOptions, str]:
     return dataclasses.replace(options, data=options.source, source=None), line
 
 
-def choose_device(options: TrainingOptions) -> tuple[str, str]:
-    has_gpu = torch.cuda.is_available()
-    if options.device == "cuda" and not has_gpu:
-        raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
-    device = ("cuda" if has_gpu else "cpu") if options.device == "auto" else options.device
+def device_of(options: TrainingOptions) -> tuple[str, str]:
+    """`(device, line)`."""
+    device = choose_device(options.device).type
     why = "--device" if options.device != "auto" else "the fastest at hand"
     if device == "cpu":
         return device, f"cpu, {torch.get_num_threads()} threads ({why})"

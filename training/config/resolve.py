@@ -23,12 +23,12 @@ from training.config.choices import (
     adapt,
     choose_augmentation,
     choose_coreset,
-    choose_device,
     choose_gamma,
     choose_processes,
     choose_stage_cache,
     dataset_kwargs,
     describe_source,
+    device_of,
     open_data,
     plan_prior,
     settle_stage,
@@ -130,7 +130,7 @@ def resolve(
 def decide(options: TrainingOptions, point: ResumePoint | None, read: ReadSnapshot) -> Decided:
     """One after the other. A run that is continued keeps what was measured at its beginning."""
     lines: dict[str, str | None] = {}
-    device, lines["Device"] = choose_device(options)
+    device, lines["Device"] = device_of(options)
     options = adapt(options, device, point)
     options, why_source = choose_source(settled(options), device)
     why_source = why_source if point is None else point.source.why

@@ -23,6 +23,8 @@ class SourceSpec:
     """Base of the specs."""
 
     kind: ClassVar[str]
+    path: ClassVar[Any]
+    """Where it lies; None for nowhere."""
     has_images: ClassVar[bool] = True
     """Whether an encoder stands before the latents."""
     can_be_cached: ClassVar[bool] = False
@@ -30,7 +32,6 @@ class SourceSpec:
     candidates: ClassVar[str | None] = None
     """What core-sets compare samples by in place of z and images, and why."""
 
-    path: ClassVar[str | None] = None
     why: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
     """Why `--source=auto` chose it."""
     match: ClassMatch | None = dataclasses.field(default=None, kw_only=True)
@@ -80,6 +81,7 @@ class NoiseSpec(SourceSpec):
 
     kind = "gaussian"
     has_images = False
+    path: ClassVar[None] = None
     z_dim: int
 
     def open(self, seed: int, verbose: bool) -> GaussianSource:

@@ -40,7 +40,7 @@ from training.data.transforms import (
     Size,
     TooSmall,
     pad_values,
-    resize,
+    resample_to,
     to_bits,
 )
 from training.data.zip_index import printable
@@ -417,7 +417,7 @@ def sheet_cell(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     if max(height, width) > largest:
         scale = largest / max(height, width)
-        return resize(pixels, (max(round(width * scale), 1), max(round(height * scale), 1)))
+        return resample_to(pixels, (max(round(width * scale), 1), max(round(height * scale), 1)))
     factor = -(-smallest // max(height, width))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 

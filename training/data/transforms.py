@@ -55,14 +55,14 @@ class Plan:
         width, height = self.size
         if self.transform == "center-crop":
             side = min(pixels.shape[:2])
-            return resize(crop_center(pixels, side, side), self.size, self.resample)
+            return resample_to(crop_center(pixels, side, side), self.size, self.resample)
         if self.transform == "center-crop-wide":
             return letterbox(pixels, self.size, self.resample)
         if self.transform == "center-crop-dhariwal":
             return crop_center(shrink_by_halves(pixels, width), width, height)
         if self.transform == "pad":
             return pad(pixels, self.size, self.resample, pad_values(self.pad_color, pixels.shape[2], pixels.dtype))
-        return resize(pixels, self.size, self.resample)
+        return resample_to(pixels, self.size, self.resample)
 
     @property
     def output_size(self) -> Size:
@@ -124,7 +124,7 @@ def pad(pixels: np.ndarray, size: Size, resample: Image.Resampling, color: np.nd
     inner = max(round(width * scale), 1), max(round(height * scale), 1)
     canvas = np.broadcast_to(color, [size[1], size[0], pixels.shape[2]]).copy()
     left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas[top : top + inner[1], left : left + inner[0]] = resize(pixels, inner, resample)
+    canvas[top : top + inner[1], left : left + inner[0]] = resample_to(pixels, inner, resample)
     return canvas
 
 
@@ -140,7 +140,7 @@ def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return color.round().astype(pixels.dtype)
 
 
-def resize(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+def resample_to(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
     """`[H, W, C]` to (width, height). Colours count by their alpha: what is transparent does not bleed out."""
     if pixels.shape[1::-1] == size:
         return pixels
@@ -180,7 +180,7 @@ def letterbox(pixels: np.ndarray, size: Size, resample: Image.Resampling = Image
     num_rows = round(width * pixels.shape[0] / pixels.shape[1])
     if pixels.shape[1] < width or num_rows < height:
         raise TooSmall
-    strip = resize(crop_center(pixels, pixels.shape[1], num_rows), size, resample)
+    strip = resample_to(crop_center(pixels, pixels.shape[1], num_rows), size, resample)
     canvas = np.zeros([width, width, pixels.shape[2]], dtype=pixels.dtype)
     top = (width - height) // 2
     canvas[top : top + height] = strip
@@ -191,7 +191,7 @@ def shrink_by_halves(pixels: np.ndarray, side: int) -> np.ndarray:
     """Shorter side = `side`: 2x2 averages while twice the size remains, then bicubic (Dhariwal & Nichol 2021)."""
     while min(pixels.shape[:2]) >= 2 * side:
         height, width = pixels.shape[:2]
-        pixels = resize(pixels, (width // 2, height // 2), Image.Resampling.BOX)
+        pixels = resample_to(pixels, (width // 2, height // 2), Image.Resampling.BOX)
     height, width = pixels.shape[:2]
     scale = side / min(height, width)
-    return resize(pixels, (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    return resample_to(pixels, (round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)

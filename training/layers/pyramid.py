@@ -54,3 +54,8 @@ def nominal_resolution(level: int) -> int:
 def channels_at(resolution: int, channel_base: int, channel_max: int) -> int:
     """Feature maps of a square resolution: inversely proportional to its side, at most `channel_max`."""
     return min(channel_base // resolution, channel_max)
+
+
+def sides(img_resolution: int) -> list[int]:
+    """Sides of square feature maps, from 4 to the image's."""
+    return [MIN_BASE << level for level in range((img_resolution // MIN_BASE).bit_length())]

@@ -51,7 +51,7 @@ class Pairs:
         self.block = functools.lru_cache(1)(self._block)
         # The same axes in all blocks: their signs are arbitrary, and G would be taught one thing here, its opposite there.
         has_axes = not feed.has_images and distributed.get_rank() == 0
-        self.axes = principal_axes(self.images(0)) if has_axes else None
+        self.axes = all_principal_axes(self.images(0)) if has_axes else None
 
     def draw(self, start: int, count: int) -> Draw:
         """The choices of the latents for `count` positions from `start`, which lie in one block."""
@@ -94,7 +94,7 @@ def small_rgb(images: torch.Tensor) -> torch.Tensor:
     return small(torch.from_numpy(rgb_pixels(images)).permute(0, 3, 1, 2) / 127.5 - 1)
 
 
-def principal_axes(images: torch.Tensor) -> torch.Tensor:
+def all_principal_axes(images: torch.Tensor) -> torch.Tensor:
     """Of images `[N, d]`, columns `[d, min(N, d)]`, that of the largest spread first."""
     return torch.linalg.svd(images - images.mean(dim=0), full_matrices=False).Vh.t()
 

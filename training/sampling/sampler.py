@@ -4,12 +4,9 @@ Whatever a seed decides is drawn from a generator of its own, so that its image 
 the rounding of float32 arithmetic, not on the batch size.
 """
 
-import contextlib
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ import torch
 
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
+from torch_utils.misc import choose_device
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
@@ -196,13 +194,6 @@ def open_sampler(
     return Sampler(G_ema, source, chosen_device, source_images is not None, prior, labels)
 
 
-def choose_device(device: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")
-    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
-
-
 def replace_source(network: Network, source: Source, path: str, verbose: bool = False) -> tuple[Network, ImageSource]:
     """The network and the source when images from `path` go in: into the first stage that takes images.
 
@@ -306,22 +297,3 @@ def move_image(sampler: Sampler, translate: tuple[float, float], angle: float) -
     # The input asks where a point of the picture comes from, which is the way back.
     inverse = np.linalg.inv(make_transform(translate, angle))
     synthesis_input.transform.copy_(torch.from_numpy(inverse))
-
-
-def prepare_folder(folder: Path, flag: str) -> None:
-    """Make the folder that pictures go to, and see that it can be written. Raises `UserError` that names the flag."""
-    with writing(flag):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-
-
-@contextlib.contextmanager
-def writing(flag: str) -> Iterator[None]:
-    """What the storage refuses inside the block becomes a `UserError` that names the flag and the file."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or str(error)
-        raise UserError(f"{flag}: {where}cannot be written ({reason}); choose another place") from error

@@ -51,18 +51,18 @@ def farthest_first(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
     assert 1 <= k <= points.shape[-2]
     points = points.to(torch.float32)
     nearest = torch.full(points.shape[:-1], torch.inf, device=points.device)  # [..., N] squared, to what is chosen
-    pick = squared_distances(points, points.mean(dim=-2, keepdim=True)).argmin(dim=-1, keepdim=True)  # [..., 1]
+    pick = squared_distances_to(points, points.mean(dim=-2, keepdim=True)).argmin(dim=-1, keepdim=True)  # [..., 1]
     picks = []
     for _ in range(k):
         picks.append(pick)
         centre = points.gather(-2, pick.unsqueeze(-1).expand(*pick.shape, points.shape[-1]))  # [..., 1, d]
-        nearest = torch.minimum(nearest, squared_distances(points, centre))
+        nearest = torch.minimum(nearest, squared_distances_to(points, centre))
         nearest.scatter_(-1, pick, -1.0)  # never again, not even among equal points
         pick = nearest.argmax(dim=-1, keepdim=True)
     return torch.cat(picks, dim=-1), nearest.amax(dim=-1).clamp(min=0).sqrt()
 
 
-def squared_distances(points: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+def squared_distances_to(points: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Of points `[..., N, d]` to one `[..., 1, d]`: `[..., N]`."""
     return (points - centre).square().sum(dim=-1)
 

@@ -1,5 +1,6 @@
 """Paths stay at home: snapshots carry names, and readers find the files by the run's folder, the name, the fingerprint."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from training.checkpoints.snapshot import load_snapshot, open_network_source, sa
 from training.checkpoints.whereabouts import training_data, travelling_name
 from training.config.option_paths import absolute_set
 from training.config.resume import merge
+from training.config.run_config import TrainingConfig
+from training.config.source_specs import NetworkSpec
 from training.dataset import ImageFolderDataset
 from training.run.saving import with_absolute_paths
 from training.sampling.generated_images import open_generated
@@ -64,20 +67,23 @@ def test_names(path, name):
     assert travelling_name(path) == name
 
 
+def config_from(options, **fields):
+    """A configuration of which nothing else is known."""
+    required = [one.name for one in dataclasses.fields(TrainingConfig) if one.default is one.default_factory]
+    return TrainingConfig(**dict.fromkeys(required, 1) | fields, options=options)
+
+
 def test_absolute_sets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute_set("a.zip,b-{0..3}.zip") == f"{tmp_path}/a.zip,{tmp_path}/b-{{0..3}}.zip"
     assert absolute_set("noise") == "noise" and absolute_set(None) is None
     assert absolute_set("https://host/x.pkl") == "https://host/x.pkl"
-    config = {
-        "training_set_kwargs": {"path": "a.zip"},
-        "source": {"kind": "network", "path": "one.pkl"},
-        "options": {"data": "a.zip", "source": "one.pkl", "source_pool": ["b.zip"], "resume": "latest", "kimg": 3},
-    }
+    options = {"data": "a.zip", "source": "one.pkl", "source_pool": ["b.zip"], "resume": "latest", "kimg": 3}
+    config = config_from(options, training_set_kwargs={"path": "a.zip"}, source=NetworkSpec("one.pkl"))
     whole = with_absolute_paths(config)
     assert whole["training_set_kwargs"]["path"] == whole["options"]["data"] == f"{tmp_path}/a.zip"
     assert whole["source"]["path"] == f"{tmp_path}/one.pkl" and whole["options"]["source_pool"] == [f"{tmp_path}/b.zip"]
-    assert whole["options"]["resume"] == "latest" and config["options"]["data"] == "a.zip"
+    assert whole["options"]["resume"] == "latest" and config.options["data"] == "a.zip"
 
 
 def test_the_same_file_by_another_path_is_no_other_run(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.tiny import Z_DIM, generator2, write_images
+from training.data.image_sets import ImageSet
 from training.run import evaluation
 from training.run.evaluation import DiversityWatch, Evaluation
 from training.sources.feed import LatentFeed
@@ -21,7 +22,7 @@ def parts(tmp_path):
     state = SimpleNamespace(
         G_ema=G, feed=LatentFeed(GaussianSource(Z_DIM), G.mapping.encoder), pl_mean=torch.zeros([]), cur_nimg=1000
     )
-    return config, state
+    return config, state, ImageSet(tmp_path / "data")
 
 
 def test_a_lasting_fall_of_coverage_is_a_warning_once(parts, monkeypatch, capsys):
@@ -48,8 +49,8 @@ def test_neighbours_show_a_copied_image_first(parts, tmp_path, monkeypatch):
 
 
 def test_the_best_snapshot_is_linked(parts, tmp_path):
-    config, state = parts
-    judged = Evaluation(tmp_path, config, state, torch.zeros(40, 0), keep_going=lambda: True)
+    config, state, images = parts
+    judged = Evaluation(tmp_path, config, state, images, torch.zeros(40, 0), keep_going=lambda: True)
     for index, value in enumerate([5.0, 3.0, 4.0, float("nan")]):
         snapshot = tmp_path / f"network-snapshot-{index:06d}.pkl"
         snapshot.write_bytes(bytes([index]))
@@ -58,9 +59,9 @@ def test_the_best_snapshot_is_linked(parts, tmp_path):
 
 
 def test_a_stopped_evaluation_leaves_nothing(parts, tmp_path, capsys):
-    config, state = parts
+    config, state, images = parts
     config.metrics = ["fid1k_full"]
-    judged = Evaluation(tmp_path / "run", config, state, torch.zeros(40, 0), keep_going=lambda: False)
+    judged = Evaluation(tmp_path / "run", config, state, images, torch.zeros(40, 0), keep_going=lambda: False)
     judged.run(tmp_path / "network-snapshot-000001.pkl", events=None)
     assert "left out" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
@@ -68,13 +69,13 @@ def test_a_stopped_evaluation_leaves_nothing(parts, tmp_path, capsys):
 
 def test_a_metric_that_fails_loses_no_other(parts, tmp_path, monkeypatch, capsys):
     """Four images: the second metric ended the run with exit code 2, and the FID before it was lost, again after a resume."""
-    config, state = parts
-    config.training_set_kwargs["path"] = str(write_images(tmp_path / "four", 4))
+    config, state, images = parts
+    images = ImageSet(write_images(tmp_path / "four", 4))
     config.metrics = ["dc1k5_full", "fid1k_full"]
     snapshot = tmp_path / "network-snapshot-000001.pkl"
     snapshot.write_bytes(b"1")
     events = SimpleNamespace(add_scalar=lambda *args, **kwargs: None)
-    judged = Evaluation(tmp_path, config, state, torch.zeros(4, 0), keep_going=lambda: True)
+    judged = Evaluation(tmp_path, config, state, images, torch.zeros(4, 0), keep_going=lambda: True)
     assert judged.run(snapshot, events)
     assert "Warning: dc1k5_full could not be computed: real images: at least 6" in capsys.readouterr().out
     assert (tmp_path / "metric-fid1k_full.jsonl").read_text().count("\n") == 1

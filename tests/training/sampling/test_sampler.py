@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UserError
+from dnnlib.files import prepare_folder
 from tests.helpers.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from training.data.grids import rgb_pixels
 from training.sampling.sampler import (
@@ -17,12 +18,11 @@ from training.sampling.sampler import (
     match_channels,
     move_image,
     open_sampler,
-    prepare_folder,
     stages_of,
 )
 from training.sampling.walks import Loop, StageWalk, Walk, arrange_seeds, root_mean_square
 from training.sources.cascade import Cascade
-from training.sources.source import GaussianSource, ImageSource
+from training.sources.source import Draw, GaussianSource, ImageSource
 
 FLATTEN = {"kind": "flatten", "norm": "standardize"}
 CLOSE = dict(rtol=0, atol=1e-4)
@@ -138,7 +138,7 @@ def test_chosen_images(tmp_path, spider, source):
         choose_seeds(sampler, [1, 4])
     (shown,) = sampler.pictures_before([2, 0])
     assert shown.shape == (2, 3, SIDE, SIDE)  # as many channels as the network was trained with
-    expected = ImageSource.open(tmp_path / "other").materialize({"index": torch.tensor([2, 0])})
+    expected = ImageSource.open(tmp_path / "other").materialize(Draw(index=torch.tensor([2, 0])))
     torch.testing.assert_close(shown, expected.expand_as(shown))
 
 

@@ -15,7 +15,7 @@ from training.sources import stage_cache
 from training.sources.encoders import build_encoder
 from training.sources.feed import LatentFeed
 from training.sources.network_source import NetworkSource
-from training.sources.source import GaussianSource
+from training.sources.source import Draw, GaussianSource
 from training.sources.stage_cache import StageCache, StageCacheSpec, block_size
 
 BATCH, SIZE = 16, 20
@@ -59,7 +59,7 @@ def test_the_pool_holds_outputs_of_the_source():
     pool, _ = cache(0, own_feed)
     draw = own_feed.source.draw(4, stage_cache.seeding.generator(3, "stage cache", 0))
     assert torch.equal(pool.at_position()[:4], own_feed.latents(draw))
-    z = pool.latents({stage_cache.KEY: torch.tensor([2, 0])})
+    z = pool.latents(Draw(pool=torch.tensor([2, 0])))
     assert torch.equal(z, pool.at_position()[[2, 0]])
     assert torch.equal(pool.latents(draw), own_feed.latents(draw))  # draws of the feed pass through
 
