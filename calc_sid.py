@@ -137,7 +137,7 @@ def check(target: str | None, sources: list[str], matrix: bool, best: bool) -> N
 
 
 def open_all(target: str | None, sources: list[str], num_gen: int, device: Any, seed: int) -> dict[str, Images]:
-    """By path, the target first."""
+    """The opened images by path, the target first."""
     from training.data.image_sets import name_apart
     from training.sampling.generated_images import open_images
 

@@ -343,7 +343,7 @@ def describe_images(sampler: Sampler, scale: int) -> str:
 
 
 def write_picture(path: Path, data: bytes) -> None:
-    """Without a half of it where the disk is full."""
+    """Write the whole file, or nothing where the disk is full."""
     try:
         path.write_bytes(data)
     except OSError:

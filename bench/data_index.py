@@ -82,7 +82,7 @@ def write_stored(file: Any, name: bytes, data: bytes) -> bytes:
 
 
 def index_all(path: str, with_labels: bool) -> dict[str, float]:
-    """In a process of its own: what a run does with its data before the first image. Seconds, and the memory it took."""
+    """Do in a process of its own what a run does with its data before the first image. Seconds, and the memory it took."""
     image_files.StoredFiles.probe = lambda self, index: Header(64, 64, 3, 8)  # type: ignore[method-assign]
     seconds, start = {}, time.perf_counter()
 
@@ -109,7 +109,7 @@ def index_all(path: str, with_labels: bool) -> dict[str, float]:
 
 
 def peak_gb() -> float:
-    """Of this process alone: what Linux counts as a child's maximum begins with its parent's."""
+    """The peak of this process alone: what Linux counts as a child's maximum begins with its parent's."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
@@ -123,7 +123,7 @@ def in_a_process(*arguments: Any) -> dict[str, float]:
 
 
 def seconds_per_header(folder: Path) -> float:
-    """Of real PNGs of 32x32 in a zip."""
+    """The seconds of real PNGs of 32x32 in a zip."""
     path, data = folder / "real.zip", encode_png(np.random.default_rng(0).integers(0, 256, [32, 32, 3], dtype=np.uint8))
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(PROBED):

@@ -75,7 +75,7 @@ def main(device: str, repeats: int, large: bool, only: str | None) -> None:
 
 
 def detector_row(name: str, device: torch.device, rate: float, repeats: int) -> dict[str, Any]:
-    """With random weights where the real ones are not at hand: they take as long."""
+    """Time with random weights where the real ones are not at hand: they take as long."""
     torch.manual_seed(0)
     if name == "tiny":
         detector = detectors.open_detector("tiny", device=device)

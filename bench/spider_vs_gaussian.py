@@ -272,7 +272,7 @@ def write_results(
 
 
 def without_infinities(value: Any) -> Any:
-    """For JSON, which has none: they become null."""
+    """Plain data for JSON, which has no infinities: they become null."""
     if isinstance(value, dict):
         return {key: without_infinities(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -304,7 +304,7 @@ def first_reach(curve: Curve, level: float) -> float:
 
 
 def summarise(curves: dict[str, dict[int, Curve]]) -> dict[str, dict[str, Any]]:
-    """For each contender, by seed: final and best score, and the share of the baseline's iterations, with the same seed, that
+    """Sum up each contender, by seed: final and best score, and the share of the baseline's iterations, with the same seed, that
     it took to reach the baseline's best (inf: not within the budget)."""
     summary = {}
     for name, by_seed in curves.items():

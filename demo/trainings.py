@@ -57,7 +57,7 @@ class Training:
 
     @property
     def command(self) -> str:
-        """As one would type it."""
+        """The command as one would type it."""
         return shlex.join(["python", "train.py", *self.arguments])
 
     def start(self) -> None:

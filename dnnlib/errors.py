@@ -16,8 +16,10 @@ class UserError(ValueError):
 
     def __init__(self, reason: str, place: str | None = None):
         super().__init__(reason if place is None else f"{place}: {reason}")
+        self.place, self.reason = place, reason
         match = _PLACE.fullmatch(reason) if place is None else None
-        self.place, self.reason = match.groups() if match is not None else (place, reason)
+        if match is not None:
+            self.place, self.reason = match[1], match[2]
 
     def moved(self, before: str, now: str) -> "UserError":
         """The same said of another place, if it was said of the one before."""

@@ -44,7 +44,7 @@ class Logger:
         self.close()
 
     def write(self, text: str) -> None:
-        """As a file: the text goes to stdout and into the log."""
+        """Write as to a file: the text goes to stdout and into the log."""
         self._tees["stdout"].write(text)
 
     def flush(self) -> None:

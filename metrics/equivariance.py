@@ -41,7 +41,7 @@ def equivariance(
     progress: str | None = None,
     keep_going: KeepGoing = None,
 ) -> Equivariance:
-    """On every process, each of which does its share. G: a StyleGAN3 generator (`G.synthesis.input.transform`)."""
+    """Measure on every process, each of which does its share. G: a StyleGAN3 generator (`G.synthesis.input.transform`)."""
     assert kind in KINDS
 
     def compute(samples: list[int]) -> torch.Tensor:
@@ -131,7 +131,7 @@ def translate(images: torch.Tensor, shift: tuple[float, float]) -> tuple[torch.T
 
 
 def shifted(images: torch.Tensor, distance: int, dim: int) -> torch.Tensor:
-    """By whole pixels along a dimension, zeros coming in."""
+    """Shift by whole pixels along a dimension, zeros coming in."""
     result = torch.zeros_like(images)
     length = images.shape[dim] - abs(distance)
     if length > 0:

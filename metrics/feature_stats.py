@@ -45,7 +45,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        """For each index a uint8 image `[C, H, W]`, or what is wrong with it. Called from one thread at a time."""
+        """Return for each index a uint8 image `[C, H, W]`, or what is wrong with it. Called from one thread at a time."""
         ...
 
 

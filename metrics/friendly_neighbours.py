@@ -148,7 +148,7 @@ def features_of(images: Images, detector: Detector, request: Request) -> Feature
 
 
 def in_order(found: list[Neighbour]) -> list[Neighbour]:
-    """By |CSID|, with ranks and ties."""
+    """Order by |CSID|, with ranks and ties."""
     ordered = sorted(found, key=lambda neighbour: abs(neighbour.sid.csid))
     return [
         Neighbour(
@@ -169,7 +169,7 @@ def ties(a: Neighbour, b: Neighbour) -> bool:
 
 
 def table(ranking: Ranking) -> str:
-    """For people: a line per source, the friendliest first, and what to know about the numbers."""
+    """The table for people: a line per source, the friendliest first, and what to know about the numbers."""
     tag = "" if ranking.detector == "inception" else f"[{ranking.detector}]"
     rows = [["rank", "source", "images", f"CSID{tag}", f"FID{tag}", f"KID{tag} x 1000", ""]]
     rows += [columns(neighbour) for neighbour in ranking.neighbours]

@@ -16,7 +16,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(probs: ArrayLike, num_splits: int = NUM_SPLITS) -> InceptionScore:
-    """Of class probabilities `[N, classes]`, split as they come, in float64; the order must have nothing to do with classes."""
+    """The score of class probabilities `[N, classes]`, split as they come, in float64; their order must not follow classes."""
     p = as_features(probs, "generated images", num_splits).double().cpu().numpy()
     if p.min() < 0 or not np.allclose(p.sum(axis=1), 1, atol=1e-3):
         raise ValueError("probs must be probabilities: rows from 0 to 1 that sum to 1")

@@ -160,7 +160,7 @@ def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def variances_of_terms(within: Sequence[Sums], across: Sums) -> Variances:
-    """By an analysis of variance of the kernels' values, without the diagonals of k_xx and k_yy."""
+    """Estimate them by an analysis of variance of the kernels' values, without the diagonals of k_xx and k_yy."""
     m = len(across.rows)
     left_xy = two_way(across)
     first, second = [], []
@@ -195,7 +195,7 @@ def effects_across(sums: np.ndarray) -> np.ndarray:
 
 
 def standard_error(variances: list[Variances | None], num_x: int, num_y: int, size: int) -> float | None:
-    """Of the mean over subsets of `size` samples of `num_x` and `num_y`.
+    """The standard error of the mean over subsets of `size` samples of `num_x` and `num_y`.
 
     Over all subsets the mean would be the estimate from all samples; so many of them leave their share of what one
     subset has beyond that.
@@ -210,7 +210,7 @@ def standard_error(variances: list[Variances | None], num_x: int, num_y: int, si
 
 
 def variance_of_value(first: np.ndarray, second: np.ndarray, num_x: int, num_y: int) -> float:
-    """Of the estimate from so many samples."""
+    """The variance of the estimate from so many samples."""
     first_order = 4 * (first[0] / num_x + first[1] / num_y)
     pairs = np.array([num_x * (num_x - 1), num_y * (num_y - 1), num_x * num_y])
     return float(max(first_order, 0.0) + (np.array([2, 2, 4]) * second / pairs).sum())

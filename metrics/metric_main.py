@@ -76,7 +76,7 @@ class MetricOptions:
     def features_of_both(
         self, usual: str, count: int, full: str | None, most_real: int | None = None
     ) -> tuple[FeatureSet, FeatureSet, Detector]:
-        """Of the data set (as many images as are generated, unless `full`) and of `count` generated images.
+        """The features of the data set (as many images as are generated, unless `full`) and of `count` generated images.
 
         most_real: of a larger data set, where it is `full`, a random subset of so many images is taken.
         """

@@ -202,7 +202,7 @@ def compute_feature_stats_for_dataset(
     opts: MetricOptions, detector_url: str, detector_kwargs: Mapping[str, Any] = {}, rel_lo: float = 0, rel_hi: float = 1,
     batch_size: int = 64, data_loader_kwargs: Any = None, max_items: int | None = None, **stats_kwargs: Any,
 ) -> FeatureStats:  # fmt: skip
-    """Of the real images; kept in this project's cache."""
+    """The statistics of the real images; kept in this project's cache."""
     stats = FeatureStats(max_items=max_items, **stats_kwargs)
     stats.append(opts.features(usual_of(detector_url), False, max_items)[0])
     return stats
@@ -212,7 +212,7 @@ def compute_feature_stats_for_generator(
     opts: MetricOptions, detector_url: str, detector_kwargs: Mapping[str, Any] = {}, rel_lo: float = 0, rel_hi: float = 1,
     batch_size: int = 64, batch_gen: int | None = None, max_items: int | None = None, **stats_kwargs: Any,
 ) -> FeatureStats:  # fmt: skip
-    """Of `max_items` generated images."""
+    """The statistics of `max_items` generated images."""
     if max_items is None:
         raise UserError("compute_feature_stats_for_generator: give max_items=, the number of images")
     stats = FeatureStats(max_items=max_items, **stats_kwargs)

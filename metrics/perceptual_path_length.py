@@ -45,7 +45,7 @@ def perceptual_path_length(
     progress: str | None = None,
     keep_going: KeepGoing = None,
 ) -> PathLength:
-    """On every process, each of which does its share.
+    """Measure on every process, each of which does its share.
 
     latents: numbers of samples -> `(z, c)`; sample i uses numbers 2i and 2i + 1. distance_vectors: float images
     `[n, 3, h, w]` in [0, 255] -> vectors whose squared distance is the perceptual one. space: `z` or `w`. sampling:

@@ -87,7 +87,7 @@ class Points(NamedTuple):
 
     @classmethod
     def of(cls, rows: torch.Tensor) -> "Points":
-        """Of `[n, d]`, float32 or float64."""
+        """The samples of `[n, d]`, float32 or float64."""
         norms = torch.cat([part.double().square().sum(dim=1) for part in rows.split(ROWS)])
         # For unit roundoff u, |a|^2 + |b|^2 - 2 a.b is off by d u (|a|^2 + |b|^2) at most for the product (Higham 2002,
         # eq. 3.5) and by a few u for the conversion and the sums.

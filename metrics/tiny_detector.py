@@ -35,7 +35,7 @@ class TinyDetector(torch.nn.Module):
 
     @classmethod
     def pretrained(cls) -> "TinyDetector":
-        """With the weights of the package, in eval mode."""
+        """The detector with the weights of the package, in eval mode."""
         detector = cls()
         detector.load_state_dict(load_file(WEIGHTS))
         return detector.eval().requires_grad_(False)

@@ -147,7 +147,7 @@ def naming_lost_peers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Before `init`, in the block: torchrun's processes each do the whole of a work that they would share afterwards."""
+    """Have torchrun's processes, before `init`, each do the whole of a work that they would share afterwards."""
     global _is_alone
     assert not is_joined()
     _is_alone = True

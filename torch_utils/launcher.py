@@ -52,7 +52,7 @@ class Failure:
         return cls(line, BROKEN if is_lost else WRONG, is_consequence=is_lost)
 
     def by(self, rank: int) -> str:
-        """As it is printed: a line speaks for itself, a traceback needs to be told from those of the other ranks."""
+        """The error as it is printed: a line speaks for itself, a traceback needs to be told from those of the other ranks."""
         return "\n".join(f"[rank {rank}] {line}" for line in self.text.splitlines()) if self.is_traceback else self.text
 
 
@@ -199,7 +199,7 @@ def _read(report: Any) -> Failure | None:
 
 
 def _silent_end(rank: int, exit_code: int, num_processes: int) -> Failure:
-    """Of a process that could not speak: killed, or crashed below Python."""
+    """The line of a process that could not speak: killed, or crashed below Python."""
     how = f"with exit code {exit_code}"
     if exit_code < 0:
         name = signal.Signals(-exit_code).name

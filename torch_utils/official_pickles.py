@@ -57,7 +57,7 @@ class OfficialModule:
             raise SnapshotError(f"the file holds an object of more than {MAX_MODULES:,} parts")
 
     def state_dict(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """As `torch.nn.Module.state_dict` would give it."""
+        """The state as `torch.nn.Module.state_dict` would give it."""
         state = {f"{prefix}{name}": tensor for name, tensor in self.tensors.items()}
         for name, child in self.children.items():
             state |= child.state_dict(f"{prefix}{name}.")

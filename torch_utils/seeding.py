@@ -29,7 +29,7 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 def spread(count: int, limit: int, *key: int | str) -> torch.Tensor:
-    """At most `limit` of `count` rows, int64, ascending: a random one of each of as many equal stretches.
+    """Choose at most `limit` of `count` rows, int64, ascending: a random one of each of as many equal stretches.
 
     Every n-th row would be of one class where files of n classes take turns.
     """
@@ -110,14 +110,14 @@ _current: ContextVar[_BatchStream | _SampleStreams | None] = ContextVar("batch_r
 
 @contextlib.contextmanager
 def batch_rows(rows: Rows, *key: int | str) -> Iterator[None]:
-    """Inside the block, random tensors whose first dimension is `len(rows)` come from the stream of `key`."""
+    """Have random tensors in the block whose first dimension is `len(rows)` come from the stream of `key`."""
     with _drawing_from(_BatchStream(rows, _Generators(key))):
         yield
 
 
 @contextlib.contextmanager
 def sample_rows(keys: Sequence[tuple[int | str, ...]]) -> Iterator[None]:
-    """Inside the block, row i of a random tensor comes from the stream of `keys[i]`, whatever the other rows are."""
+    """Have row i of a random tensor in the block come from the stream of `keys[i]`, whatever the other rows are."""
     with _drawing_from(_SampleStreams([_Generators(key) for key in keys])):
         yield
 

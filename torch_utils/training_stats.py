@@ -82,7 +82,7 @@ def held() -> Iterator[Callable[[], None]]:
 
 
 def report0(name: str, value: T) -> T:
-    """Like `report`, but what the other ranks than 0 pass is not counted."""
+    """Report as `report` does, without what other ranks than 0 pass."""
     rank = distributed.get_rank() if _rank is None else _rank
     report(name, value if rank == 0 else [])
     return value

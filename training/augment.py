@@ -166,7 +166,7 @@ class AugmentPipe(nn.Module):
         return maps
 
     def _angle(self, draw):
-        """Of the rotation before, or of that after, the anisotropic scaling: either, with the probability asked for."""
+        """The angle of the rotation before, or after, the anisotropic scaling: one of them, with the probability asked for."""
         probability = 1 - (1 - (self.rotate * draw.p).clamp(0, 1)).sqrt()
         return draw.sometimes_at(probability, draw.symmetric() * math.pi * self.rotate_max, 0)
 
@@ -380,7 +380,7 @@ def _pixel_centers(length, like):
 
 
 def _matrix(rows):
-    """From rows of numbers and `[N]` tensors."""
+    """Build matrices from rows of numbers and `[N]` tensors."""
     return matrix(*rows)
 
 

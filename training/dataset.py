@@ -442,7 +442,7 @@ class ImageFolderDataset(Dataset):
 
 
 def training_images(dataset: ImageFolderDataset, images: ImageSet) -> Images:
-    """Those of a dataset by its own numbers: of `images`, its files, the subset, and mirrored copies behind them."""
+    """The images of a dataset by its own numbers: of `images`, its files, the subset, and mirrored copies behind them."""
     chosen = images if len(dataset.raw_indices) == len(images) else SubsetImages(images, dataset.raw_indices)
     return MirroredImages(chosen) if dataset.is_mirrored else chosen
 

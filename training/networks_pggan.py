@@ -177,7 +177,7 @@ class Discriminator(ImageDiscriminator):
         self.growth.set_progress(cur_nimg)
 
     def preprocess_real(self, images: torch.Tensor) -> torch.Tensor:
-        """At the resolution of the stage; while that is faded in, mixed with the one below (Karras 2018, app. A.1)."""
+        """Bring images to the stage's resolution; while it is faded in, mix them with the one below (Karras 2018, app. A.1)."""
         level, alpha = self.growth.stage()
         images = self.growth.reduce(images, level)
         if alpha < 1:

@@ -86,7 +86,7 @@ class Run:
     stop: StopSignal
 
     def train(self) -> None:
-        """From where the state stands to the end."""
+        """Train from where the state stands to the end."""
         poll_steps = 1 if self.progress.device.type == "cpu" else GPU_POLL_STEPS
         must_stop = self.stop.is_asked_anywhere if poll_steps == 1 else never
         if self.saver.evaluation_due:
@@ -104,7 +104,7 @@ class Run:
         self.saver.finish(is_complete=not self.stop.is_agreed)
 
     def take_step(self, must_stop: Callable[[], bool]) -> None:
-        """On the next batch. What the user can mend (a broken image, gradients that stay NaN) saves the run first.
+        """Take the next batch. What the user can mend (a broken image, gradients that stay NaN) saves the run first.
 
         must_stop: asked between the phases of a step.
         """
@@ -161,7 +161,7 @@ class Run:
         return self.state.cur_nimg >= self.config.total_kimg * 1000
 
     def is_tick_over(self) -> bool:
-        """Between two steps, of which the tick has had at least one."""
+        """Whether it is over between two steps, of which the tick has had at least one."""
         has_more = self.state.cur_nimg > self.progress.tick_nimg and self.state.phases_done == 0
         return has_more and (self.is_done() or self.state.cur_nimg >= self.tick_end)
 
@@ -246,7 +246,7 @@ def show_start(config: TrainingConfig, pictures: Pictures) -> None:
 
 
 def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, order: TargetOrder, start: int) -> BatchLoader:
-    """Of this process's share of the real images, from so many images seen."""
+    """Load this process's share of the real images, from so many images seen."""
     return BatchLoader(
         dataset,
         config.batch_size,

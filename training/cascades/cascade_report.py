@@ -65,7 +65,7 @@ class CascadeReport:
         return True
 
     def row_of(self, stage: Stage, config: TrainingConfig, snapshot: Path) -> dict[str, Any]:
-        source = config.source.path
+        source = config.source.place
         return {
             "name": stage.name,
             "cfg": config.cfg,
@@ -158,7 +158,7 @@ def number(result: dict[str, Any] | None) -> str:
 
 
 def aligned(cells: list[list[str]]) -> list[str]:
-    """For terminals."""
+    """The lines for a terminal."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 

@@ -252,7 +252,7 @@ def names_given(options: TrainingOptions) -> set[str]:
 
 
 def fingerprint_of_source(options: TrainingOptions) -> str | None:
-    """Of what feeds a stage; None for noise."""
+    """The fingerprint of what feeds a stage; None for noise."""
     if options.source in (None, NOISE) or options.data is None:
         return None
     if is_snapshot(options.source):

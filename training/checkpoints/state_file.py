@@ -176,7 +176,7 @@ def to_cpu(tree: Any) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """Of every generator that belongs to the process. Steps draw from streams of their own; libraries may not."""
+    """The state of every generator that belongs to the process. Steps draw from streams of their own; libraries may not."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     version, numbers, gauss = random.getstate()
     state = {

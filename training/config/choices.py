@@ -27,7 +27,7 @@ from training.sources.stage_cache import StageCacheSpec, block_size
 
 
 def adapt(options: TrainingOptions, device: str, point: ResumePoint | None) -> TrainingOptions:
-    """With what the configuration makes of the resolution, and its micro-batch beside its own batch."""
+    """Fill in what the configuration makes of the resolution, and its micro-batch beside its own batch."""
     preset = options.preset
     if preset.adapts and (options.data or options.source):
         with naming("--data"):

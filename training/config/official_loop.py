@@ -134,7 +134,7 @@ def refuse(name: str, is_refused: bool, instead: str) -> None:
 
 
 def flat(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a network; StyleGAN2-ADA nests the synthesis arguments, in a module that is called `networks`."""
+    """Flatten the arguments of a network; StyleGAN2-ADA nests the synthesis arguments, in a module that is called `networks`."""
     result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in kwargs.items()}
     result |= result.pop("synthesis_kwargs", {})
     result["class_name"] = result["class_name"].replace("training.networks.", "training.networks_stylegan2.")

@@ -346,7 +346,7 @@ def typed(options: TrainingOptions, name: str) -> str:
 
 
 def settled(options: TrainingOptions) -> TrainingOptions:
-    """With the configuration's values for what was left open."""
+    """Fill in the configuration's values for what was left open."""
     preset = options.preset
     defaults = {
         "cbase": preset.cbase,

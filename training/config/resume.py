@@ -220,7 +220,7 @@ def differences(name: str, before: Any, now: Any) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """As it comes back from JSON."""
+    """The value as it comes back from JSON."""
     return json.loads(json.dumps(value))
 
 

@@ -48,7 +48,7 @@ def choose_source(options: TrainingOptions, device: str) -> tuple[TrainingOption
 
 
 def choice_line(why: dict[str, Any]) -> str:
-    """For the summary: what was chosen, by which numbers, and whether it was close."""
+    """The line of the summary: what was chosen, by which numbers, and whether it was close."""
     best, *others = why["sources"]
     tied = f", not to be told apart from {', '.join(best['tied_with'])}" if best["tied_with"] else ""
     next_best = (

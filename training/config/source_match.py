@@ -40,12 +40,12 @@ class ClassMatch:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def describe(self) -> str:
-        """For the summary."""
+        """The line of the summary."""
         how = {"label": "of the same number", "csid": f"nearest by CSID[{self.detector}]"}[self.kind]
         return f"each of {len(self.pairs)} classes from the source class {how} ({len(set(self.pairs))} used)"
 
     def lines(self) -> Iterator[str]:
-        """For the log: which class is fed by which, with the distances where they were measured."""
+        """The lines of the log: which class is fed by which, with the distances where they were measured."""
         values = self.csid or [None] * len(self.pairs)
         for target, (source, value) in enumerate(zip(self.pairs, values, strict=True)):
             distance = "" if value is None else f"  CSID[{self.detector}] {value:g}"
@@ -101,7 +101,7 @@ def same_numbers(options: TrainingOptions, source_classes: np.ndarray, target_cl
 def nearest_classes(
     options: TrainingOptions, source_classes: np.ndarray, target_classes: np.ndarray, device: str
 ) -> ClassMatch:
-    """For every target class the source class with the smallest |CSID| in the features of `--detector`."""
+    """Find for every target class the source class with the smallest |CSID| in the features of `--detector`."""
     detector = open_detector(options.detector, options.detector_weights, device=device, verbose=True)
     features, classes = [], []
     with distributed.alone():

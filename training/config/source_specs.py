@@ -23,8 +23,6 @@ class SourceSpec:
     """Base of the specs."""
 
     kind: ClassVar[str]
-    path: ClassVar[Any]
-    """Where it lies; None for nowhere."""
     has_images: ClassVar[bool] = True
     """Whether an encoder stands before the latents."""
     can_be_cached: ClassVar[bool] = False
@@ -58,21 +56,26 @@ class SourceSpec:
         return iter(()) if self.match is None else self.match.lines()
 
     def chosen(self, why: dict[str, Any] | None, match: ClassMatch | None) -> "SourceSpec":
-        """With the reasons of its choice, and the pairs of classes."""
+        """The same with the reasons of its choice, and the pairs of classes."""
         return dataclasses.replace(self, why=why, match=match)
 
     def class_line(self, match: ClassMatch | None) -> str | None:
-        """For the summary of a conditional network; None where classes are nothing to the source."""
+        """The line of a conditional network's summary; None where classes are nothing to the source."""
         return None
 
     def as_data(self) -> dict[str, Any]:
-        """For training_options.json; `from_data` reads it back."""
+        """Plain data for training_options.json; `from_data` reads it back."""
         said = {"kind": self.kind, **vars(self), "match": None if self.match is None else self.match.as_data()}
         return {name: value for name, value in said.items() if value is not None}
 
+    @property
+    def place(self) -> str | None:
+        """Where it lies; None for nowhere."""
+        return None
+
     def renamed(self, rename: Callable[[str], Any]) -> "SourceSpec":
-        """With another path."""
-        return self if self.path is None else dataclasses.replace(self, path=rename(self.path))  # type: ignore[call-arg]
+        """The same at another place."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,6 @@ class NoiseSpec(SourceSpec):
 
     kind = "gaussian"
     has_images = False
-    path: ClassVar[None] = None
     z_dim: int
 
     def open(self, seed: int, verbose: bool) -> GaussianSource:
@@ -92,11 +94,24 @@ class NoiseSpec(SourceSpec):
 
 
 @dataclass(frozen=True)
-class ImagesSpec(SourceSpec):
+class StoredSpec(SourceSpec):
+    """Base of the specs of what lies on a disk."""
+
+    path: str
+
+    @property
+    def place(self) -> str:
+        return self.path
+
+    def renamed(self, rename: Callable[[str], Any]) -> "StoredSpec":
+        return dataclasses.replace(self, path=rename(self.path))
+
+
+@dataclass(frozen=True)
+class ImagesSpec(StoredSpec):
     """Images of another data set."""
 
     kind = "images"
-    path: str
 
     def open(self, seed: int, verbose: bool) -> ImageSource:
         pairs = None if self.match is None else self.match.pairs
@@ -123,13 +138,12 @@ class ImagesSpec(SourceSpec):
 
 
 @dataclass(frozen=True)
-class NetworkSpec(SourceSpec):
+class NetworkSpec(StoredSpec):
     """A trained network: stage one of a cascade."""
 
     kind = "network"
     can_be_cached = True
     candidates = "the z of stage one (images of all candidates would cost too much; --stage-cache has them)"
-    path: str
 
     def open(self, seed: int, verbose: bool) -> Source:
         with naming("--source"):

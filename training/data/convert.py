@@ -223,7 +223,7 @@ CHANGES = {
 
 
 def default_workers() -> int:
-    """As many threads as this process may use processors, up to 16."""
+    """The number of processors that this process may use, up to 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, 16)
 

@@ -42,7 +42,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def pack(cls, names: Iterable[bytes]) -> "Names":
-        """Of strings that `encode_name` made."""
+        """Pack strings that `encode_name` made."""
         names = list(names)
         return cls(b"".join(names), ends_of(np.fromiter(map(len, names), np.int64, len(names))))
 

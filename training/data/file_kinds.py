@@ -93,7 +93,7 @@ def is_of_pytorch(start: bytes) -> bool:
 
 
 def describe_text(start: bytes) -> str | None:
-    """Of a page or a text."""
+    """Describe a page or a text."""
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return (

@@ -133,7 +133,7 @@ class ImageFiles(ABC):
         return cleared
 
     def decode_as_stored(self, index: int) -> np.ndarray:
-        """As `decode`, with the colours that nobody sees."""
+        """Decode as `decode` does, with the colours that nobody sees."""
         data = self.read(index)
         try:
             return decode(data)

@@ -43,5 +43,5 @@ def counted(extensions: Counter[str], most: int = 8) -> str:
 
 
 def other_images(extensions: Counter[str]) -> Counter[str]:
-    """Those of `left_out` that people take for images."""
+    """The extensions among `left_out` that people take for images."""
     return Counter({kind: count for kind, count in extensions.items() if kind[1:] in OTHER_IMAGES})

@@ -113,7 +113,7 @@ def pad_values(color: str | None, channels: int, dtype: np.dtype) -> np.ndarray:
 
 
 def pad(pixels: np.ndarray, size: Size, resample: Image.Resampling, color: np.ndarray) -> np.ndarray:
-    """As large as it fits into the size, its shape kept, in the middle of the colour `[C]`.
+    """Fit the image into the size, as large as it can be, its shape kept, in the middle of the colour `[C]`.
 
     With `NEAREST` images are enlarged by whole factors only, so that all pixels of a sprite stay alike.
     """

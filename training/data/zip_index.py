@@ -331,7 +331,7 @@ def _packed_data(file: SharedFile, name: str, entry: np.void, count: int) -> byt
 
 
 def unfold(data: bytes, method: int, max_bytes: int) -> bytes:
-    """At most `max_bytes` of what was packed. Raises `BadMember`."""
+    """Unfold at most `max_bytes` of what was packed. Raises `BadMember`."""
     try:
         if method == DEFLATED:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max_bytes)

@@ -69,7 +69,7 @@ class PrecisionPlan:
         return self.tf32 or self.halved != FLOAT32
 
     def as_data(self) -> dict[str, Any]:
-        """For a training state; `plan_from_data` is the inverse."""
+        """Plain data for a training state; `plan_from_data` is the inverse."""
         return {
             "halved": [str(value) for value in self.halved],
             "others": [str(value) for value in self.others],
@@ -106,7 +106,7 @@ def plan_precision(device: torch.device, fp32: bool, allow_tf32: bool | None = N
 
 
 def fastest(device: torch.device, fp32: bool) -> PrecisionPlan:
-    """By the rule."""
+    """The plan by the rule."""
     if fp32:
         return full_precision("--fp32=1")
     if device.type == "cuda":

@@ -67,7 +67,7 @@ def advance_spectral_norms(network: torch.nn.Module, num_iterations: int = 1) ->
 
 
 def plain_conv(in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> torch.nn.Conv2d:
-    """As `SpectralConv2d`, without the norm."""
+    """A convolution like `SpectralConv2d`, without the norm."""
     return torch.nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
 
 

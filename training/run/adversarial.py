@@ -128,11 +128,11 @@ class Adversaries:
         """w of every layer for the (first n) latents of a phase, `[n, num_ws, w_dim]`, styles mixed."""
         G, device = self.state.G, self.state.device
         c = batch.labels[phase][:n]
-        z = self.feed.latents(batch.draws[phase].each(lambda rows: rows[:n]), G.mapping.encoder)
+        z = self.feed.latents(batch.draws[phase].rows(slice(n)), G.mapping.encoder)
         ws = G.mapping(z, c, update_emas=update_emas)
         if self.config.style_mixing_prob > 0:
             # Layers from a random one on take the w of another latent, of the same source (Karras 2019, sec. 3.1).
-            other_z = self.feed.latents(batch.mixing_draws[phase].each(lambda rows: rows[:n]), G.mapping.encoder)
+            other_z = self.feed.latents(batch.mixing_draws[phase].rows(slice(n)), G.mapping.encoder)
             first_mixed = 1 + seeding.randint(G.num_ws - 1, [len(z), 1], device=device)  # [n, 1]
             is_kept = seeding.rand([len(z), 1], device=device) >= self.config.style_mixing_prob
             layers = torch.arange(G.num_ws, device=device)  # [num_ws]

@@ -108,7 +108,7 @@ class Evaluation:
             self.history[name].append((kimg, value, result["standard_errors"].get(name, 0.0)))
 
     def look_at_generator(self) -> None:
-        """At its present weights: features of earlier images are forgotten."""
+        """Look at the generator's present weights: features of earlier images are forgotten."""
         samples = samples_of(self.state, self.labels, self.config.seed)
         self.opts.use_generator(samples.first, samples)
 
@@ -166,7 +166,7 @@ class DiversityWatch:
     """
 
     def __init__(self, config: TrainingConfig, state: TrainingState, images: Images, labels: Labels):
-        """On every rank; the other methods on rank 0. Raises `UserError` where an image cannot be read."""
+        """Construct on every rank; call the other methods on rank 0. Raises `UserError` where an image cannot be read."""
         self.config, self.state, self.images, self.labels = config, state, images, labels
         self.detector = open_detector("tiny")
         self.best_coverage, self.num_low = 0.0, 0

@@ -56,7 +56,7 @@ class Pairs:
     def draw(self, start: int, count: int) -> Draw:
         """The choices of the latents for `count` positions from `start`, which lie in one block."""
         number, first = divmod(start, self.block_size)
-        return self.block(number).each(lambda value: value[first : first + count])
+        return self.block(number).rows(slice(first, first + count))
 
     @torch.no_grad()
     def _block(self, number: int) -> Draw:
@@ -67,7 +67,7 @@ class Pairs:
         if distributed.get_rank() == 0:
             rows = assign(*keys(self.feed, draw, self.images(number), self.axes), classes=self.classes(labels))
         rows = distributed.broadcast_object(rows)
-        return draw.each(lambda value: value[rows])
+        return draw.rows(rows)
 
     def indices(self, number: int) -> np.ndarray:
         return sample_order(len(self.dataset), self.seed, number * self.block_size, self.block_size)
@@ -78,7 +78,7 @@ class Pairs:
         return torch.cat([small_images(self.dataset, part) for part in parts])
 
     def classes(self, labels: torch.Tensor) -> torch.Tensor | None:
-        """Of the training images, where a latent belongs to the class that it was matched with."""
+        """The classes of the training images, where a latent belongs to the class that it was matched with."""
         return None if self.feed.source.pairs is None else labels.argmax(dim=1)
 
 
@@ -95,7 +95,7 @@ def small_rgb(images: torch.Tensor) -> torch.Tensor:
 
 
 def all_principal_axes(images: torch.Tensor) -> torch.Tensor:
-    """Of images `[N, d]`, columns `[d, min(N, d)]`, that of the largest spread first."""
+    """The principal axes of images `[N, d]` as columns `[d, min(N, d)]`, that of the largest spread first."""
     return torch.linalg.svd(images - images.mean(dim=0), full_matrices=False).Vh.t()
 
 
@@ -107,8 +107,8 @@ class Keys(NamedTuple):
 
 
 def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor, axes: torch.Tensor | None) -> Keys:
-    """For training images `[N, 3 * 8 * 8]`: small source images; or where the feed is noise, its first dimensions, and the
-    images along as many `axes`."""
+    """The keys for training images `[N, 3 * 8 * 8]`: small source images; or where the feed is noise, its first dimensions,
+    and the images along as many `axes`."""
     images = images - images.mean(dim=0)
     if axes is not None:
         assert draw.z is not None
@@ -120,7 +120,7 @@ def keys(feed: LatentFeed, draw: Draw, images: torch.Tensor, axes: torch.Tensor 
 
 def split(draw: Draw, size: int) -> Iterator[Draw]:
     for first in range(0, len(draw), size):
-        yield draw.each(lambda value, first=first: value[first : first + size])
+        yield draw.rows(slice(first, first + size))
 
 
 def assign(latents: torch.Tensor, images: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:

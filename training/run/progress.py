@@ -139,7 +139,7 @@ class Progress:
         self.earlier_sec = saved["total_sec"]
 
     def step(self) -> None:
-        """After each step: move the bar, or print a plain line now and then. On all ranks."""
+        """Move the bar after a step, or print a plain line now and then. On all ranks."""
         self.recent_stats.update()
         now = time.time()
         if not self.is_writer:
@@ -175,7 +175,7 @@ class Progress:
         return dnnlib.util.format_time(elapsed / max(done, 1) * max(left, 0))
 
     def tick(self) -> None:
-        """At the end of a tick: the line, stats.jsonl, TensorBoard. On all ranks."""
+        """Write the line of a tick that ends, stats.jsonl, TensorBoard. On all ranks."""
         now = time.time()
         sec_per_tick = now - self.tick_time
         kimg = (self.state.cur_nimg - self.tick_nimg) / 1000
@@ -211,7 +211,7 @@ class Progress:
         }
 
     def resume_clock(self) -> None:
-        """After snapshots and metrics: their time, since the tick ended or the run went on, is no training time.
+        """Leave out snapshots and metrics: their time, since the tick ended or the run went on, is no training time.
 
         Clocks are put forward rather than set to 0, since the images that they count go on from where they stood.
         """

@@ -58,7 +58,7 @@ class TrainingState:
 
     @property
     def optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, torch.nn.Module]]:
-        """With the network that each of them trains."""
+        """The optimizers, each with the network that it trains."""
         return {"G": (self.G_opt, self.G), "D": (self.D_opt, self.D)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def without_paths(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def transfer_weights(config: TrainingConfig, state: TrainingState, verbose: bool) -> None:
-    """From the snapshot of `--resume`: weights that fit by name and shape, and what else was asked for."""
+    """Take from the snapshot of `--resume` the weights that fit by name and shape, and what else was asked for."""
     with naming("--resume"):
         contents = load_snapshot(config.resume)
     transfer_networks(contents, state.networks, verbose)

@@ -27,7 +27,7 @@ class Loop:
         return self.spline(times % self.times[-1]).transpose(1, 0, 2)
 
     def rescaled_at(self, times: np.ndarray) -> np.ndarray:
-        """As `at`, with magnitudes like the key points': between two noise vectors the straight way is too short."""
+        """The points as `at` has them, as long as the key points: between two noise vectors the straight way is too short."""
         points = self.at(times)
         wanted = [np.interp(times % self.times[-1], self.times, row) for row in self.magnitudes]  # [cells][F]
         scale = np.stack(wanted, axis=1) / np.maximum(root_mean_square(points), 1e-12)  # [F, cells]
@@ -68,7 +68,7 @@ class Walk:
         return [self.sampler.synthesize(ws, self.look.noise_mode)]
 
     def pictures(self, times: np.ndarray) -> Iterator[np.ndarray]:
-        """For each time uint8 `[cells, stages, h, w, 3]`, all stages at the size of the last."""
+        """Yield for each time uint8 `[cells, stages, h, w, 3]`, all stages at the size of the last."""
         step = max(self.batch // self.num_cells, 1)
         for first in range(0, len(times), step):
             points = self.points(times[first : first + step])

@@ -9,7 +9,7 @@ from torch_utils import seeding
 
 
 class ClassPairs:
-    """For every class of the target a class of the source, and where the images of that lie.
+    """A class of the source for every class of the target, and where the images of that lie.
 
     sources: int64 `[c_dim]`, the source class of each target class; classes: int64 `[N]`, those of the source's images.
     """

@@ -63,7 +63,7 @@ def farthest_first(points: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
 
 
 def squared_distances_to(points: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
-    """Of points `[..., N, d]` to one `[..., 1, d]`: `[..., N]`."""
+    """The squared distances of points `[..., N, d]` to one `[..., 1, d]`: `[..., N]`."""
     return (points - centre).square().sum(dim=-1)
 
 
@@ -98,14 +98,11 @@ class PriorCoreset:
         """n of each of several draws, which all have as many rows; one after another would launch as many kernels each."""
         points = torch.stack([self.feed.points(draw) for draw in candidates])  # [B, N, d]
         rows, coverage = choose_rows(points, n)
-        chosen = [
-            draw.each(lambda value, index=index: value[index]) for draw, index in zip(candidates, rows, strict=True)
-        ]
-        return chosen, coverage
+        return [draw.rows(index) for draw, index in zip(candidates, rows, strict=True)], coverage
 
 
 class WholeBatch:
-    """In place of a `PriorCoreset` where none is asked for: the candidates are the batch."""
+    """What stands for a `PriorCoreset` where none is asked for: the candidates are the batch."""
 
     factor = 1
 
@@ -147,7 +144,7 @@ class TargetCoreset:
 
 
 class ShuffledOrder:
-    """In place of a `TargetCoreset` where none is asked for: the shuffled sequence itself."""
+    """What stands for a `TargetCoreset` where none is asked for: the shuffled sequence itself."""
 
     def __init__(self, num_images: int, seed: int):
         self.num_images, self.seed = num_images, seed

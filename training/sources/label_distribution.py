@@ -32,7 +32,7 @@ class LabelDistribution:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "LabelDistribution | None":
-        """Of what a network is trained on; None where that has no labels."""
+        """The labels of what a network is trained on; None where that has no labels."""
         if not dataset.has_own_labels:
             return None
         distribution = cls(dataset.label_dim, dataset.has_onehot_labels)

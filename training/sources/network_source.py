@@ -57,7 +57,7 @@ class NetworkSource(Source):
         return stage_images(self.network, self.feed.latents(draw.stage), self.labels)
 
     def points(self, draw: Draw, latents: Callable[[Draw], torch.Tensor], is_trainable: bool) -> torch.Tensor:
-        """Those of its own feed: images of all candidates would cost `factor` times what the stage costs."""
+        """The points of its own feed: images of all candidates would cost `factor` times what the stage costs."""
         assert draw.stage is not None
         return self.feed.points(draw.stage)
 

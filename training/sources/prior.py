@@ -24,7 +24,7 @@ GMM_FLOOR = 1e-6  # added to variances, relative to unit norm
 
 @persistence.persistent_class
 class InstancePrior:
-    """From features to conditions c `[n, dim]`, and c for images that nobody gave.
+    """The way from features to conditions c `[n, dim]`, and c for images that nobody gave.
 
     detector: name; weights: the file that they came from, None for the published ones or `tiny`; weights_hash: as
     `Detector` has it; num_features: of the detector; dim: of c; norm: `unit` or `none`; num_images: in the training data.
@@ -90,7 +90,7 @@ class InstancePrior:
         return self.draw(1, seeding.generator("sample-prior", seed))
 
     def between(self, first: torch.Tensor, second: torch.Tensor, steps: int) -> torch.Tensor:
-        """From one c `[dim]` to another in so many steps, both included: `[steps, dim]`, of unit norm where c is."""
+        """The way from one c `[dim]` to another in so many steps, both included: `[steps, dim]`, of unit norm where c is."""
         t = torch.linspace(0, 1, steps).unsqueeze(1)
         return self.normalize(torch.lerp(first, second, t))
 

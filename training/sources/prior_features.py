@@ -48,7 +48,7 @@ class FeatureConditions:
 
 
 class NoConditions:
-    """In place of `FeatureConditions` where no prior is asked for."""
+    """What stands for `FeatureConditions` where no prior is asked for."""
 
     prior = None
 
@@ -76,7 +76,7 @@ class PriorSpec:
         return dict(vars(self))
 
     def renamed(self, rename: Callable[[str], Any]) -> "PriorSpec":
-        """With another path of the weights."""
+        """The same with another path of the weights."""
         return self if self.weights is None else dataclasses.replace(self, weights=rename(self.weights))
 
     def c_dim(self, label_dim: int) -> int:
@@ -84,7 +84,7 @@ class PriorSpec:
         return self.dim
 
     def describe(self) -> str:
-        """For the summary."""
+        """The line of the summary."""
         reduced = f", {self.dim} principal axes" if self.dim < self.num_features else ""
         norm = ", unit norm" if self.norm == "unit" else ""
         drawn = {"memory": "a memory of them", "kmeans": "k-means centres with noise", "gmm": "a Gaussian mixture"}
@@ -96,7 +96,7 @@ class PriorSpec:
     def conditions(
         self, images: Images, device: torch.device, seed: int, saved: Mapping[str, Any] | None, verbose: bool = False
     ) -> FeatureConditions:
-        """Those of the training images, on all ranks alike. Raises `UserError`.
+        """The conditions of the training images, on all ranks alike. Raises `UserError`.
 
         saved: `FeatureConditions.state_dict` of the run that is continued: its axes and mixture are not found anew.
         """
@@ -114,7 +114,7 @@ class PriorSpec:
 
 
 class NoPrior:
-    """In place of a `PriorSpec` where no prior is asked for."""
+    """What stands for a `PriorSpec` where no prior is asked for."""
 
     def as_data(self) -> None:
         return None

@@ -53,10 +53,14 @@ class Draw:
     """Of a stage cache: which output, int64 `[n]`."""
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Draw":
-        """With all choices changed in the same way: other rows, another order."""
+        """The same with all choices changed in one way: other rows, another order."""
         return Draw(
             **{name: value.each(change) if isinstance(value, Draw) else change(value) for name, value in self._made()}
         )
+
+    def rows(self, index: torch.Tensor | slice) -> "Draw":
+        """Some of the samples."""
+        return self.each(lambda value: value[index])
 
     def _made(self) -> Iterator[tuple[str, Any]]:
         return ((name, value) for name, value in vars(self).items() if value is not None)
@@ -78,13 +82,21 @@ class Source:
     device = torch.device("cpu")
     has_images = True
     is_list = False  # whether every sample is one of a list, the one that `Draw.index` says
-    is_whole = True  # whether it is all that a network was trained on
-    is_empty = False  # whether there is nothing to draw
     pairs: ClassPairs | None = None  # which classes of it feed which classes of the target, where they are paired
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is all that a network was trained on."""
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return False
+
+    @property
     def img_channels(self) -> int | None:
-        """Of its images; None for noise."""
+        """The channels of its images; None for noise."""
         raise NotImplementedError
 
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
@@ -132,11 +144,11 @@ class Source:
         return None
 
     def renamed(self, rename: Callable[[str], str]) -> "Source":
-        """With another path, as a file shall say it."""
+        """The same with another path, as a file shall say it."""
         return self
 
     def reopened(self, places: Sequence[str] = ()) -> "Source":
-        """With all that it had in training, where that lies at one of the places."""
+        """The source with all that it had in training, where that lies at one of the places."""
         return self
 
     def points(self, draw: Draw, latents: Callable[[Draw], torch.Tensor], is_trainable: bool) -> torch.Tensor:
@@ -259,7 +271,7 @@ class ImageSource(Source):
         return self
 
     def reopened(self, places: Sequence[str] = ()) -> "ImageSource":
-        """With all images again where the files lie at one of the places, or at the path, and hold the same; else the
+        """The source with all images again where the files lie at one of the places, or at the path, and hold the same; else the
         stored subset. What is no data set today is no place."""
         if self.is_whole:
             return self
