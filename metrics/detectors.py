@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -217,7 +217,7 @@ def describe(detector: Detector) -> str:
 
 def open_tiny(device: torch.device | str) -> Detector:
     weights_hash = hashlib.sha256(tiny_detector.WEIGHTS.read_bytes()).hexdigest()
-    network = tiny_detector.TinyDetector.pretrained().to(device, memory_format=torch.channels_last)
+    network = channels_last(tiny_detector.TinyDetector.pretrained().to(device))
     return Detector("tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES)
 
 
@@ -341,7 +341,12 @@ def fused(network: inception_v3.InceptionV3) -> inception_v3.InceptionV3:
     for unit in network.modules():
         if isinstance(unit, inception_v3.ConvUnit):
             unit.conv = torch.nn.utils.fuse_conv_bn_eval(unit.conv.eval(), unit.bn.eval())
-            unit.bn = torch.nn.Identity()
+            setattr(unit, "bn", torch.nn.Identity())  # noqa: B010 (to type checkers it stays what it was)
+    return channels_last(network)
+
+
+def channels_last(network: Any) -> Any:
+    """The network with its weights in that layout; PyTorch's annotations do not know that it can."""
     return network.to(memory_format=torch.channels_last)
 
 

@@ -125,7 +125,10 @@ def translate(images: torch.Tensor, shift: tuple[float, float]) -> tuple[torch.T
             taps = {k: lanczos(k - fraction) for k in range(1 - LANCZOS, LANCZOS + 1)}
             total = sum(taps.values())
             taps = {k: weight / total for k, weight in taps.items()}
-        images = sum(weight * shifted(images, whole + k, dim) for k, weight in taps.items())
+        before = images
+        images = torch.zeros_like(before)
+        for k, weight in taps.items():
+            images = images + weight * shifted(before, whole + k, dim)
         known = torch.stack([shifted(known, whole + k, dim) for k in taps]).amin(dim=0)
     return images, known
 

@@ -87,9 +87,9 @@ def kernel_inception_distance(
     only. Raises `UserError` on features that are not finite, `ValueError` on shapes that do not meet.
     """
     KIDOptions(num_subsets, max_subset_size, degree)
-    x, y = as_feature_pair(real, gen, ("real images", "generated images"))
+    pair = as_feature_pair(real, gen, ("real images", "generated images"))
     # Not in 16 bits, which do not average out.
-    x, y = (z.cpu().to(torch.promote_types(z.dtype, torch.float32)).numpy() for z in (x, y))
+    x, y = (z.cpu().to(torch.promote_types(z.dtype, torch.float32)).numpy() for z in pair)
     size = min(len(x), len(y), max_subset_size)
     if size == len(x) == len(y):
         num_subsets = 1

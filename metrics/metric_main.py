@@ -160,7 +160,10 @@ def register_family(pattern: str, *names: str) -> Callable[[Callable[..., Metric
     def register(make: Callable[..., Metric]) -> Callable[..., Metric]:
         compiled = re.compile(pattern)
         _families.append((compiled, make))
-        _registry.update({name: make(**compiled.fullmatch(name).groupdict()) for name in names})
+        for name in names:
+            match = compiled.fullmatch(name)
+            assert match is not None, f"{name} is none of its family"
+            _registry[name] = make(**match.groupdict())
         return make
 
     return register

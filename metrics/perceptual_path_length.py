@@ -109,10 +109,8 @@ def for_lpips(images: torch.Tensor, crop: bool) -> torch.Tensor:
 
 
 def summary(distances: np.ndarray) -> PathLength:
-    low, high = (
-        np.percentile(distances, percent, method=method)
-        for percent, method in zip(KEPT_PERCENT, ("lower", "higher"), strict=True)
-    )
+    low = np.percentile(distances, KEPT_PERCENT[0], method="lower")
+    high = np.percentile(distances, KEPT_PERCENT[1], method="higher")
     kept = distances[(distances >= low) & (distances <= high)]
     return PathLength(float(kept.mean()), float(kept.std(ddof=1) / math.sqrt(len(kept))), len(kept))
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from torch_utils import distributed, seeding
 F = TypeVar("F", bound=Callable[..., Any])
 
 nan_to_num = torch.nan_to_num
+
+Network: TypeAlias = (
+    Any  # a generator, a cascade or a discriminator: type checkers take a module's attributes for tensors
+)
 
 
 # Tensors by name

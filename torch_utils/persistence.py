@@ -132,7 +132,7 @@ def import_hook(hook: Any) -> None:
 
 def with_arguments(obj: Any, **changed: Any) -> Any:
     """The same object (its parts are shared) that a file will say was built with other arguments."""
-    twin = type(obj).__new__(type(obj))
+    twin = object.__new__(type(obj))
     twin.__dict__.update(obj.__dict__, _init_kwargs={**obj._init_kwargs, **changed})
     return twin
 
@@ -440,7 +440,8 @@ def manner_of(obj: Any) -> dict[str, Any]:
         own = {} if hasattr(obj, "state_dict") else {name: value for name, value in vars(obj).items() if name[0] != "_"}
         return {"attributes": storable(obj, own)} if own else {}
     trainable = [name for name, parameter in obj.named_parameters() if parameter.requires_grad]
-    added = {path: value for path, value in _attributes(obj).items() if path not in obj._as_built.attributes}
+    built: Any = obj._as_built
+    added = {path: value for path, value in _attributes(obj).items() if path not in built.attributes}
     manner = {"training": obj.training, "trainable": trainable, "attributes": storable(obj, added)}
     return {name: value for name, value in manner.items() if value}
 

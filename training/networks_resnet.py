@@ -251,7 +251,8 @@ def initialize(network: torch.nn.Module, init: str) -> None:
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
     for module in network.modules():
-        if isinstance(module, ConditionalNorm) and isinstance(module.gain, torch.nn.Linear):
-            torch.nn.init.zeros_(module.gain.weight)
-            torch.nn.init.zeros_(module.bias.weight)
+        if isinstance(module, ConditionalNorm):
+            for part in (module.gain, module.bias):
+                if isinstance(part, torch.nn.Linear):
+                    torch.nn.init.zeros_(part.weight)
     advance_spectral_norms(network, FIRST_ITERATIONS)

@@ -179,9 +179,10 @@ class MappingNetwork(EncodedMapping):
 
     def embed_latent(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
         parts = []
-        if self.z_dim > 0:
+        assert (z is not None or self.z_dim == 0) and (c is not None or self.c_dim == 0)
+        if z is not None and self.z_dim > 0:
             parts.append(normalize_2nd_moment(z))
-        if self.c_dim > 0:
+        if c is not None and self.c_dim > 0:
             parts.append(normalize_2nd_moment(self.embed(c.to(torch.float32))))
         x = torch.cat(parts, dim=1)  # [n, z_dim + embed_features]
         for index in range(self.num_layers):
@@ -381,6 +382,7 @@ class SynthesisBlock(MixedPrecision):
         layer_kwargs["fused_modconv"] = fused
 
         x = self.start(ws.shape[0]) if self.in_channels == 0 else x
+        assert x is not None
         x = x.to(dtype=dtype, memory_format=memory_format)
         if self.in_channels == 0:
             x = self.conv1(x, next(w), **layer_kwargs)
@@ -461,7 +463,8 @@ class SynthesisNetwork(torch.nn.Module):
         """`[n, num_ws, w_dim]` -> images `[n, img_channels, h, w]` float32."""
         misc.assert_shape(ws, [None, self.num_ws, self.w_dim])
         ws = ws.to(torch.float32)
-        x = img = None
+        x: Any = None
+        img: Any = None
         first = 0
         for size in self.sizes:
             block = getattr(self, block_name(size))
@@ -539,11 +542,13 @@ class DiscriminatorBlock(MixedPrecision):
         self, x: torch.Tensor | None, img: torch.Tensor | None, force_fp32: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features `[n, in, h, w]` and image of this resolution -> features `[n, out, h / 2, w / 2]`, image or None."""
-        device = (x if x is not None else img).device
-        dtype, memory_format = self.precision(force_fp32, device)
+        given = img if x is None else x
+        assert given is not None
+        dtype, memory_format = self.precision(force_fp32, given.device)
         if x is not None:
             x = x.to(dtype=dtype, memory_format=memory_format)
         if self.in_channels == 0 or self.architecture == "skip":
+            assert img is not None
             y = self.fromrgb(img.to(dtype=dtype, memory_format=memory_format))
             x = y if x is None else x + y
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
@@ -596,6 +601,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
         misc.assert_shape(x, [None, self.in_channels, *image_size(self.resolution)])
         x = x.to(dtype=torch.float32, memory_format=torch.contiguous_format)
         if self.architecture == "skip":
+            assert img is not None
             x = x + self.fromrgb(img.to(torch.float32))
         if self.mbstd is not None:
             x = self.mbstd(x)

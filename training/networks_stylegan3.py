@@ -87,8 +87,10 @@ class MappingNetwork(EncodedMapping):
             setattr(self, f"fc{index}", layer)
 
     def embed_latent(self, z: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+        assert z is not None
         x = normalize_2nd_moment(z)
         if self.embed is not None:
+            assert c is not None
             x = torch.cat([x, normalize_2nd_moment(self.embed(c.to(torch.float32)))], dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
@@ -101,6 +103,10 @@ class SynthesisInput(torch.nn.Module):
 
     `transform` is a user's 3x3 matrix from output to input coordinates, in units of the image.
     """
+
+    transform: torch.Tensor
+    freqs: torch.Tensor
+    phases: torch.Tensor
 
     def __init__(self, w_dim: int, channels: int, size: int | Sequence[int], sampling_rate: float, bandwidth: float):
         super().__init__()

@@ -106,8 +106,10 @@ class CascadeRun:
             has_ended = point is not None and is_finished(point)
             if not has_ended:
                 self.check_table(resolved)
-        snapshot = last_snapshot(point.run_dir) if has_ended else str(self.folder / stage.name / "network-snapshot.pkl")
-        if not has_ended:
+        if point is not None and has_ended:
+            snapshot = last_snapshot(point.run_dir)
+        else:
+            snapshot = str(self.folder / stage.name / "network-snapshot.pkl")
             self.expected[snapshot] = expected_contents(resolved.config, networks)
         self.plans[stage.name] = StagePlan(stage, resolved, point, has_ended, snapshot)
         return self.plans[stage.name]

@@ -79,7 +79,7 @@ def prepared(network: torch.nn.Module) -> torch.nn.Module:
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     for module in twin.modules():
         if hasattr(module, "fused_modconv_default"):
-            module.fused_modconv_default = False
+            setattr(module, "fused_modconv_default", False)  # noqa: B010 (to type checkers it is a submodule)
     return twin
 
 
@@ -106,6 +106,7 @@ def export(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, 
                 output_names=list(outputs),
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
             )
+            assert program is not None
             data = without_notes(program.model_proto).SerializeToString()
         except Exception as error:  # the exporter's own kinds are many and change with its versions
             raise UserError(

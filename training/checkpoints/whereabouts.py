@@ -77,8 +77,7 @@ def source_places(name: str, snapshot: str | os.PathLike) -> list[str]:
     places, here = [], os.fspath(snapshot)
     for _ in range(MAX_STAGES):
         source = options_beside(here).get("source")
-        path = source.get("path") if isinstance(source, dict) else None
-        if not isinstance(path, str):
+        if not isinstance(source, dict) or not isinstance(path := source.get("path"), str):
             break
         if source.get("kind") != "network":
             places.append(path)

@@ -18,7 +18,6 @@ from training.config.source_specs import NoiseSpec, SourceSpec, spec_of
 from training.data.image_names import counted, other_images
 from training.dataset import CHANNEL_NAMES, ImageFolderDataset
 from training.layers.pyramid import nominal_resolution, resolution_pyramid
-from training.losses import LOSSES
 from training.sources.coreset import CoresetSpec, DetectorChoice
 from training.sources.encoders import ENCODERS, build_encoder
 from training.sources.prior import check_sampling
@@ -178,7 +177,7 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     """Weight of the gradient penalty from the number of pixels (and the batch), unless given."""
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
-    loss = LOSSES[options.loss]
+    loss = options.objective
     if options.preset.gamma is not None and options.loss == options.preset.loss:
         return options.preset.gamma, f"{options.preset.gamma:g}, that of --cfg={options.cfg}"
     if loss.gamma is not None:

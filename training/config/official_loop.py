@@ -135,7 +135,9 @@ def refuse(name: str, is_refused: bool, instead: str) -> None:
 
 def flat(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten the arguments of a network; StyleGAN2-ADA nests the synthesis arguments, in a module that is called `networks`."""
-    result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in kwargs.items()}
+    result: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Mapping) else value for name, value in kwargs.items()
+    }
     result |= result.pop("synthesis_kwargs", {})
     result["class_name"] = result["class_name"].replace("training.networks.", "training.networks_stylegan2.")
     return result

@@ -8,7 +8,7 @@ import dataclasses
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnnlib.errors import UserError
 from metrics.settings import DETECTORS
@@ -41,6 +41,9 @@ from training.settings import (
     PRIOR_SAMPLINGS,
     SOURCE_MATCHES,
 )
+
+if TYPE_CHECKING:
+    from training.losses import AdversarialLoss
 
 MAX_CORESET_FACTOR = 64
 MAX_PRETRAIN_KIMG = 10_000
@@ -303,6 +306,14 @@ class TrainingOptions:
     def is_fed(self) -> bool:
         """Whether G sees something else than noise. --source alone is what stage one makes."""
         return self.source not in (None, "noise") and self.data is not None
+
+    @property
+    def objective(self) -> "AdversarialLoss":
+        """What `--loss` names; of settled options."""
+        from training.losses import LOSSES as ROWS
+
+        assert self.loss is not None
+        return ROWS[self.loss]
 
     @property
     def preset(self) -> Preset:

@@ -53,7 +53,6 @@ from training.config.summary import (
 from training.data.image_sets import ImageSet, NoiseImages
 from training.data.shards import set_name
 from training.dataset import ImageFolderDataset
-from training.losses import LOSSES
 from training.sources.cascade import last_generator
 from training.sources.coreset import CoresetSpec
 from training.sources.prior_features import NoPrior, PriorSpec
@@ -208,7 +207,7 @@ def objective_fields(decided: Decided) -> dict[str, Any]:
         "r1_gamma": decided.gamma,
         "pl_weight": preset.pl_weight,
         "G_reg_interval": preset.G_reg_interval,
-        "D_reg_interval": preset.D_reg_interval if LOSSES[options.loss].may_be_lazy else None,
+        "D_reg_interval": preset.D_reg_interval if options.objective.may_be_lazy else None,
         "D_steps": preset.D_steps,
         "style_mixing_prob": preset.style_mixing_prob,
         "mbstd_group": options.mbstd_group or 1,

@@ -181,7 +181,7 @@ def merge(
         before, value = merged.get(name), now[name]
         if name in ("resume", "outdir") or whole_before.get(name) == whole_now[name]:
             continue
-        notes += change_of(name, before, value, run_dir, PRESETS[merged["cfg"]].has_batch_norm)
+        notes += change_of(name, before, value, run_dir, PRESETS[str(merged["cfg"])].has_batch_norm)
         merged[name] = value
     return merged, notes
 

@@ -1,6 +1,6 @@
 """`--source-match`: classes of the source for classes of the target, by number or by the signed inception distance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class ClassMatch:
 
     def lines(self) -> Iterator[str]:
         """The lines of the log: which class is fed by which, with the distances where they were measured."""
-        values = self.csid or [None] * len(self.pairs)
+        values: Sequence[float | None] = self.csid or [None] * len(self.pairs)
         for target, (source, value) in enumerate(zip(self.pairs, values, strict=True)):
             distance = "" if value is None else f"  CSID[{self.detector}] {value:g}"
             yield f"Class {target:>4} <- source class {source:>4}{distance}"

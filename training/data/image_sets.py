@@ -31,7 +31,7 @@ class ImageSet:
         self._files = open_files(path) if files is None else files
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decode")
         self.name = set_name(path)
-        self.key = content_fingerprint(self._files)
+        self.key: str | None = content_fingerprint(self._files)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -72,7 +72,8 @@ class SubsetImages:
     def __init__(self, images: ImageSet, indices: np.ndarray):
         self.images, self.indices, self.may_skip = images, indices, images.may_skip
         chosen = hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()
-        self.name, self.key = images.name, f"{chosen} of {images.key}"
+        self.name = images.name
+        self.key: str | None = f"{chosen} of {images.key}"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -90,7 +91,7 @@ class NoiseImages:
 
     def __init__(self, num_images: int = NOISE_IMAGES, side: int = NOISE_SIDE):
         self.num_images, self.side = num_images, side
-        self.key = f"noise {num_images} {side}"
+        self.key: str | None = f"noise {num_images} {side}"
 
     def __len__(self) -> int:
         return self.num_images
@@ -110,7 +111,8 @@ class MirroredImages:
 
     def __init__(self, images: Images):
         self.images, self.may_skip = images, images.may_skip
-        self.name, self.key = images.name, f"mirrored {images.key}"
+        self.name = images.name
+        self.key: str | None = f"mirrored {images.key}"
 
     def __len__(self) -> int:
         return 2 * len(self.images)
@@ -134,7 +136,8 @@ def name_apart(images: dict[str, Images]) -> None:
 class DatasetImages:
     """The images of a `training.dataset.Dataset`, or of a subclass of somebody else."""
 
-    reads_ahead, may_skip, key = True, False, None
+    reads_ahead, may_skip = True, False
+    key: str | None = None
 
     def __init__(self, dataset: Any):
         self.dataset, self.name = dataset, dataset.name

@@ -111,7 +111,7 @@ def _channels_bits(image: ImageFile.ImageFile) -> tuple[int, int]:
         return 1, 16
     if raw_mode in SWAPPED_16:
         return (4 if raw_mode.startswith("RGBA") else 3), 16
-    if image.format == "PPM" and image.tile[0][0].startswith("ppm") and image.tile[0][3][-1] > 255:  # type: ignore[operator]
+    if image.format == "PPM" and image.tile[0][0].startswith("ppm") and image.tile[0][3][-1] > 255:  # type: ignore[operator, index]
         raise ValueError("a PPM of more than 8 bits, of which half would be lost; save it as PNG")
     if image.mode not in MODE_CHANNELS or image.mode.startswith("I") or ";16" in raw_mode:
         raise ValueError(f"its pixel type, {raw_mode or image.mode}, is not one of 8- and 16-bit gray, RGB and RGBA")

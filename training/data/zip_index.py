@@ -220,7 +220,7 @@ def _parse(block: bytes, places: list[int]) -> tuple[list[bytes], np.ndarray]:
     raw = np.frombuffer(block, np.uint8)
     central = raw[np.array(places)[:, None] + np.arange(CENTRAL.itemsize)].view(CENTRAL)[:, 0]
     entries = np.empty(len(places), ENTRY)
-    for field in ENTRY.names:
+    for field in ENTRY.names or ():
         entries[field] = central[field]
     is_long = (central["offset"] == UNKNOWN_32) | (central["packed"] == UNKNOWN_32) | (central["size"] == UNKNOWN_32)
     for index in np.flatnonzero(is_long).tolist():

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torch_utils import distributed
+from torch_utils.misc import Network
 from torch_utils.ops.cpu_build import processor_flags
 
 MAX_ERROR = 0.05  # of images and logits against float32, relative, at the start of a run
@@ -123,9 +124,7 @@ def fastest(device: torch.device, fp32: bool) -> PrecisionPlan:
     return PrecisionPlan(half, half, tf32=False, reason=reason)
 
 
-def settle_precision(
-    plan: PrecisionPlan, G: torch.nn.Module, D: torch.nn.Module, device: torch.device, batch: int
-) -> PrecisionPlan:
+def settle_precision(plan: PrecisionPlan, G: Network, D: Network, device: torch.device, batch: int) -> PrecisionPlan:
     """Apply the plan to the networks if their outputs stay within MAX_ERROR of those in float32, else float32.
 
     All ranks settle on the same; one whose hardware computes in float32 only decides for all.
@@ -144,9 +143,7 @@ def settle_precision(
 
 
 @torch.no_grad()
-def reduction_error(
-    plan: PrecisionPlan, G: torch.nn.Module, D: torch.nn.Module, device: torch.device, batch: int
-) -> float:
+def reduction_error(plan: PrecisionPlan, G: Network, D: Network, device: torch.device, batch: int) -> float:
     """Error of what `batch` latents become, against float32: of images relative to their root mean square, of logits
     relative to 1 (where the losses bend) or to theirs if that is larger."""
     gen = torch.Generator().manual_seed(0)

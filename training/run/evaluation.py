@@ -216,9 +216,13 @@ class DiversityWatch:
         size = (samples[0].shape[1], samples[0].shape[2])
         cells = []
         for sample, row in zip(samples, nearest, strict=True):
-            for image in [sample, *self.images.read(self.reference[row].tolist())]:
+            read = self.images.read(self.reference[row].tolist())
+            if not all(isinstance(image, torch.Tensor) for image in read):  # files that were whole at the start
+                continue
+            for image in [sample, *(one for one in read if isinstance(one, torch.Tensor))]:
                 cells.append(rgb_pixels(resize(to_float(image[None]), size))[0])
-        save_png(path, Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])))
+        if cells:
+            save_png(path, Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])))
 
 
 def samples_of(state: TrainingState, labels: Labels, seed: int) -> GeneratedImages:

@@ -8,6 +8,7 @@ import torch
 
 from dnnlib.memory import available_memory
 from torch_utils import distributed
+from torch_utils.misc import Network
 from training import losses
 from training.config.run_config import TrainingConfig, divisors
 from training.layers.pyramid import image_size
@@ -70,7 +71,7 @@ def costliest_step(state: TrainingState, n: int) -> None:
         cost(G, D, z, c, images)
 
 
-def cost(G: torch.nn.Module, D: torch.nn.Module, z: torch.Tensor, c: torch.Tensor, images: torch.Tensor) -> None:
+def cost(G: Network, D: Network, z: torch.Tensor, c: torch.Tensor, images: torch.Tensor) -> None:
     with gradients_for(G):
         losses.generator_loss(D(G(z, c, noise_mode="const"), c)).mean().backward()
     with gradients_for(D):

@@ -86,8 +86,9 @@ class StopSignal:
 
 def say_at_once(message: str) -> None:
     """Write to the terminal from within a signal's handler: the signal may have come while `print` was at work."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.write(sys.__stdout__.fileno(), message.encode())
+    if sys.__stdout__ is not None:
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.__stdout__.fileno(), message.encode())
 
 
 class Progress:

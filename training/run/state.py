@@ -9,6 +9,7 @@ import torch
 
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
+from torch_utils.misc import Network
 from training.augment import AugmentPipe
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.state_file import fitting, read_state, state_beside
@@ -24,9 +25,9 @@ from training.sources.prior_features import FeatureConditions, NoConditions
 class TrainingState:
     """Everything that changes while a run goes on, and the source that it draws from."""
 
-    G: torch.nn.Module
-    D: torch.nn.Module
-    G_ema: torch.nn.Module
+    G: Network
+    D: Network
+    G_ema: Network
     G_opt: torch.optim.Optimizer
     D_opt: torch.optim.Optimizer
     augment_pipe: AugmentPipe | None
@@ -215,7 +216,7 @@ def transfer_optimizers(path: Path, state: TrainingState, verbose: bool) -> None
 
 def moments_by_name(optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> dict[str, dict[str, torch.Tensor]]:
     """What Adam remembers of every parameter that it has moved."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {names[parameter]: dict(moments) for parameter, moments in optimizer.state.items()}
 
 

@@ -11,12 +11,13 @@ from dnnlib.errors import UserError
 from metrics import metric_main
 from metrics.feature_stats import Images
 from torch_utils import seeding
+from torch_utils.misc import Network
 from training.checkpoints.snapshot import feed_of, is_snapshot, load_snapshot
 from training.checkpoints.whereabouts import labels_of, source_places
 from training.data.image_sets import NOISE, NOISE_IMAGES, DatasetImages, ImageSet, NoiseImages
 from training.data.image_tensors import to_uint8
 from training.dataset import Labels, LabelTable
-from training.sampling.sampler import Network, default_batch
+from training.sampling.sampler import default_batch
 from training.sources.encoders import IdentityEncoder
 from training.sources.feed import LatentFeed
 from training.sources.source import Draw, GaussianSource, ImageSource, Source
@@ -46,7 +47,7 @@ class GeneratedImages:
     ):
         self.G, self.feed, self.count, self.seed, self.labels = G, feed, count, seed, labels
         self.name, self.note = name, note
-        self.key = None
+        self.key: str | None = None
         self.device = next(G.parameters()).device
         self.batch = default_batch(G.img_resolution, self.device)
 
@@ -142,7 +143,8 @@ def whole_source(source: Source, path: str) -> tuple[Source, str | None]:
 def options_from_official(official: Any) -> metric_main.MetricOptions:
     """What the keywords in a `metrics.metric_utils.MetricOptions` mean. Raises `UserError`."""
     G, device = official.G, official.device
-    real = labels = None
+    real: Images | None = None
+    labels: Labels | None = None
     if official.dataset_kwargs:
         kwargs = {"class_name": "training.dataset.ImageFolderDataset", **official.dataset_kwargs}
         dataset = dnnlib.util.construct_class_by_name(**kwargs)

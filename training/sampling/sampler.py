@@ -7,14 +7,13 @@ the rounding of float32 arithmetic, not on the batch size.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
-from torch_utils.misc import choose_device
+from torch_utils.misc import Network, choose_device
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
@@ -29,8 +28,6 @@ from training.sources.source import Draw, ImageSource, Source
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
 LUMA = (0.299, 0.587, 0.114)
-
-Network = Any  # a generator or a cascade; type checkers take the attributes of a torch.nn.Module for tensors
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from torch_utils import persistence
+from torch_utils.misc import Network
 from training.sources.label_distribution import labels_at
 
 
@@ -36,9 +37,7 @@ class Cascade(torch.nn.Module):
         self.img_channels = self.generator.img_channels
 
     @classmethod
-    def chain(
-        cls, first: torch.nn.Module, generator: torch.nn.Module, first_labels: torch.Tensor | None = None
-    ) -> "Cascade":
+    def chain(cls, first: Network, generator: Network, first_labels: torch.Tensor | None = None) -> "Cascade":
         """first_labels: the `values` of the `LabelDistribution` of a conditional `first`."""
         shape = {} if first_labels is None else {"first_labels": list(first_labels.shape)}
         cascade = cls(first=build_spec(first), generator=build_spec(generator), **shape).eval().requires_grad_(False)
@@ -90,7 +89,7 @@ def build_spec(network: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def stage_images(network: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+def stage_images(network: Network, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
     """What a trained generator hands to the next stage: images `[n, C, h, w]` in [-1, 1], the same for the same x.
 
     A conditional stage draws its labels as a function of z, so that the chain stays deterministic: as they occurred in its
@@ -114,6 +113,6 @@ def position_of(z: torch.Tensor) -> torch.Tensor:
     return 0.5 * (1 + torch.erf(z[:, 0] / 2**0.5))
 
 
-def last_generator(network: torch.nn.Module) -> torch.nn.Module:
+def last_generator(network: Network) -> torch.nn.Module:
     """The generator itself, or the last one of a cascade."""
     return network.generator if isinstance(network, Cascade) else network

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from torch_utils.misc import Network
 from training.sources.cascade import Cascade, stage_images
 from training.sources.feed import LatentFeed
 from training.sources.label_distribution import LabelDistribution
@@ -22,13 +23,13 @@ class NetworkSource(Source):
 
     def __init__(
         self,
-        network: torch.nn.Module,
+        network: Network,
         root: Source,
         path: str,
         fingerprint: str,
         labels: LabelDistribution | None = None,
     ):
-        self.network = network.eval().requires_grad_(False)
+        self.network: Network = network.eval().requires_grad_(False)
         self.feed = LatentFeed(root, network.mapping.encoder)
         self.labels = None if labels is None else labels.values
         self.path = path
