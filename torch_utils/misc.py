@@ -159,7 +159,7 @@ def check_ddp_consistency(module: torch.nn.Module, ignore_regex: str | None = No
 
 
 @contextlib.contextmanager
-def ddp_sync(module: torch.nn.Module, sync: bool) -> Iterator[None]:
+def ddp_sync(module: Any, sync: bool) -> Iterator[None]:
     """Official name: within the block, a DistributedDataParallel module exchanges gradients only with `sync`."""
     is_quiet = isinstance(module, torch.nn.parallel.DistributedDataParallel) and not sync
     with module.no_sync() if is_quiet else contextlib.nullcontext():

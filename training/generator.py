@@ -14,6 +14,8 @@ class EncodedMapping(torch.nn.Module):
     A subclass implements `embed_latent(z, c) -> w [n, w_dim]`.
     """
 
+    w_avg: torch.Tensor
+
     def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int | None, w_avg_beta: float | None):
         super().__init__()
         self.z_dim = z_dim

@@ -30,6 +30,8 @@ class Growth(torch.nn.Module):
     grow_kimg: thousands of images that a stage takes, and as many that the next one takes to be faded in.
     """
 
+    position: torch.Tensor
+
     def __init__(self, img_resolution: int, grow_kimg: float):
         super().__init__()
         self.grow_nimg = grow_kimg * 1000

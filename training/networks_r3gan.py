@@ -56,10 +56,11 @@ class Stage(torch.nn.Module):
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int):
         super().__init__()
         self.adapt = None if in_channels == out_channels else torch.nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.blocks = torch.nn.Sequential(*[Bottleneck(out_channels) for _ in range(BLOCKS)])
+        blocks = [Bottleneck(out_channels) for _ in range(BLOCKS)]
+        self.blocks = torch.nn.Sequential(*blocks)
         if self.adapt is not None:
             scaled_normal(self.adapt, 1.0)
-        for block in self.blocks:
+        for block in blocks:
             block.start(num_blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -194,6 +194,8 @@ class MappingNetwork(EncodedMapping):
 class SynthesisLayer(torch.nn.Module):
     """Modulated convolution, noise, bias, activation."""
 
+    noise_const: torch.Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -607,6 +609,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
             x = self.mbstd(x)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         if self.cmap_dim > 0:
+            assert cmap is not None
             misc.assert_shape(cmap, [None, self.cmap_dim])
             x = (x * cmap).sum(dim=1, keepdim=True) / float(np.sqrt(self.cmap_dim))  # Miyato & Koyama 2018
         return x

@@ -172,6 +172,7 @@ class SynthesisLayer(MixedPrecision):
     """Modulated convolution, then the filtered non-linearity from one sampling rate and band to the next."""
 
     works_on_planes = True
+    magnitude_ema: torch.Tensor
 
     def __init__(
         self,

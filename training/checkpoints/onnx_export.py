@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
+from torch_utils.misc import Network
 from torch_utils.ops import dispatch
 
 REQUIRED = ("onnx", "onnxruntime", "onnxscript")
@@ -37,9 +38,9 @@ class OnnxModel:
 class WholeGenerator(torch.nn.Module):
     """z `[n, z_dim]`, labels `[n, c_dim]` where there are any -> images `[n, C, h, w]`, ws `[n, num_ws, w_dim]`."""
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
-        self.network = network
+        self.network: Network = network
 
     def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         ws = self.network.mapping(z, c)
@@ -49,7 +50,7 @@ class WholeGenerator(torch.nn.Module):
 class Synthesis(torch.nn.Module):
     """ws `[n, num_ws, w_dim]` -> images `[n, C, h, w]`."""
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
         self.synthesis = network.synthesis
 
@@ -74,7 +75,7 @@ def export_synthesis(network: Any) -> OnnxModel:
     return export(Synthesis(twin), ("ws",), ("images",), random_ws)
 
 
-def prepared(network: torch.nn.Module) -> torch.nn.Module:
+def prepared(network: Network) -> Network:
     """A copy whose convolutions have a number of groups that does not depend on the batch."""
     twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     for module in twin.modules():

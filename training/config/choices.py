@@ -106,6 +106,7 @@ def open_data(options: TrainingOptions) -> tuple[ImageFolderDataset, dict[str, A
         height, width = info["height"], info["width"]
         options.preset.check_size(height, width)
         sizes = resolution_pyramid([height, width])
+    assert options.cbase is not None
     if options.cbase < nominal_resolution(len(sizes) - 1):
         raise UserError(
             f"--cbase={options.cbase} leaves no feature maps at {width}x{height}; use at least {16 * max(height, width)}"

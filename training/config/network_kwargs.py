@@ -20,6 +20,7 @@ def generator_kwargs(
     options: TrainingOptions, encoder_kwargs: dict[str, Any] | None, batch_size: int
 ) -> dict[str, Any]:
     preset = options.preset
+    assert options.cbase is not None and options.cmax is not None
     mapping_kwargs: dict[str, Any] = {"num_layers": options.map_depth} if preset.is_style_based else {}
     if encoder_kwargs is not None:
         mapping_kwargs["encoder"] = encoder_kwargs

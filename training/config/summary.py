@@ -5,7 +5,6 @@ import torch
 from dnnlib.errors import UserError
 from torch_utils.ops import dispatch
 from training.config.options import TrainingOptions
-from training.config.presets import Preset
 from training.config.resume import ResumePoint
 from training.config.run_config import TrainingConfig
 from training.layers.precision import plan_precision
@@ -84,7 +83,8 @@ def describe_continuation(point: ResumePoint) -> str:
 
 
 def network_line(options: TrainingOptions) -> str:
-    preset: Preset = options.preset
+    preset = options.preset
+    assert options.cmax is not None
     width = (
         f"at most {options.cmax * preset.width_multiplier} feature maps (--cbase={options.cbase} --cmax={options.cmax})"
     )

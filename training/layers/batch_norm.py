@@ -12,6 +12,9 @@ class BatchNorm(torch.nn.Module):
     `update_emas` says so. gain, bias: `[n, C]`, around 0 each (conditional batch norm, de Vries 2017).
     """
 
+    mean_ema: torch.Tensor
+    var_ema: torch.Tensor
+
     def __init__(self, num_channels: int, is_affine: bool = True, eps: float = 1e-5):
         super().__init__()
         self.eps = eps

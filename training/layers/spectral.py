@@ -13,6 +13,7 @@ class SpectralNorm(torch.nn.Module):
     """
 
     weight: torch.nn.Parameter
+    u: torch.Tensor
 
     def start(self) -> None:
         """Call at the end of the constructor."""

@@ -54,7 +54,7 @@ class TrainingState:
         return self.pl_mean.device
 
     @property
-    def networks(self) -> dict[str, torch.nn.Module]:
+    def networks(self) -> dict[str, Network]:
         return {"G": self.G, "D": self.D, "G_ema": self.G_ema}
 
     @property

@@ -25,6 +25,9 @@ class Encoder(torch.nn.Module):
     """
 
     is_trainable = False
+    mean: torch.Tensor
+    scale: torch.Tensor
+    whitener: torch.Tensor
 
     def __init__(self, z_dim: int, norm: str = "standardize", noise_std: float = 0.0):
         super().__init__()
