@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from torch_utils import misc
 from training.generator import EncodedMapping, SourceGenerator
 
 
@@ -39,6 +40,23 @@ class LatentMapping(EncodedMapping):
     def truncate(self, ws: torch.Tensor, psi: float, cutoff: int | None) -> torch.Tensor:
         pulled = super().truncate(ws, psi, cutoff)
         return torch.cat([pulled[:, :, : self.z_dim], ws[:, :, self.z_dim :]], dim=2)
+
+
+class ConvSynthesis(torch.nn.Module):
+    """Base of the synthesis networks without noise, in float32 always: a subclass gives `images`."""
+
+    num_ws = 1
+
+    def forward(
+        self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
+    ) -> torch.Tensor:
+        """`[n, num_ws, w_dim]` -> images `[n, img_channels, h, w]`."""
+        misc.assert_shape(ws, [None, self.num_ws, None])
+        return self.images(ws.to(torch.float32), update_emas)
+
+    def images(self, ws: torch.Tensor, update_emas: bool) -> torch.Tensor:
+        """The same for float32 ws."""
+        raise NotImplementedError
 
 
 class ConvGenerator(SourceGenerator):

@@ -1,5 +1,7 @@
 """What every discriminator has: its face, and hooks for those that change while training goes on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from torch_utils import persistence
@@ -9,8 +11,24 @@ class ImageDiscriminator(torch.nn.Module):
     """Base: `D(img, c, update_emas=False, force_fp32=False) -> logits [n, 1]` float32.
 
     img: `[n, img_channels, h, w]` in [-1, 1]; c: labels `[n, c_dim]`. `update_emas` moves what D keeps of what it sees
-    (statistics of batches, singular vectors); a call without it changes nothing.
+    (statistics of batches, singular vectors); a call without it changes nothing. A subclass gives `logits`, or a `forward`
+    of its own.
     """
+
+    def __init__(self, c_dim: int, img_resolution: int | Sequence[int], img_channels: int):
+        super().__init__()
+        self.c_dim = c_dim
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+
+    def forward(
+        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
+    ) -> torch.Tensor:
+        return self.logits(img.to(torch.float32), c, update_emas)
+
+    def logits(self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool) -> torch.Tensor:
+        """float32 images `[n, img_channels, h, w]`, labels `[n, c_dim]` -> `[n, 1]`."""
+        raise NotImplementedError
 
     def set_progress(self, cur_nimg: float) -> None:
         """Told before every step how many images training has seen."""

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import leaky_relu, relu
 
 from torch_utils import persistence
-from training.conv_generator import ConvGenerator
+from training.conv_generator import ConvGenerator, ConvSynthesis
 from training.discriminator import ImageDiscriminator, Projection
 from training.layers.batch_norm import BatchNorm
 from training.layers.pyramid import channels_at, sides
@@ -22,10 +22,8 @@ WEIGHT_STD = 0.02
 SLOPE = 0.2  # of D's leaky ReLUs
 
 
-class SynthesisNetwork(torch.nn.Module):
+class SynthesisNetwork(ConvSynthesis):
     """w to image: a projection to 4x4, then transposed convolutions."""
-
-    num_ws = 1
 
     def __init__(
         self,
@@ -49,11 +47,8 @@ class SynthesisNetwork(torch.nn.Module):
         )
         self.apply(initialize)
 
-    def forward(
-        self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
-    ) -> torch.Tensor:
-        """`[n, 1, w_dim]` -> images `[n, img_channels, h, w]`; there is no noise, and float32 always."""
-        x = self.project(ws[:, 0].to(torch.float32)).unflatten(1, (-1, START, START))  # [n, channels, 4, 4]
+    def images(self, ws: torch.Tensor, update_emas: bool) -> torch.Tensor:
+        x = self.project(ws[:, 0]).unflatten(1, (-1, START, START))  # [n, channels, 4, 4]
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = conv(relu(norm(x, update_emas)))
         return x.tanh()
@@ -78,10 +73,7 @@ class Discriminator(ImageDiscriminator):
         channel_base: int = 4096,
         channel_max: int = 1024,
     ):
-        super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
+        super().__init__(c_dim, img_resolution, img_channels)
         ends = [channels_at(side, channel_base, channel_max) for side in reversed(sides(img_resolution)[:-1])]
         starts = [img_channels, *ends[:-1]]
         self.convs = torch.nn.ModuleList(
@@ -92,10 +84,8 @@ class Discriminator(ImageDiscriminator):
         self.head = Projection(ends[-1] * START**2, c_dim)
         self.apply(initialize)
 
-    def forward(
-        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
-    ) -> torch.Tensor:
-        x = leaky_relu(self.convs[0](img.to(torch.float32)), SLOPE)
+    def logits(self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool) -> torch.Tensor:
+        x = leaky_relu(self.convs[0](img), SLOPE)
         for norm, conv in zip(self.norms, list(self.convs)[1:], strict=True):
             x = leaky_relu(norm(conv(x), update_emas), SLOPE)
         return self.head(x.flatten(1), c)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
 from torch_utils import persistence
-from training.conv_generator import ConvGenerator
+from training.conv_generator import ConvGenerator, ConvSynthesis
 from training.discriminator import ImageDiscriminator, MinibatchStdLayer
 from training.generator import normalize_2nd_moment
 from training.layers.equalized import EqualizedConv2d, EqualizedLinear
@@ -72,10 +72,8 @@ def averaged(images: torch.Tensor, factor: int) -> torch.Tensor:
     return images if factor == 1 else avg_pool2d(images, factor)
 
 
-class SynthesisNetwork(torch.nn.Module):
+class SynthesisNetwork(ConvSynthesis):
     """w to image."""
-
-    num_ws = 1
 
     def __init__(
         self,
@@ -100,12 +98,9 @@ class SynthesisNetwork(torch.nn.Module):
             EqualizedConv2d(here, img_channels, 1, 1, activation="linear") for here in channels
         )
 
-    def forward(
-        self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
-    ) -> torch.Tensor:
-        """`[n, 1, w_dim]` -> images `[n, img_channels, h, w]`; there is no noise, and float32 always."""
+    def images(self, ws: torch.Tensor, update_emas: bool) -> torch.Tensor:
         level, alpha = self.growth.stage()
-        x = self.start(normalize_2nd_moment(ws[:, 0].to(torch.float32))).unflatten(1, (-1, START, START))
+        x = self.start(normalize_2nd_moment(ws[:, 0])).unflatten(1, (-1, START, START))
         x = before = normalize_2nd_moment(self.conv(normalize_2nd_moment(x)))  # over feature maps: pixel norm
         for block in list(self.blocks)[:level]:
             before = repeated(x, 2)
@@ -161,10 +156,7 @@ class Discriminator(ImageDiscriminator):
         grow_kimg: float = 800,
         epilogue_kwargs: dict[str, Any] = {},
     ):
-        super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
+        super().__init__(c_dim, img_resolution, img_channels)
         self.growth = Growth(img_resolution, grow_kimg)
         channels = level_channels(self.growth.top_level, channel_base, channel_max)
         self.from_image = torch.nn.ModuleList(EqualizedConv2d(img_channels, here, 1, 1) for here in channels)
@@ -186,11 +178,9 @@ class Discriminator(ImageDiscriminator):
             images = repeated(averaged(images, 2), 2).lerp(images, alpha)
         return self.growth.enlarge(images, level)
 
-    def forward(
-        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
-    ) -> torch.Tensor:
+    def logits(self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool) -> torch.Tensor:
         level, alpha = self.growth.stage()
-        img = self.growth.reduce(img.to(torch.float32), level)
+        img = self.growth.reduce(img, level)
         x = self.from_image[level](img)
         for index in range(level, 0, -1):
             x = averaged(self.blocks[index - 1](x), 2)

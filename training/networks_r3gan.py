@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, leaky_relu
 
 from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
-from training.conv_generator import ConvGenerator
+from training.conv_generator import ConvGenerator, ConvSynthesis
 from training.discriminator import ImageDiscriminator
 from training.layers.pyramid import channels_at, sides
 
@@ -68,10 +68,8 @@ class Stage(torch.nn.Module):
         return self.blocks(x if self.adapt is None else self.adapt(x))
 
 
-class SynthesisNetwork(torch.nn.Module):
+class SynthesisNetwork(ConvSynthesis):
     """w to image."""
-
-    num_ws = 1
 
     def __init__(
         self,
@@ -93,11 +91,8 @@ class SynthesisNetwork(torch.nn.Module):
         scaled_normal(self.scale, 1.0)
         scaled_normal(self.to_image, 1.0)
 
-    def forward(
-        self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
-    ) -> torch.Tensor:
-        """`[n, 1, w_dim]` -> images `[n, img_channels, h, w]`; there is no noise, and float32 always."""
-        x = self.scale(ws[:, 0].to(torch.float32))[:, :, None, None] * self.basis  # [n, channels, 4, 4]
+    def images(self, ws: torch.Tensor, update_emas: bool) -> torch.Tensor:
+        x = self.scale(ws[:, 0])[:, :, None, None] * self.basis  # [n, channels, 4, 4]
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else upfirdn2d.upsample2d(x, self.resample_filter))
         return self.to_image(x)
@@ -123,10 +118,7 @@ class Discriminator(ImageDiscriminator):
         channel_max: int = 768,
         embed_dim: int = 128,
     ):
-        super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
+        super().__init__(c_dim, img_resolution, img_channels)
         channels = [channels_at(side, channel_base, channel_max) for side in reversed(sides(img_resolution))]
         self.from_image = torch.nn.Conv2d(img_channels, channels[0], 1, bias=False)
         ends = zip([channels[0], *channels[:-1]], channels, strict=True)
@@ -140,10 +132,8 @@ class Discriminator(ImageDiscriminator):
         if self.embed is not None:
             torch.nn.init.normal_(self.embed.weight)
 
-    def forward(
-        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
-    ) -> torch.Tensor:
-        x = self.from_image(img.to(torch.float32))
+    def logits(self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool) -> torch.Tensor:
+        x = self.from_image(img)
         for index, stage in enumerate(self.stages):
             x = stage(x if index == 0 else upfirdn2d.downsample2d(x, self.resample_filter))
         h = self.out(conv2d(x, self.basis, groups=len(self.basis)).flatten(1))  # [n, 1 or embed_dim]

@@ -10,8 +10,8 @@ Layers: Miyato 2018, tables 4 and 6; Brock 2019, table 4. Feature maps are `chan
 import torch
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
-from torch_utils import misc, persistence
-from training.conv_generator import ConvGenerator
+from torch_utils import persistence
+from training.conv_generator import ConvGenerator, ConvSynthesis
 from training.discriminator import ImageDiscriminator
 from training.layers.batch_norm import BatchNorm
 from training.layers.pyramid import channels_at
@@ -79,7 +79,7 @@ class SelfAttention(torch.nn.Module):
         return x + self.strength * self.out(taken)
 
 
-class SynthesisNetwork(torch.nn.Module):
+class SynthesisNetwork(ConvSynthesis):
     """w to image: 4x4 maps, residual blocks that double the side, batch norm, ReLU, 3x3, tanh.
 
     is_hierarchical: z is divided among the 4x4 maps and the blocks, one w for each; otherwise the one w is z for the 4x4
@@ -117,14 +117,10 @@ class SynthesisNetwork(torch.nn.Module):
         self.to_image = conv(is_spectral, channels[-1], img_channels, kernel_size=3)
         initialize(self, init)
 
-    def forward(
-        self, ws: torch.Tensor, update_emas: bool = False, noise_mode: str = "const", force_fp32: bool = False
-    ) -> torch.Tensor:
-        """`[n, num_ws, w_dim]` -> images `[n, img_channels, h, w]`; there is no noise, and float32 always."""
-        misc.assert_shape(ws, [None, self.num_ws, None])
+    def images(self, ws: torch.Tensor, update_emas: bool) -> torch.Tensor:
         if update_emas:
             advance_spectral_norms(self)
-        first, *conds = self.inputs(ws.to(torch.float32))
+        first, *conds = self.inputs(ws)
         x = self.start(first).unflatten(1, (-1, START, START))
         for index, block in enumerate(self.blocks):
             if index == len(self.blocks) - 1 and self.attention is not None:
@@ -188,10 +184,7 @@ class Discriminator(ImageDiscriminator):
         has_attention: bool = False,
         init: str = "xavier",
     ):
-        super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
+        super().__init__(c_dim, img_resolution, img_channels)
         layout = block_layout(img_resolution, channel_base, channel_max)
         self.blocks = torch.nn.ModuleList()
         in_channels = img_channels
@@ -203,12 +196,10 @@ class Discriminator(ImageDiscriminator):
         self.embed = SpectralLinear(c_dim, in_channels, bias=False) if c_dim > 0 else None
         initialize(self, init)
 
-    def forward(
-        self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, force_fp32: bool = False
-    ) -> torch.Tensor:
+    def logits(self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool) -> torch.Tensor:
         if update_emas:
             advance_spectral_norms(self)
-        x = img.to(torch.float32)
+        x = img
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index == 0 and self.attention is not None:

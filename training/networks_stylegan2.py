@@ -637,10 +637,7 @@ class Discriminator(ImageDiscriminator):
         mapping_kwargs: dict[str, Any] = {},
         epilogue_kwargs: dict[str, Any] = {},
     ):
-        super().__init__()
-        self.c_dim = c_dim
-        self.img_resolution = img_resolution
-        self.img_channels = img_channels
+        super().__init__(c_dim, img_resolution, img_channels)
         self.sizes = resolution_pyramid(img_resolution)
         resolutions = [size[0] if size[0] == size[1] else size for size in self.sizes]
         self.block_resolutions = resolutions[:0:-1]  # from the image down, without the epilogue's
@@ -675,7 +672,7 @@ class Discriminator(ImageDiscriminator):
         """Official name: of 2^n pixels a side, n."""
         return len(self.sizes) + 1
 
-    def forward(
+    def forward(  # type: ignore[override]  # force_fp32 is among the block_kwargs, as in the official code
         self, img: torch.Tensor, c: torch.Tensor | None, update_emas: bool = False, **block_kwargs: Any
     ) -> torch.Tensor:
         """Images `[n, img_channels, h, w]` in [-1, 1], labels `[n, c_dim]` -> logits `[n, 1]` float32."""

@@ -177,11 +177,13 @@ class SynthesisLayer(MixedPrecision):
     def __init__(
         self,
         w_dim: int,
-        is_torgb: bool,
-        is_critically_sampled: bool,
+        is_torgb: bool,  # whether it makes the image: 1x1, without demodulation, linear
+        is_critically_sampled: bool,  # whether its band ends at the Nyquist frequency
         use_fp16: bool,
         in_channels: int,
         out_channels: int,
+        # Of the planes before and after: pixels [width, height], pixels per image, and the band that is kept, in the units
+        # of the rate: where it ends, and half the width of the transition.
         in_size: int | Sequence[int],
         out_size: int | Sequence[int],
         in_sampling_rate: float,
@@ -191,11 +193,11 @@ class SynthesisLayer(MixedPrecision):
         in_half_width: float,
         out_half_width: float,
         conv_kernel: int = 3,
-        filter_size: int = 6,
-        lrelu_upsampling: int = 2,
-        use_radial_filters: bool = False,
+        filter_size: int = 6,  # taps, times the factor of the resampling
+        lrelu_upsampling: int = 2,  # of the rate at which the non-linearity is applied
+        use_radial_filters: bool = False,  # for downsampling, unless critically sampled
         conv_clamp: float | None = 256,
-        magnitude_ema_beta: float = 0.999,
+        magnitude_ema_beta: float = 0.999,  # of the running mean square of the input
     ):
         super().__init__()
         self.w_dim = w_dim
