@@ -51,7 +51,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     return names
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option(
     "--network",
     help="Snapshot, or a zip or folder of images in its place",
@@ -75,7 +75,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     type=click.Choice(DETECTORS),
     default="auto",
 )
-@click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
+@dnnlib.cli.DETECTOR_WEIGHTS
 @click.option(
     "--lpips-weights", help="File or address of LPIPS' layers, for path lengths", metavar="PATH|URL", default=LPIPS_URL
 )
@@ -104,7 +104,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 )
 @click.option("--gpus", help="Number of GPUs, of processes on a CPU", type=click.IntRange(min=1), default=1)
 @click.option("--verbose", help="Show progress", metavar="BOOL", type=bool, default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@dnnlib.cli.DEVICE
 def main(gpus: int, device: str, **options: Any) -> int:
     from torch_utils.launcher import launch
     from torch_utils.misc import choose_device

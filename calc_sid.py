@@ -42,7 +42,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
     return list(dict.fromkeys(path for value in values for path in split_list(value)))
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option("--target", help="The images that shall be made", metavar="ZIP|DIR|PKL", type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--source",
@@ -64,7 +64,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
     type=click.Choice(DETECTORS),
     default="auto",
 )
-@click.option("--detector-weights", help="File or address of its weights", metavar="PATH|URL")
+@dnnlib.cli.DETECTOR_WEIGHTS
 @click.option(
     "--resize",
     help="How images get to its size  [default: tf; clean with --published]",
@@ -92,7 +92,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
 @click.option("--strict", help="Stop at images that cannot be read", is_flag=True)
 @click.option("--seed", type=int, default=0)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@dnnlib.cli.DEVICE
 def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdir: str | None, **options: Any) -> None:
     check(target, sources, matrix, best)
     with importing():

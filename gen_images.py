@@ -94,7 +94,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
@@ -102,16 +102,8 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     metavar="LIST",
     type=parse_range,
 )
-@click.option(
-    "--trunc",
-    "--truncation-psi",
-    "trunc",
-    help="Truncation psi",
-    metavar="FLOAT",
-    type=dnnlib.cli.Finite(),
-    default=1.0,
-)
-@click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
+@dnnlib.cli.TRUNCATION
+@dnnlib.cli.CLASS
 @click.option(
     "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
 )
@@ -130,12 +122,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     default=0.0,
 )
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
-@click.option(
-    "--source-images",
-    help="What goes in, instead of the source that the snapshot carries",
-    metavar="[DIR|ZIP]",
-    type=dnnlib.cli.IMAGE_SETS,
-)
+@dnnlib.cli.SOURCE_IMAGES
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(
     "--prior-interpolate",
@@ -159,8 +146,8 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     type=click.IntRange(1, 64),
     default=1,
 )
-@click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--batch", help="Images at a time  [default: by their size]", metavar="INT", type=click.IntRange(min=1))
+@dnnlib.cli.DEVICE
+@dnnlib.cli.BATCH_BY_SIZE
 def main(
     network: str,
     seeds: list[int] | None,

@@ -44,7 +44,7 @@ from gen_images import check_class, parse_range, parse_size
 KINDS = (".mp4", ".gif", ".png")
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
@@ -63,24 +63,11 @@ KINDS = (".mp4", ".gif", ".png")
 @click.option(
     "--w-frames", help="Frames from one seed to the next", metavar="INT", type=click.IntRange(min=1), default=120
 )
-@click.option(
-    "--trunc",
-    "--truncation-psi",
-    "trunc",
-    help="Truncation psi",
-    metavar="FLOAT",
-    type=dnnlib.cli.Finite(),
-    default=1.0,
-)
-@click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
+@dnnlib.cli.TRUNCATION
+@dnnlib.cli.CLASS
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
-@click.option(
-    "--source-images",
-    help="What goes in, instead of the source that the snapshot carries",
-    metavar="[DIR|ZIP]",
-    type=dnnlib.cli.IMAGE_SETS,
-)
+@dnnlib.cli.SOURCE_IMAGES
 @click.option("--stages", help="Show the stages of a cascade side by side", is_flag=True)
 @click.option(
     "--sheet",
@@ -89,8 +76,8 @@ KINDS = (".mp4", ".gif", ".png")
     type=click.IntRange(1, 1000),
 )
 @click.option("--fps", help="Frames per second", type=click.IntRange(1, 240), default=60)
-@click.option("--device", help="Where to compute", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--batch", help="Images at a time  [default: by their size]", metavar="INT", type=click.IntRange(min=1))
+@dnnlib.cli.DEVICE
+@dnnlib.cli.BATCH_BY_SIZE
 def main(
     network: str,
     seeds: list[int] | None,

@@ -110,7 +110,7 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: half_precision(stage) if isinstance(stage, dict) else stage for name, stage in kwargs.items()}
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option(
     "--source",
     help="Network pickle or safetensors file",

@@ -100,7 +100,7 @@ def parsed(name: str, flag: Flag) -> dict[str, Any]:
     return {"callback": callback}
 
 
-@click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
+@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
 @click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
 @all_options
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
