@@ -257,6 +257,9 @@ def test_a_class_that_moved_is_read_under_the_name_that_files_have(monkeypatch, 
 
 
 def test_every_class_that_files_may_name_is_there():
+    shared = "training.networks_stylegan3.Discriminator"  # it has that of StyleGAN2
     for name, place in training.STORED_CLASSES.items():
+        if name == shared:
+            continue
         cls = persistence.find_class(name)
         assert (cls.__module__, persistence.class_path(cls)) == (place, name)
