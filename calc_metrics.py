@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import dnnlib.cli
+import shared_options
 from dnnlib.downloads import is_url
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import importing
@@ -51,7 +52,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     return names
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option(
     "--network",
     help="Snapshot, or a zip or folder of images in its place",
@@ -75,7 +76,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     type=click.Choice(DETECTORS),
     default="auto",
 )
-@dnnlib.cli.DETECTOR_WEIGHTS
+@shared_options.DETECTOR_WEIGHTS
 @click.option(
     "--lpips-weights", help="File or address of LPIPS' layers, for path lengths", metavar="PATH|URL", default=LPIPS_URL
 )
@@ -104,7 +105,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 )
 @click.option("--gpus", help="Number of GPUs, of processes on a CPU", type=click.IntRange(min=1), default=1)
 @click.option("--verbose", help="Show progress", metavar="BOOL", type=bool, default=True)
-@dnnlib.cli.DEVICE
+@shared_options.DEVICE
 def main(gpus: int, device: str, **options: Any) -> int:
     from torch_utils.launcher import launch
     from torch_utils.misc import choose_device

@@ -27,6 +27,7 @@ import click
 import numpy as np
 
 import dnnlib.cli
+import shared_options
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import importing
 from metrics.settings import DEFAULT_PROBES, DETECTORS, ORDERS, PUBLISHED_PROBES, RESIZE_MODES
@@ -42,7 +43,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
     return list(dict.fromkeys(path for value in values for path in split_list(value)))
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option("--target", help="The images that shall be made", metavar="ZIP|DIR|PKL", type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--source",
@@ -64,7 +65,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
     type=click.Choice(DETECTORS),
     default="auto",
 )
-@dnnlib.cli.DETECTOR_WEIGHTS
+@shared_options.DETECTOR_WEIGHTS
 @click.option(
     "--resize",
     help="How images get to its size  [default: tf; clean with --published]",
@@ -92,7 +93,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 @click.option("--batch", help="Images at a time", type=click.IntRange(min=1), default=64)
 @click.option("--strict", help="Stop at images that cannot be read", is_flag=True)
 @click.option("--seed", type=int, default=0)
-@dnnlib.cli.DEVICE
+@shared_options.DEVICE
 def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdir: str | None, **options: Any) -> None:
     check(target, sources, matrix, best)
     with importing():

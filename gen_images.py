@@ -40,6 +40,7 @@ import click
 
 import dnnlib
 import dnnlib.cli
+import shared_options
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
@@ -94,7 +95,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
@@ -102,8 +103,8 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     metavar="LIST",
     type=parse_range,
 )
-@dnnlib.cli.TRUNCATION
-@dnnlib.cli.CLASS
+@shared_options.TRUNCATION
+@shared_options.CLASS
 @click.option(
     "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
 )
@@ -122,7 +123,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     default=0.0,
 )
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
-@dnnlib.cli.SOURCE_IMAGES
+@shared_options.SOURCE_IMAGES
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(
     "--prior-interpolate",
@@ -146,8 +147,8 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     type=click.IntRange(1, 64),
     default=1,
 )
-@dnnlib.cli.DEVICE
-@dnnlib.cli.BATCH_BY_SIZE
+@shared_options.DEVICE
+@shared_options.BATCH_BY_SIZE
 def main(
     network: str,
     seeds: list[int] | None,

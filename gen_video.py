@@ -36,6 +36,7 @@ from PIL import Image
 
 import dnnlib
 import dnnlib.cli
+import shared_options
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
@@ -44,7 +45,7 @@ from gen_images import check_class, parse_range, parse_size
 KINDS = (".mp4", ".gif", ".png")
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option(
     "--seeds",
@@ -63,11 +64,11 @@ KINDS = (".mp4", ".gif", ".png")
 @click.option(
     "--w-frames", help="Frames from one seed to the next", metavar="INT", type=click.IntRange(min=1), default=120
 )
-@dnnlib.cli.TRUNCATION
-@dnnlib.cli.CLASS
+@shared_options.TRUNCATION
+@shared_options.CLASS
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
-@dnnlib.cli.SOURCE_IMAGES
+@shared_options.SOURCE_IMAGES
 @click.option("--stages", help="Show the stages of a cascade side by side", is_flag=True)
 @click.option(
     "--sheet",
@@ -76,8 +77,8 @@ KINDS = (".mp4", ".gif", ".png")
     type=click.IntRange(1, 1000),
 )
 @click.option("--fps", help="Frames per second", type=click.IntRange(1, 240), default=60)
-@dnnlib.cli.DEVICE
-@dnnlib.cli.BATCH_BY_SIZE
+@shared_options.DEVICE
+@shared_options.BATCH_BY_SIZE
 def main(
     network: str,
     seeds: list[int] | None,

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 import dnnlib.cli
+import shared_options
 from dnnlib.errors import UserError, naming
 from dnnlib.files import atomic_write
 from dnnlib.interrupts import importing
@@ -110,7 +111,7 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: half_precision(stage) if isinstance(stage, dict) else stage for name, stage in kwargs.items()}
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option(
     "--source",
     help="Network pickle or safetensors file",

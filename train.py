@@ -47,6 +47,7 @@ import click
 
 import dnnlib
 import dnnlib.cli
+import shared_options
 from dnnlib.errors import UserError
 from dnnlib.files import only_one
 from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
@@ -100,7 +101,7 @@ def parsed(name: str, flag: Flag) -> dict[str, Any]:
     return {"callback": callback}
 
 
-@click.command(help=__doc__, context_settings=dnnlib.cli.HELP)
+@click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
 @all_options
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)

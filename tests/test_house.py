@@ -29,6 +29,7 @@ FLOORS = (  # from the ground up; a name stands for a module, or for all modules
     ("training.run",),
     ("training.training_loop", "training.loss"),
     ("training.cascades",),
+    ("shared_options",),
     ("train", "gen_images", "gen_video", "calc_sid", "calc_metrics", "dataset_tool", "legacy"),
     ("demo", "bench", "tools"),
 )  # fmt: skip
