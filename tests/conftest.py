@@ -1,11 +1,18 @@
 """Where the tests find golden numbers and, when they are at hand, the real images."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.golden import SHARED
+
+# In this process and in those that tests start: `--detector=auto` is `tiny`, whether the package of EfficientNet is there or not.
+WITHOUT_FEATURES = str(Path(__file__).parent / "helpers" / "without_features")
+sys.path.insert(0, WITHOUT_FEATURES)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [WITHOUT_FEATURES, os.environ.get("PYTHONPATH")]))
 
 torch.set_num_threads(1)  # tiny tensors; several test processes may share the cores
 

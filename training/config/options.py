@@ -154,8 +154,10 @@ class TrainingOptions:
         needs=Need(lambda o: not o.cond, "conditions on features, and --cond=1 on labels; leave one of them out"),
     )  # fmt: skip
     prior_detector: str = option(
-        "auto", "Frozen network that they come from, or a file of weights; auto: inception if at hand, else tiny", FIXED,
-        metavar="[auto|inception|vgg16|tiny|PATH]", path=PathKind.FILE, words=DETECTORS, needs=PRIOR,
+        "auto",
+        "Frozen network that they come from, or a file of weights; auto: inception if at hand, else efficientnet, else tiny",
+        FIXED,
+        metavar="[auto|inception|vgg16|efficientnet|tiny|PATH]", path=PathKind.FILE, words=DETECTORS, needs=PRIOR,
     )  # fmt: skip
     prior_dim: int | None = option(
         None, "Reduce them to so many principal axes", FIXED, metavar="INT", unset="keep all", least=1, needs=PRIOR
@@ -239,7 +241,9 @@ class TrainingOptions:
         note="what lies there may be another set, and then numbers of before and after do not compare",
     )  # fmt: skip
     detector: str = option(
-        "auto", "What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else tiny", FREE,
+        "auto",
+        "What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else efficientnet, else tiny",
+        FREE,
         choices=DETECTORS, is_beside_cascade=True,
     )  # fmt: skip
     detector_weights: str | None = option(

@@ -109,7 +109,7 @@ class TrainingConfig:
     metrics_data: str | None = field(default=None, metadata=of_option("metrics_data"))
     """Data set that they compare with; None: the training data."""
     detector: str = field(default="auto", metadata=of_option("detector"))
-    """What sees the images for the metrics; auto: each metric's usual one where its weights are at hand, else tiny."""
+    """What sees the images for the metrics; auto: each metric's usual one if at hand, else efficientnet, else tiny."""
     detector_weights: str | None = field(default=None, metadata=of_option("detector_weights"))
     """File or address of its weights."""
     coreset: CoresetSpec = field(default_factory=CoresetSpec)

@@ -18,9 +18,9 @@ from training.data.image_sets import ImageSet
 from training.dataset import Dataset
 from training.sources.prior import InstancePrior
 
-DETECTORS = ("auto", "inception", "vgg16", "tiny")
+DETECTORS = ("auto", "inception", "vgg16", "efficientnet", "tiny")
 FLAGS = Flags("--prior-detector", "--prior-detector")
-OF_FILES = ("inception", "vgg16")  # what a file of weights may be
+OF_FILES = ("inception", "vgg16", "efficientnet")  # what a file of weights may be
 ROWS = 4096  # that are turned into conditions at a time
 
 
@@ -133,7 +133,7 @@ class NoPrior:
 
 
 def open_prior_detector(name: str, device: torch.device | str) -> Detector:
-    """A detector by name, or by a file with the weights of Inception or VGG16. Raises `UserError`."""
+    """A detector by name, or by a file with the weights of Inception, VGG16 or EfficientNet-Lite0. Raises `UserError`."""
     with naming(FLAGS.name):
         if name in DETECTORS:
             return open_detector(name, device=device, verbose=True, flags=FLAGS)
@@ -145,7 +145,7 @@ def open_prior_detector(name: str, device: torch.device | str) -> Detector:
                 return open_detector(kind, name, device=device, flags=FLAGS)
             except UserError as error:
                 complaints.append(error.reason)
-        raise UserError(f"{name}: fits neither Inception-v3 nor VGG16 ({complaints[0]})")
+        raise UserError(f"{name}: fits neither Inception-v3 nor VGG16 nor EfficientNet-Lite0 ({complaints[0]})")
 
 
 def matching_detector(prior: InstancePrior, name: str, device: torch.device | str) -> Detector:
