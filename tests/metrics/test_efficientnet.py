@@ -131,7 +131,9 @@ def test_auto_takes_it_where_inception_is_not_at_hand(with_package):
 
 def test_without_the_package_it_names_the_extra():
     assert open_detector("auto").name == "tiny"
-    with pytest.raises(UserError, match=r'^--detector=efficientnet: .* is not installed: pip install -e "\.\[features\]"'):
+    with pytest.raises(
+        UserError, match=r'^--detector=efficientnet: .* is not installed: pip install -e "\.\[features\]"'
+    ):
         open_detector("efficientnet")
 
 
@@ -149,5 +151,5 @@ def test_damaged_weights_of_the_package_are_refused(tmp_path, monkeypatch):
     path = tmp_path / efficientnet.FILE
     torch.save(random_network().state_dict(), path)
     monkeypatch.setattr(efficientnet, "packaged_weights", lambda: path)
-    with pytest.raises(UserError, match="its sha256 begins with .*, not with 579344248a93e230"):
+    with pytest.raises(UserError, match=r"its sha256 begins with .*, not with 579344248a93e230"):
         detectors.open_detector("efficientnet")

@@ -24,7 +24,7 @@ from metrics.precision_recall import density_coverage
 from metrics.stopping import Stopped
 from torch_utils import distributed, seeding, training_stats
 from training.checkpoints.snapshot import images_seen
-from training.checkpoints.state_file import BEST, keep_as_best
+from training.checkpoints.state_file import BEST, STATS, keep_as_best
 from training.config.run_config import TrainingConfig
 from training.data.grids import rgb_pixels, save_png, tile
 from training.data.image_sets import ImageSet
@@ -39,6 +39,7 @@ NHOOD_SIZE = 5
 COLLAPSED_SHARE = 0.5  # of the best coverage so far: less than this is a warning
 NOTEWORTHY_COVERAGE = 0.3  # below, a run has not begun to cover anything that it could lose
 TICKS_TO_WARN = 2  # a fall must last so long: a few samples scatter
+LATE_KIMG, NO_COVERAGE = 20, 0.05  # a run that has covered no more after so many images has not begun to learn
 REFERENCE_IMAGES = 10_000  # of the training data, that samples are compared with
 NUM_NEIGHBOURS, NEIGHBOUR_ROWS = 6, 8
 
@@ -133,7 +134,7 @@ class Evaluation:
             with tolerated("metrics"):
                 for result in results:
                     self.record(result, snapshot, kimg, events)
-                draw_history(self.run_dir / "metrics.png", self.history)
+                draw_history(self.run_dir / "metrics.png", {**self.history, **coverage_so_far(self.run_dir)})
                 if results[0]["metric"] == self.config.metrics[0]:
                     self.link_best(results[0], snapshot)
         return True
@@ -169,17 +170,18 @@ class DiversityWatch:
         """Construct on every rank; call the other methods on rank 0. Raises `UserError` where an image cannot be read."""
         self.config, self.state, self.images, self.labels = config, state, images, labels
         self.detector = open_detector("tiny")
-        self.best_coverage, self.num_low = 0.0, 0
+        self.best_coverage, self.num_low, self.has_warned = 0.0, 0, False
         self.reference = choose_indices(len(self.images), REFERENCE_IMAGES, config.seed)
         with naming("--data"):
             reals = compute_features(self.images, self.detector, REFERENCE_IMAGES, config.seed, is_strict=True)
         self.features = reals.features
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_coverage": self.best_coverage, "num_low": self.num_low}
+        return {"best_coverage": self.best_coverage, "num_low": self.num_low, "has_warned": self.has_warned}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.best_coverage, self.num_low = saved["best_coverage"], saved["num_low"]
+        self.has_warned = saved.get("has_warned", False)  # states of version 0.1 do not say
 
     def tick(self, num_trained: int) -> None:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
@@ -200,6 +202,19 @@ class DiversityWatch:
             print(
                 f"Warning: the samples cover {coverage:.0%} of the data where they covered {self.best_coverage:.0%} before: the "
                 "generator may be collapsing. An earlier snapshot with a larger --gamma, or --aug=ada, is the usual way out",
+                flush=True,
+            )
+        self.warn_of_standstill()
+
+    def warn_of_standstill(self) -> None:
+        """Say once that a run has not begun to make anything like the data."""
+        is_late = self.state.cur_nimg >= LATE_KIMG * 1000
+        if is_late and self.best_coverage < NO_COVERAGE and not self.has_warned:
+            self.has_warned = True
+            print(
+                f"Warning: after {self.state.cur_nimg / 1000:.0f} kimg the samples cover {self.best_coverage:.0%} of the data at "
+                "best: the generator has not begun to make anything like it. For small images --cfg=dcgan --aug=noaug begins "
+                "sooner; a larger --gamma, or a smaller network (--cbase, --cmax), are other ways out",
                 flush=True,
             )
 
@@ -228,6 +243,16 @@ class DiversityWatch:
 def samples_of(state: TrainingState, labels: Labels, seed: int) -> GeneratedImages:
     """Images of the averaged generator at its present weights."""
     return GeneratedImages(state.G_ema, state.feed, 0, seed, labels if labels.shape[1] > 0 else None)
+
+
+def coverage_so_far(run_dir: Path) -> dict[str, list[tuple[float, float, float]]]:
+    """What the watch has written into stats.jsonl, as a history of metrics has it."""
+    path, points = run_dir / STATS, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        tick = json.loads(line)
+        if "Diversity/coverage" in tick:
+            points.append((tick["Progress/kimg"]["mean"], tick["Diversity/coverage"]["mean"], 0.0))
+    return {"coverage (samples of a tick, tiny)": points} if points else {}
 
 
 def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -227,9 +228,15 @@ class Progress:
             f"time {dnnlib.util.format_time(timing['Timing/total_sec']):<12s} "
             f"sec/kimg {timing['Timing/sec_per_kimg']:<8.2f} "
             f"G {self.tick_stats[LOSSES['G']]:<7.3f} D {self.tick_stats[LOSSES['D']]:<7.3f} "
-            f"augment {timing['Progress/augment']:.3f}  peak {timing['Resources/peak_gb']:.2f} GB  left {self.time_left()}"
+            f"augment {timing['Progress/augment']:.3f}  {self.coverage()}"
+            f"peak {timing['Resources/peak_gb']:.2f} GB  left {self.time_left()}"
         )
         tqdm.write(line) if self.has_bar else print(line, flush=True)
+
+    def coverage(self) -> str:
+        """What part of the data the samples of the tick cover, as a part of its line."""
+        value = self.tick_stats["Diversity/coverage"] if "Diversity/coverage" in self.tick_stats.names() else math.nan
+        return "" if math.isnan(value) else f"cover {value:.2f}  "
 
     def write_files(self, now: float) -> None:
         assert self._jsonl is not None and self.events is not None

@@ -1,5 +1,6 @@
 """The watch over diversity, and the link to the best snapshot."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from tests.helpers.tiny import Z_DIM, generator2, write_images
 from training.data.image_sets import ImageSet
 from training.run import evaluation
-from training.run.evaluation import DiversityWatch, Evaluation
+from training.run.evaluation import DiversityWatch, Evaluation, coverage_so_far
 from training.sources.feed import LatentFeed
 from training.sources.source import GaussianSource
 
@@ -34,6 +35,30 @@ def test_a_lasting_fall_of_coverage_is_a_warning_once(parts, monkeypatch, capsys
         watch.tick(1000)
         warned.append("may be collapsing" in capsys.readouterr().out)
     assert warned == [False] * 6 + [True, False]
+
+
+def test_a_run_that_never_rises_is_a_warning_once(parts, monkeypatch, capsys):
+    """Coloured fog for an hour went unannounced: only a fall was."""
+    config, state, images = parts
+    watch = DiversityWatch(config, state, images, torch.zeros(40, 0))
+    monkeypatch.setattr(evaluation, "density_coverage", lambda *args: (0.0, 0.01))
+    said = []
+    for state.cur_nimg in (10_000, 19_000, 20_000, 30_000):
+        watch.tick(1000)
+        said.append("has not begun" in capsys.readouterr().out)
+    assert said == [False, False, True, False]
+    again = DiversityWatch(config, state, images, torch.zeros(40, 0))
+    again.load_state_dict(watch.state_dict())
+    again.tick(1000)
+    assert "has not begun" not in capsys.readouterr().out
+
+
+def test_coverage_is_in_the_picture_of_metrics(tmp_path):
+    lines = [{"Progress/kimg": {"mean": k}, "Diversity/coverage": {"mean": 0.1 * k}} for k in (1.0, 2.0)]
+    (tmp_path / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (points,) = coverage_so_far(tmp_path).values()
+    assert points == [(1.0, 0.1, 0.0), (2.0, 0.2, 0.0)]
+    assert coverage_so_far(tmp_path / "nowhere") == {}
 
 
 def test_neighbours_show_a_copied_image_first(parts, tmp_path, monkeypatch):
