@@ -14,6 +14,7 @@ from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from dnnlib.errors import naming
 from dnnlib.files import SHEET_TEXT, tolerated, whole_file
@@ -42,6 +43,7 @@ TICKS_TO_WARN = 2  # a fall must last so long: a few samples scatter
 LATE_KIMG, NO_COVERAGE = 20, 0.05  # a run that has covered no more after so many images has not begun to learn
 REFERENCE_IMAGES = 10_000  # of the training data, that samples are compared with
 NUM_NEIGHBOURS, NEIGHBOUR_ROWS = 6, 8
+COVERAGE = "coverage (samples of a tick, tiny)"
 
 
 class Evaluation:
@@ -252,12 +254,12 @@ def coverage_so_far(run_dir: Path) -> dict[str, list[tuple[float, float, float]]
         tick = json.loads(line)
         if "Diversity/coverage" in tick:
             points.append((tick["Progress/kimg"]["mean"], tick["Diversity/coverage"]["mean"], 0.0))
-    return {"coverage (samples of a tick, tiny)": points} if points else {}
+    return {COVERAGE: points} if points else {}
 
 
 def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]]) -> None:
     """Every value against kimg, one panel each, with error bars of two standard errors."""
-    names = list(history)[:12]  # a curve of SID has a name for each radius
+    names = [name for name in history if "_std" not in name][:12]  # a curve of SID has a name for each radius
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), layout="constrained", squeeze=False)
@@ -266,6 +268,9 @@ def draw_history(path: Path, history: dict[str, list[tuple[float, float, float]]
         panel.errorbar(kimg, values, yerr=2 * errors, marker="o", markersize=3, capsize=2)
         panel.set_title(name)
         panel.set_xlabel("kimg")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        if name == COVERAGE:
+            panel.set_ylim(0, 1)
     for panel in axes.flat[len(names) :]:
         panel.set_visible(False)
     with whole_file(path) as file:
