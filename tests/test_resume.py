@@ -560,7 +560,20 @@ def test_options_of_other_types_are_refused(tmp_path, stopped_run, name, value):
     assert_not_ours(path)
 
 
-@pytest.mark.parametrize(("name", "value"), [("desc", 3), ("source", {"kind": "images"}), ("finished_kimg", "a")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("desc", 3),
+        ("source", {"kind": "images"}),
+        ("source", {"kind": "images", "path": 5}),
+        ("source", []),
+        ("source", {"kind": "else"}),
+        ("source", {"kind": "images", "path": "a", "match": {"kind": "label", "pairs": "a"}}),
+        ("prior", {"dim": 3}),
+        ("prior", 3),
+        ("finished_kimg", "a"),
+    ],
+)
 def test_a_configuration_of_other_types_is_refused(tmp_path, stopped_run, name, value):
     path = copy_of(stopped_run, tmp_path) / "training_options.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))

@@ -29,7 +29,7 @@ from training.config.presets import PRESETS
 from training.config.run_config import FREE_FIELDS, TrainingConfig, as_data
 from training.config.source_specs import SourceSpec, from_data
 from training.settings import LATEST
-from training.sources.prior_features import NoPrior, PriorSpec
+from training.sources.prior_features import NoPrior, PriorSpec, prior_from_data
 
 DAMAGED = ".damaged"  # ending of a state that could not be continued
 
@@ -63,8 +63,7 @@ class ResumePoint:
     @property
     def prior(self) -> PriorSpec | NoPrior:
         """What it is conditioned on."""
-        said = self.config.get("prior")
-        return NoPrior() if said is None else PriorSpec(**said)
+        return prior_from_data(self.config.get("prior"))
 
     def check(self, config: TrainingConfig) -> None:
         """Raise `UserError` where the new configuration would be another run."""
@@ -137,6 +136,7 @@ def read_options(run_dir: Path) -> dict[str, Any]:
         saved = json.loads(path.read_text(encoding="utf-8"))
         saved.get("training_set_kwargs", {}).pop("class_name", None)  # for scripts of other people, see official_fields
         from_data(saved["source"])
+        prior_from_data(saved.get("prior"))
         is_ours = (
             are_options(saved["options"])
             and isinstance(saved["desc"], str)

@@ -36,6 +36,11 @@ class ClassMatch:
     detector: str | None = None
     """What they were measured with."""
 
+    def __post_init__(self) -> None:
+        is_list = isinstance(self.pairs, list) and all(isinstance(source, int) for source in self.pairs)
+        if self.kind not in ("label", "csid") or not is_list:
+            raise TypeError(f"classes are not paired by {self.kind!r}: {self.pairs!r}")
+
     def as_data(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
 

@@ -86,6 +86,10 @@ class NoiseSpec(SourceSpec):
     has_images = False
     z_dim: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.z_dim, int):
+            raise TypeError(f"noise has {self.z_dim!r} numbers, which is no number")
+
     def open(self, seed: int, verbose: bool) -> GaussianSource:
         return GaussianSource(self.z_dim)
 
@@ -98,6 +102,10 @@ class StoredSpec(SourceSpec):
     """Base of the specs of what lies on a disk."""
 
     path: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str):
+            raise TypeError(f"the path of a source is {self.path!r}, which is no text")
 
     @property
     def place(self) -> str:

@@ -132,6 +132,11 @@ class NoPrior:
         return NoConditions()
 
 
+def prior_from_data(data: Mapping[str, Any] | None) -> PriorSpec | NoPrior:
+    """The inverse of `as_data`. Raises `TypeError` for what is none."""
+    return NoPrior() if data is None else PriorSpec(**data)
+
+
 def open_prior_detector(name: str, device: torch.device | str) -> Detector:
     """A detector by name, or by a file with the weights of Inception, VGG16 or EfficientNet-Lite0. Raises `UserError`."""
     with naming(FLAGS.name):
