@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, matmul_rate, median_seconds, save_result
-from metrics import detectors, inception_v3, vgg16
+from metrics import detectors, efficientnet, inception_v3, vgg16
 from metrics.frechet_distance import fit_gaussian
 from metrics.kernel_inception_distance import NUM_SUBSETS, SUBSET_SIZE, kernel_inception_distance
 from metrics.precision_recall import precision_recall
@@ -34,7 +34,17 @@ from metrics.signed_inception_distance import (
     signed_inception_distance,
 )
 
-GFLOP = {"inception": 11.4, "vgg16": 30.9, "tiny": None}  # per image, forward; tiny is counted below
+GFLOP = {
+    "inception": 11.4,
+    "vgg16": 30.9,
+    "efficientnet": 0.77,
+    "tiny": None,
+}  # per image, forward; tiny is counted below
+NETWORKS = {
+    "inception": inception_v3.InceptionV3,
+    "vgg16": vgg16.VGG16,
+    "efficientnet": efficientnet.EfficientNetLite0,
+}
 DIMENSIONS, PROBES = 2048, 1000
 PEER_FEATURES = 10_000
 MEASURED_RADII = 1  # of the published estimator, whose radii cost the same
@@ -53,10 +63,10 @@ def main(device: str, repeats: int, large: bool, only: str | None) -> None:
         return
     rate = matmul_rate(place, torch.float32)
     print(f"float32 matmul: {rate / 1e9:.0f} GFLOP/s")
-    rows = [detector_row(name, place, rate, repeats) for name in ("inception", "vgg16", "tiny")]
+    rows = [detector_row(name, place, rate, repeats) for name in (*NETWORKS, "tiny")]
     for row in rows:
         print(
-            f"{row['detector']:<10} {row['img_per_sec']:8.1f} img/s {100 * row['share_of_matmul']:5.0f} % of the matmul rate"
+            f"{row['detector']:<12} {row['img_per_sec']:8.1f} img/s {100 * row['share_of_matmul']:5.0f} % of the matmul rate"
         )
     sid = sid_times(place, repeats)
     print(
@@ -81,9 +91,8 @@ def detector_row(name: str, device: torch.device, rate: float, repeats: int) -> 
         detector = detectors.open_detector("tiny", device=device)
         batch, images, gflop = 256, torch.randint(256, [256, 3, 32, 32], dtype=torch.uint8), tiny_gflop()
     else:
-        size = inception_v3.SIZE if name == "inception" else vgg16.SIZE
-        network = {"inception": inception_v3.InceptionV3, "vgg16": vgg16.VGG16}[name]()
-        detector = detectors.assemble(name, network.state_dict(), "0" * 16, "tf", device)
+        size = detectors.ARCHITECTURES[name].size
+        detector = detectors.assemble(name, NETWORKS[name]().state_dict(), "0" * 16, "tf", device)
         batch, gflop = 16, GFLOP[name]
         images = torch.randint(256, [batch, 3, size, size], dtype=torch.uint8)
     seconds = median_seconds(lambda: detector.features(images), device, repeats)
