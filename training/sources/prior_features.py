@@ -13,12 +13,12 @@ import torch
 from dnnlib.errors import UserError, naming
 from metrics.detectors import Detector, Flags, open_detector
 from metrics.feature_stats import Images, allocate, compute_features
+from metrics.settings import DETECTORS
 from torch_utils import distributed
 from training.data.image_sets import ImageSet
 from training.dataset import Dataset
 from training.sources.prior import InstancePrior
 
-DETECTORS = ("auto", "inception", "vgg16", "efficientnet", "tiny")
 FLAGS = Flags("--prior-detector", "--prior-detector")
 OF_FILES = ("inception", "vgg16", "efficientnet")  # what a file of weights may be
 ROWS = 4096  # that are turned into conditions at a time
