@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dnnlib.errors import UserError, naming
+from metrics.settings import DETECTORS
 from torch_utils import distributed
 from torch_utils.misc import choose_device
 from training.augment import AUGPIPES
@@ -21,7 +22,7 @@ from training.layers.pyramid import nominal_resolution, resolution_pyramid
 from training.sources.coreset import CoresetSpec, DetectorChoice
 from training.sources.encoders import ENCODERS, build_encoder
 from training.sources.prior import check_sampling
-from training.sources.prior_features import DETECTORS, NoPrior, PriorSpec, open_prior_detector
+from training.sources.prior_features import NoPrior, PriorSpec, open_prior_detector
 from training.sources.stage_cache import StageCacheSpec, block_size
 
 
