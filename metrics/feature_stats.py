@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,30 @@ MAX_TITLE_BYTES = 80  # of a name, in that of a cached file: file systems take 2
 MAX_NAMED = 5  # corrupt files that a message names
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading some images: those that are good, and what is wrong with the others."""
+
+    images: list[torch.Tensor]
+    """uint8 `[C, H, W]`."""
+    places: list[int]
+    """Where each of them stands among the indices that were asked for."""
+    problems: list[str]
+    """A line for each of the others."""
+
+    @classmethod
+    def of(cls, attempts: Iterable[tuple[torch.Tensor | None, str]]) -> "Reading":
+        """From an image, or None and a line, for each index."""
+        images, places, problems = [], [], []
+        for place, (image, problem) in enumerate(attempts):
+            if image is None:
+                problems.append(problem)
+            else:
+                images.append(image)
+                places.append(place)
+        return cls(images, places, problems)
+
+
 class Images(Protocol):
     """What a metric asks of a set of images."""
 
@@ -44,8 +68,8 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        """Return for each index a uint8 image `[C, H, W]`, or what is wrong with it. Called from one thread at a time."""
+    def read(self, indices: Sequence[int]) -> Reading:
+        """Read images by number. Called from one thread at a time."""
         ...
 
 
@@ -133,13 +157,14 @@ def gather(
     with progress_bar(len(own), f"{detector.name} of {images.name}", "img", is_shown) as bar:
         for batch in read_ahead(images, own, batch_size, num_batches):
             check(keep_going)
-            good = {done + offset: image for offset, image in enumerate(batch) if isinstance(image, torch.Tensor)}
-            skipped += [image for image in batch if isinstance(image, str)]
-            if good:
-                rows[list(good)] = detector.features_of(list(good.values()))
-                is_good[list(good)] = 1
-            done += len(batch)
-            bar.update(len(batch))
+            skipped += batch.problems
+            if batch.images:
+                places = [done + place for place in batch.places]
+                rows[places] = detector.features_of(batch.images)
+                is_good[places] = 1
+            num = len(batch.images) + len(batch.problems)
+            done += num
+            bar.update(num)
     rows, is_good = distributed.gather_rows(rows), distributed.gather_rows(is_good)
     skipped = [message for messages in distributed.gather_objects(skipped) for message in messages]
     if not skipped:
@@ -147,9 +172,7 @@ def gather(
     return FeatureSet(rows[is_good.bool()], indices[is_good.bool().numpy()], len(indices), skipped)
 
 
-def read_ahead(
-    images: Images, indices: np.ndarray, batch_size: int, num_batches: int
-) -> Iterator[list[torch.Tensor | str]]:
+def read_ahead(images: Images, indices: np.ndarray, batch_size: int, num_batches: int) -> Iterator[Reading]:
     """The images in so many batches (the last ones may be empty); where it helps, the next ones are read meanwhile."""
     batches = [indices[number * batch_size : (number + 1) * batch_size].tolist() for number in range(num_batches)]
     if not images.reads_ahead:

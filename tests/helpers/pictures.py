@@ -2,6 +2,8 @@
 
 import torch
 
+from metrics.feature_stats import Reading
+
 
 class Pictures:
     """Random images of two sizes and three channel counts; the numbers in `broken` cannot be read."""
@@ -17,7 +19,9 @@ class Pictures:
 
     def read(self, indices):
         self.num_read += len(indices)
-        return [f"{index}.png: cut short" if index in self.broken else self.image(index) for index in indices]
+        return Reading.of(
+            (None, f"{index}.png: cut short") if index in self.broken else (self.image(index), "") for index in indices
+        )
 
     def image(self, index: int) -> torch.Tensor:
         gen = torch.Generator().manual_seed(index)

@@ -78,7 +78,7 @@ def twin(state, x):
     return x.mean(dim=[2, 3]), [levels[index] for index in (1, 2, 4, 6)]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (37, 50)])
+@pytest.mark.parametrize("size", [(32, 32), (37, 50)])
 @pytest.mark.parametrize("is_fused", [False, True])
 def test_it_is_its_literal_twin(size, is_fused):
     network = random_network()

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from metrics.detectors import open_detector
+from metrics.feature_stats import Reading
 from metrics.friendly_neighbours import Request, rank_sources, table, write_reports
 from metrics.kernel_inception_distance import KID
 from metrics.sid_plots import draw_curves, draw_matrix
@@ -27,7 +28,7 @@ class Blobs:
         return self.num
 
     def read(self, indices):
-        return [self.image(index) for index in indices]
+        return Reading.of((self.image(index), "") for index in indices)
 
     def image(self, index):
         gen = torch.Generator().manual_seed(index)

@@ -124,7 +124,9 @@ def test_a_report_is_a_line_of_json(tmp_path):
 def test_a_metric_of_your_own():
     @metric_main.register_metric
     def brightness(opts):
-        return {"": float(torch.stack([image.float().mean() for image in opts.generated(10).read(range(10))]).mean())}
+        return {
+            "": float(torch.stack([image.float().mean() for image in opts.generated(10).read(range(10)).images]).mean())
+        }
 
     try:
         assert calc_metric("brightness", options())["results"]["brightness"] == pytest.approx(127.5, abs=5)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics.feature_stats import Images
+from metrics.feature_stats import Images, Reading
 from torch_utils import seeding
 from training.data.image_files import BadImage, ImageFiles, content_fingerprint, open_files
 from training.data.image_tensors import to_uint8
@@ -36,8 +36,8 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        return list(self._pool.map(self._read, indices))
+    def read(self, indices: Sequence[int]) -> Reading:
+        return Reading.of(self._pool.map(self._read, indices))
 
     def sizes(self) -> Counter[tuple[int, int]]:
         """How many images have which width and height, by their headers; those that cannot be read count nowhere."""
@@ -54,14 +54,14 @@ class ImageSet:
         """What an image is known by, whatever its file is called. indices: ascending."""
         return [identity for _, identity in self._files.identities(indices)]
 
-    def _read(self, index: int) -> torch.Tensor | str:
+    def _read(self, index: int) -> tuple[torch.Tensor | None, str]:
         try:
             pixels = self._files.decode(int(index))
         except BadImage as error:
-            return f"{error.name}: {error.reason}"
+            return None, f"{error.name}: {error.reason}"
         if pixels.dtype == np.uint16:
             pixels = (pixels >> 8).astype(np.uint8)
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1))), ""  # Pillow's own memory is not writable
 
 
 class SubsetImages:
@@ -78,7 +78,7 @@ class SubsetImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+    def read(self, indices: Sequence[int]) -> Reading:
         return self.images.read(self.indices[np.asarray(indices, dtype=np.int64)].tolist())
 
 
@@ -96,8 +96,8 @@ class NoiseImages:
     def __len__(self) -> int:
         return self.num_images
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        return [self._image(index) for index in indices]
+    def read(self, indices: Sequence[int]) -> Reading:
+        return Reading.of((self._image(index), "") for index in indices)
 
     def _image(self, index: int) -> torch.Tensor:
         noise = torch.randn([3, self.side, self.side], generator=seeding.generator("metric-noise", index))
@@ -117,12 +117,13 @@ class MirroredImages:
     def __len__(self) -> int:
         return 2 * len(self.images)
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+    def read(self, indices: Sequence[int]) -> Reading:
         found = self.images.read([index % len(self.images) for index in indices])
-        return [
-            image.flip(2) if index >= len(self.images) and isinstance(image, torch.Tensor) else image
-            for index, image in zip(indices, found, strict=True)
+        images = [
+            image.flip(2) if indices[place] >= len(self.images) else image
+            for image, place in zip(found.images, found.places, strict=True)
         ]
+        return Reading(images, found.places, found.problems)
 
 
 def name_apart(images: dict[str, Images]) -> None:
@@ -145,6 +146,7 @@ class DatasetImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
+    def read(self, indices: Sequence[int]) -> Reading:
         images = (np.asarray(self.dataset[int(index)][0]) for index in indices)
-        return [torch.from_numpy(np.array(x >> 8 if x.dtype == np.uint16 else x, dtype=np.uint8)) for x in images]
+        pixels = (np.array(x >> 8 if x.dtype == np.uint16 else x, dtype=np.uint8) for x in images)
+        return Reading.of((torch.from_numpy(x), "") for x in pixels)

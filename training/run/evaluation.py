@@ -189,9 +189,9 @@ class DiversityWatch:
         """Measure, and warn of a fall. num_trained: images of this tick, which bound the effort."""
         num = min(max(num_trained // 16, FEWEST_WATCHED), WATCHED_SAMPLES)
         samples = samples_of(self.state, self.labels, self.config.seed).read(range(num))
-        if len(self.features) <= NHOOD_SIZE or any(isinstance(sample, str) for sample in samples):  # has diverged
+        if len(self.features) <= NHOOD_SIZE or samples.problems:  # has diverged
             return
-        features = self.detector.features_of([sample for sample in samples if isinstance(sample, torch.Tensor)])
+        features = self.detector.features_of(samples.images)
         # As many reals as samples: then coverage of a perfect generator is nearly 1, whatever the number.
         reals = self.features[seeding.spread(len(self.features), num, "watch", self.config.seed)]
         density, coverage = density_coverage(reals, features, NHOOD_SIZE)
@@ -222,8 +222,7 @@ class DiversityWatch:
 
     def save_neighbours(self, path: Path) -> None:
         """Rows of a sample and the training images nearest to it: copies of the data would show."""
-        drawn = samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS))
-        samples = [sample for sample in drawn if isinstance(sample, torch.Tensor)]
+        samples = samples_of(self.state, self.labels, self.config.seed).read(range(NEIGHBOUR_ROWS)).images
         if not samples:  # the network has diverged
             return
         # By differences: a copy is at 0, where a matrix product would leave the rounding of the norms.
@@ -234,9 +233,9 @@ class DiversityWatch:
         cells = []
         for sample, row in zip(samples, nearest, strict=True):
             read = self.images.read(self.reference[row].tolist())
-            if not all(isinstance(image, torch.Tensor) for image in read):  # files that were whole at the start
+            if read.problems:  # with files that were whole at the start
                 continue
-            for image in [sample, *(one for one in read if isinstance(one, torch.Tensor))]:
+            for image in [sample, *read.images]:
                 cells.append(rgb_pixels(resize(to_float(image[None]), size))[0])
         if cells:
             save_png(path, Image.fromarray(tile(np.stack(cells), 1 + nearest.shape[1])))

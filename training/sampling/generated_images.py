@@ -1,6 +1,6 @@
 """What the metrics look at: images in a zip or folder, and images that a snapshot makes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 import dnnlib
 from dnnlib.errors import UserError
 from metrics import metric_main
-from metrics.feature_stats import Images
+from metrics.feature_stats import Images, Reading
 from torch_utils import seeding
 from torch_utils.misc import Network
 from training.checkpoints.snapshot import feed_of, is_snapshot, load_snapshot
@@ -54,8 +54,10 @@ class GeneratedImages:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, indices: Sequence[int]) -> list[torch.Tensor | str]:
-        images: list[torch.Tensor | str] = []
+    def read(self, indices: Sequence[int]) -> Reading:
+        return Reading.of(self._attempts(indices))
+
+    def _attempts(self, indices: Sequence[int]) -> Iterator[tuple[torch.Tensor | None, str]]:
         for first in range(0, len(indices), self.batch):
             rows = indices[first : first + self.batch]
             z, c = self.latents(rows)
@@ -63,8 +65,7 @@ class GeneratedImages:
                 pixels = self.G(z, c)
             is_good = pixels.isfinite().flatten(1).all(dim=1).tolist()
             for row, image, good in zip(rows, to_uint8(pixels).cpu(), is_good, strict=True):
-                images.append(image if good else f"number {row}: NaN or infinite")
-        return images
+                yield (image, "") if good else (None, f"number {row}: NaN or infinite")
 
     def first(self, count: int) -> "GeneratedImages":
         """The first `count` images."""

@@ -173,8 +173,6 @@ def conditions_of_images(
     if len(images) > limit:
         print(f"Warning: {path}: the first {limit} of {len(images):,} images are taken", file=sys.stderr)
     shown = images.read(range(min(len(images), limit)))
-    for image in shown:
-        if isinstance(image, str):
-            raise UserError(f"{path}: {image}")
-    good = [image for image in shown if isinstance(image, torch.Tensor)]
-    return prior.conditions(detector.features_of(good)), good
+    for problem in shown.problems:
+        raise UserError(f"{path}: {problem}")
+    return prior.conditions(detector.features_of(shown.images)), shown.images

@@ -25,9 +25,10 @@ def test_images_as_they_are(tmp_path):
     (tmp_path / "e.png").write_bytes(b"no image")
     images = ImageSet(tmp_path)
     found = images.read(range(5))
-    assert [tuple(image.shape) for image in found[:4]] == [(1, 6, 8), (4, 5, 5), (3, 9, 7), (1, 4, 4)]
-    assert int(found[3][0, 0, 0]) == 40_000 >> 8
-    assert found[4].startswith("e.png: ")
+    assert found.places == [0, 1, 2, 3]
+    assert [tuple(image.shape) for image in found.images] == [(1, 6, 8), (4, 5, 5), (3, 9, 7), (1, 4, 4)]
+    assert int(found.images[3][0, 0, 0]) == 40_000 >> 8
+    assert len(found.problems) == 1 and found.problems[0].startswith("e.png: ")
 
 
 def test_the_key_follows_the_content(tmp_path):
@@ -41,24 +42,24 @@ def test_mirrored_images_come_after_the_others(tmp_path):
     images = ImageSet(write_images(tmp_path / "a", size=(8, 8), count=3))
     both = MirroredImages(images)
     assert len(both) == 6
-    assert torch.equal(both.read([4])[0], images.read([1])[0].flip(2))
+    assert torch.equal(both.read([4]).images[0], images.read([1]).images[0].flip(2))
     assert both.key != images.key
 
 
 def test_noise_is_the_same_every_time():
     noise = NoiseImages(10)
-    assert torch.equal(noise.read([3])[0], noise.read([1, 3])[1])
-    assert 100 < noise.read([0])[0].float().mean() < 155
+    assert torch.equal(noise.read([3]).images[0], noise.read([1, 3]).images[1])
+    assert 100 < noise.read([0]).images[0].float().mean() < 155
 
 
 def test_generated_images_do_not_depend_on_the_batch():
     G = generator2()  # its pixel noise counts
     images = GeneratedImages(G, LatentFeed(GaussianSource(G.z_dim), G.mapping.encoder), 20)
-    together = images.read([3, 4, 5])
-    alone = images.read([4])[0]
+    together = images.read([3, 4, 5]).images
+    alone = images.read([4]).images[0]
     assert (together[1].int() - alone.int()).abs().max() <= 1
     assert (together[0].int() - alone.int()).abs().float().mean() > 1
-    other_seed = GeneratedImages(G, images.feed, 20, seed=1).read([4])[0]
+    other_seed = GeneratedImages(G, images.feed, 20, seed=1).read([4]).images[0]
     assert not torch.equal(other_seed, alone)
 
 
@@ -104,7 +105,7 @@ def test_images_of_a_diverged_network_are_no_images():
     G = generator2()
     next(G.synthesis.parameters()).fill_(float("nan"))
     images = GeneratedImages(G, LatentFeed(GaussianSource(G.z_dim), G.mapping.encoder), 20)
-    assert images.read([3]) == ["number 3: NaN or infinite"]
+    assert images.read([3]).problems == ["number 3: NaN or infinite"]
     with pytest.raises(UserError, match=r"20 of 20 images .* has diverged, use an earlier snapshot"):
         compute_features(images, open_detector("tiny"))
 

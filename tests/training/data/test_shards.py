@@ -208,7 +208,7 @@ def test_source_and_metrics_take_them(three):
     assert (source.num_images, source.images.shape) == (6, (6, 3, 16, 16))
     images = ImageSet(three)
     assert (len(images), images.name) == (6, "s-000-and-2-more")
-    assert torch.equal(images.read([4])[0], source.images[4])
+    assert torch.equal(images.read([4]).images[0], source.images[4])
     source.load_state_dict({"images": source.images[:2]})
     assert len(source.reopened().images) == 6
 
