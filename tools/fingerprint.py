@@ -26,7 +26,8 @@ from training.checkpoints.state_file import SNAPSHOT_PATTERN, STATS, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, CLASSES, IMAGES_OF_CLASS = 16, 3, 16
-TINY = "--device=cpu --workers=0 --batch=8 --cbase=128 --cmax=8 --z-dim=16 --kimg=0.032 --tick=0.016 --snap=1 --seed=1".split()
+SIZES = "--batch=8 --cbase=128 --cmax=8 --z-dim=16 --kimg=0.032 --tick=0.016 --snap=1"
+TINY = f"--device=cpu --workers=0 --seed=1 --detector=tiny {SIZES}".split()
 STYLE = ["--w-dim=16", "--map-depth=2"]
 PLAIN, SPIDER = ["--data=target"], ["--data=target", "--source=source"]
 STYLEGAN2 = ["--cfg=stylegan2", *STYLE]
@@ -69,7 +70,8 @@ RUNS: dict[str, list[str]] = {
 }
 NEED_FIRST = {"network source", "stage cache", "resumed weights"}
 RECIPE = """
-defaults: {cfg: stylegan2, batch: 8, cbase: 128, cmax: 8, z-dim: 16, w-dim: 16, map-depth: 2, kimg: 0.016, tick: 0.016, seed: 1}
+defaults: {cfg: stylegan2, batch: 8, cbase: 128, cmax: 8, z-dim: 16, w-dim: 16, map-depth: 2, kimg: 0.016, tick: 0.016, seed: 1,
+  detector: tiny}
 stages:
   - {name: one, data: source}
   - {name: two, source: one, data: target, stage-cache: 32}
