@@ -23,7 +23,7 @@ class UserError(ValueError):
 
     def moved(self, before: str, now: str) -> "UserError":
         """The same said of another place, if it was said of the one before."""
-        return UserError(self.reason, now) if self.place == before else self
+        return UserError(self.reason, now) if self.place == before else UserError(str(self))
 
     @property
     def names_flag(self) -> bool:

@@ -113,7 +113,10 @@ def class_path(cls: type) -> str:
 
 def stored_classes() -> Mapping[str, str]:
     """Classes that files may name -> the modules that they live in."""
-    return importlib.import_module(HOME).STORED_CLASSES
+    try:
+        return getattr(importlib.import_module(HOME), "STORED_CLASSES", {})  # a program may have a package of that name
+    except ModuleNotFoundError:
+        return {}
 
 
 def is_persistent(value: Any) -> bool:

@@ -228,7 +228,7 @@ def open_network_source(path_or_url: str) -> NetworkSource:
 
 def check_stage(contents: dict[str, Any], shown: str) -> None:
     """Raise `UserError` for a generator that cannot be an earlier stage, which is asked for images without labels."""
-    source = contents["source"]
+    source = known_source(contents, shown)
     if contents.get("prior") is not None:
         raise UserError(
             f"{shown}: makes images for given features (--prior), and an earlier stage is given none; give a snapshot that "
@@ -239,6 +239,13 @@ def check_stage(contents: dict[str, Any], shown: str) -> None:
             f"{shown}: takes source images of the class that it shall make (--source-match), and an earlier stage is told "
             "none; give a snapshot that was trained with --source-match=random"
         )
+
+
+def known_source(contents: dict[str, Any], shown: str) -> Source:
+    """What feeds `G_ema`. Raises `UserError` where a program's own network does not say."""
+    if contents["source"] is None:
+        raise UserError(f"{shown}: does not say what its generator takes (no source in it, and no z_dim)")
+    return contents["source"]
 
 
 def feed_of(contents: dict[str, Any], device: torch.device | str = "cpu") -> LatentFeed:

@@ -49,9 +49,6 @@ MAX_CORESET_FACTOR = 64
 MAX_PRETRAIN_KIMG = 10_000
 
 
-# Texts of the command line
-
-
 def by_preset(name: str) -> str:
     """A column of the table of configurations: `0.002 (stylegan2); 0.0025 (stylegan3-t, …)`."""
     by_value: dict[Any, list[str]] = {}

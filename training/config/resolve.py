@@ -1,4 +1,4 @@
-"""From what the user asks for to the configuration of a run: every default is decided here, and says why.
+"""From what the user asks for to the configuration of a run: one choice after the other, then the checks.
 
 Files are looked at, nothing is written; whatever the user can mend raises `UserError`.
 """

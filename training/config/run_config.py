@@ -23,7 +23,7 @@ def of_option(name: str) -> dict[str, str]:
 
 @dataclass
 class TrainingConfig:
-    """Everything that a run depends on, as plain data; saved as training_options.json."""
+    """Everything that a run depends on; saved as training_options.json (`as_dict`)."""
 
     cfg: str
     """Row of the configuration table."""

@@ -28,12 +28,16 @@ class NotFinite(UserError):
     """Losses or gradients of a phase stayed NaN or infinite; `what` says so without a way out."""
 
     def __init__(self, phase: str, num: int, cur_nimg: int):
+        self.about = (phase, num, cur_nimg)
         self.what = (
             f"losses or gradients of {phase} were not finite in {num} steps in a row, up to {cur_nimg / 1000:.1f} kimg"
         )
         super().__init__(
             f"{self.what} (--nan-patience): continue with --resume=latest and another --gamma, or with lower --glr and --dlr"
         )
+
+    def __reduce__(self):
+        return NotFinite, self.about
 
 
 @dataclass

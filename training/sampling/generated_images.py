@@ -1,4 +1,4 @@
-"""What the metrics look at: images in a zip or folder, and images that a snapshot makes."""
+"""Images that a snapshot makes, as metrics look at them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from metrics import metric_main
 from metrics.feature_stats import Images, Reading
 from torch_utils import seeding
 from torch_utils.misc import Network
-from training.checkpoints.snapshot import feed_of, is_snapshot, load_snapshot
+from training.checkpoints.snapshot import feed_of, is_snapshot, known_source, load_snapshot
 from training.checkpoints.whereabouts import labels_of, source_places
 from training.data.image_sets import NOISE, NOISE_IMAGES, DatasetImages, ImageSet, NoiseImages
 from training.data.image_tensors import to_uint8
@@ -107,7 +107,7 @@ def open_generated(
     A conditional network draws labels as often as they occurred in its training, wherever the training set lies now; a
     prior of the snapshot draws its conditions itself. Raises `UserError`.
     """
-    source, note = whole_source(contents["source"], path)
+    source, note = whole_source(known_source(contents, path), path)
     feed = feed_of({**contents, "source": source}, device)
     if source.is_empty:
         raise UserError(f"{path}: carries no source images to draw from; use a snapshot that does")

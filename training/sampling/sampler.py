@@ -14,7 +14,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
 from torch_utils.misc import Network, choose_device
-from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot import known_source, load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
 from training.layers.pyramid import image_size
@@ -179,7 +179,9 @@ def open_sampler(
     chosen_device = choose_device(device)
     with naming("--network"):
         contents = load_snapshot(network, verbose=verbose)
-    G_ema, source = contents["G_ema"], contents["source"]
+    G_ema = contents["G_ema"]
+    with naming("--network"):
+        source = known_source(contents, network)
     if source_images is not None:
         with naming("--source-images"):
             G_ema, source = replace_source(G_ema, source, source_images, verbose)

@@ -47,7 +47,9 @@ class ClassPairs:
         picks = []
         for source in used:
             count = int(self.counts[source])
-            picks.append(self.order[self.starts[source] + seeding.spread(count, each, "keepsake", int(source))])
+            picks.append(
+                self.order[self.starts[source] + seeding.spread(count, each, "keepsake", int(source))]
+            )  # a part of the seed
         return torch.cat(picks).sort().values
 
     def kept(self, index: torch.Tensor) -> "ClassPairs":

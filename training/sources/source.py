@@ -338,7 +338,9 @@ class ImageSource(Source):
             index = self.pairs.spread(limit)
             classes = self.pairs.classes[index]
             return {"images": self.images[index], "classes": classes, "class_pairs": self.pairs.sources}
-        return {"images": self.images[seeding.spread(len(self.images), limit, "keepsake")]}
+        return {
+            "images": self.images[seeding.spread(len(self.images), limit, "keepsake")]
+        }  # a part of the seed: never renamed
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         images = state["images"]
