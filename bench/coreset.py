@@ -70,10 +70,10 @@ def compare(options: dict[str, Any], factor: int, steps: int) -> dict[str, float
     for index in range(steps + 1):
         for kind, step in kinds.items():
             state.batch_idx = 1  # the main phases only: with the rarer ones the share of core-sets is smaller
-            synchronize(state.pl_mean.device)
+            synchronize(state.device)
             start, start_cpu = time.perf_counter(), time.process_time()
             step()
-            synchronize(state.pl_mean.device)
+            synchronize(state.device)
             if index > 0:
                 times[kind].append((time.perf_counter() - start, time.process_time() - start_cpu))
     result = {}
@@ -104,7 +104,7 @@ def choices_alone(config: TrainingConfig, state: TrainingState, target: TargetCo
     generator = torch.Generator().manual_seed(0)
     num = prior.factor * config.batch_size
     draws: list[Draw] = [state.feed.draw(num, generator) for _ in range(num_draws)]
-    device = state.pl_mean.device
+    device = state.device
     return {
         "prior_sec": median_seconds(lambda: prior.choose(draws, config.batch_size), device, repeats=7),
         "target_sec": median_seconds(lambda: target._choose(0, config.batch_size), device, repeats=7),

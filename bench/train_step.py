@@ -74,7 +74,7 @@ def measure(
             "img_per_sec": len(images) / seconds,
         }
     update_sec, _ = time_and_count(step.update_average, state, repeats)
-    z = torch.randn([len(images), state.G.z_dim], device=state.pl_mean.device)
+    z = torch.randn([len(images), state.G.z_dim], device=state.device)
     c = torch.zeros([len(images), state.G.c_dim], device=z.device)
     inference_sec, inference_flop = time_and_count(lambda: infer(state.G_ema, z, c), state, repeats)
     step_sec = update_sec + sum(phase["sec"] / phase["every"] for phase in phases.values())
@@ -103,7 +103,7 @@ def time_and_count(run: Callable[[], Any], state: TrainingState, repeats: int) -
     """Median seconds, and the floating point operations of convolutions and matrix products."""
     with FlopCounter() as counter:
         run()  # warms up, too
-    return median_seconds(run, state.pl_mean.device, repeats), counter.total
+    return median_seconds(run, state.device, repeats), counter.total
 
 
 class FlopCounter(TorchDispatchMode):

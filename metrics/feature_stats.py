@@ -32,6 +32,7 @@ SPILL_BYTES = 1 << 30  # features beyond this go to a memory-mapped file
 CACHE_VERSION = 1
 MAX_TITLE_BYTES = 80  # of a name, in that of a cached file: file systems take 255 in all
 MAX_NAMED = 5  # corrupt files that a message names
+LEAVE_STRICT_OUT = "or leave --strict out"  # for the scripts that have the flag
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,14 @@ def compute_features(
     is_strict: bool = False,
     is_verbose: bool = False,
     keep_going: KeepGoing = None,
+    alternative: str = "",
 ) -> FeatureSet:
     """Features of the images, on every process, each of which does its share.
 
     max_items: of more images a random subset, drawn by `seed`, is seen. Images that cannot be read are left out and
-    named; is_strict: they stop it. keep_going: asked on all ranks before each batch; False raises `Stopped`. The result
-    is kept in the cache, unless the images have no key. Raises `UserError`.
+    named; is_strict: they stop it. alternative: what the message then advises beside mending them. keep_going: asked on all
+    ranks before each batch; False raises `Stopped`. The result is kept in the cache, unless the images have no key.
+    Raises `UserError`.
     """
     indices = choose_indices(len(images), max_items, seed)
     path = None if images.key is None else cache_path(images, detector, indices)
@@ -112,7 +115,7 @@ def compute_features(
         result = gather(images, detector, indices, batch_size, is_verbose, keep_going)
         if path is not None and distributed.get_rank() == 0:
             write_cache(path, result, indices)
-    report_skipped(images, result, is_strict)
+    report_skipped(images, result, is_strict, alternative)
     return result
 
 
@@ -194,7 +197,7 @@ def allocate(num: int, dim: int) -> torch.Tensor:
     return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=(num, dim)))
 
 
-def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
+def report_skipped(images: Images, result: FeatureSet, is_strict: bool, alternative: str) -> None:
     """One line on images that could not be read. Raises `UserError` when strict, when none is left or none may miss."""
     if not result.skipped:
         return
@@ -206,7 +209,8 @@ def report_skipped(images: Images, result: FeatureSet, is_strict: bool) -> None:
         way_out = "the network that made them has diverged, use an earlier snapshot"
         raise UserError(f"{message}; {way_out if is_generated else 'mend or remove them'}")
     if is_strict or len(result) == 0:
-        raise UserError(f"{message}; mend or remove them")
+        other = f", {alternative}" if alternative and len(result) > 0 else ""
+        raise UserError(f"{message}; mend or remove them{other}")
     distributed.print0(f"Warning: {message}; the others are used", file=sys.stderr)
 
 

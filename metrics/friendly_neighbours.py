@@ -16,7 +16,7 @@ import numpy as np
 from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from metrics.detectors import Detector
-from metrics.feature_stats import FeatureSet, Images, compute_features
+from metrics.feature_stats import LEAVE_STRICT_OUT, FeatureSet, Images, compute_features
 from metrics.features import as_features
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.kernel_inception_distance import KID, kernel_inception_distance
@@ -142,6 +142,7 @@ def features_of(images: Images, detector: Detector, request: Request) -> Feature
         batch_size=request.batch_size,
         is_strict=request.is_strict,
         is_verbose=request.is_verbose,
+        alternative=LEAVE_STRICT_OUT,
     )
     as_features(found.features, images.name)  # names the set where it is too small or not finite
     return found

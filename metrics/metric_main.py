@@ -21,7 +21,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.equivariance import equivariance
-from metrics.feature_stats import BATCH, FeatureSet, Images, compute_features, content_order
+from metrics.feature_stats import BATCH, LEAVE_STRICT_OUT, FeatureSet, Images, compute_features, content_order
 from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
 from metrics.inception_score import NUM_SPLITS, inception_score
 from metrics.kernel_inception_distance import DEGREE, FEWEST_FOR_ERROR, KIDOptions, kernel_inception_distance
@@ -107,6 +107,7 @@ class MetricOptions:
                 self.is_strict,
                 self.is_verbose,
                 self.keep_going,
+                LEAVE_STRICT_OUT,
             )
         num = len(self._known[key])
         if max_items is not None and num < max_items:

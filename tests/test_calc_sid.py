@@ -114,4 +114,4 @@ def test_broken_images_are_named_counted_and_left_out(tmp_path, files):
     assert "1 of 12 images cannot be read (05.png" in err
     assert out.splitlines()[2].split()[2] == "11"
     status, _, err = calc(*args, "--strict")
-    assert status == 2 and "05.png" in err
+    assert status == 2 and "05.png" in err and "leave --strict out" in err

@@ -1,6 +1,7 @@
 """The house of docs/architecture.md: a file imports only from its own floor and from those below, and nothing goes in circles."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,9 +51,10 @@ FILES = {
 
 
 def floor_of(module: str) -> int:
-    """The highest floor of the longest name that the module belongs to."""
+    """The highest floor of the longest name that the module belongs to; beside the rooms of training each has its own."""
+    whole = module
     names = {name: number for number, floor in enumerate(FLOORS) for name in floor}
-    while module not in names:
+    while module not in names or (module == "training" and FILES[whole].name != "__init__.py"):
         assert "." in module, f"{module} stands on no floor: write it into FLOORS and docs/architecture.md"
         module = module.rpartition(".")[0]
     return names[module]
@@ -101,5 +103,6 @@ def test_no_function_and_no_class_is_long():
 
 def test_the_page_draws_every_room():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    missing = [path.name for path in FILES.values() if path.name != "__init__.py" and path.stem not in page]
+    named = {word for code in re.findall(r"`{3}[^`]+`{3}|`[^`]+`", page) for word in re.findall(r"\w+", code)}
+    missing = [path.name for path in FILES.values() if path.name != "__init__.py" and path.stem not in named]
     assert not missing, f"docs/architecture.md says nothing of {', '.join(missing)}"

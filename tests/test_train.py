@@ -17,13 +17,16 @@ from PIL import Image
 from dnnlib.errors import UserError
 from metrics.detectors import PUBLIC
 from tests.helpers.golden import ROOT
-from tests.helpers.runs import TINY, run, run_inside, snapshot_of, train
+from tests.helpers.runs import TINY, run, run_inside, snapshot_of, stats_of, train
 from tests.helpers.sources import write_images
 from torch_utils.launcher import STOPPED
 from training import settings
 from training.augment import AUGPIPES
 from training.checkpoints.snapshot import feed_of, load_snapshot
 from training.checkpoints.state_file import read_state
+from training.config.options import TrainingOptions
+from training.config.resolve import resolve
+from training.dataset import ImageFolderDataset
 from training.losses import LOSSES
 from training.run.progress import make_run_dir
 from training.sources.cascade import Cascade
@@ -349,6 +352,19 @@ def test_a_broken_image_met_while_training_saves_the_run(tmp_path, monkeypatch):
     assert "007.png" in err
     (run_dir,) = outdir.iterdir()
     assert load_snapshot(snapshot_of(run_dir))["meta"]["cur_nimg"] > 0
+
+
+def test_the_watch_sees_the_subset_alone(tmp_path):
+    """It judged a run by images that the run was not given."""
+    data = write_images(tmp_path / "data", size=(16, 16), count=40)
+    config = resolve(TrainingOptions(cfg="stylegan2", data=str(data), batch=8, subset=30)).config
+    used = ImageFolderDataset(**config.training_set_kwargs).raw_indices
+    for index in sorted(set(range(40)) - set(used.tolist())):
+        whole = (data / f"{index:03d}.png").read_bytes()
+        (data / f"{index:03d}.png").write_bytes(whole[: len(whole) * 3 // 4])
+    run_dir, _ = train(tmp_path, f"--data={data}", "--subset=30", "--metrics=none")
+    assert all(0 <= line["Diversity/coverage"]["mean"] <= 1 for line in stats_of(run_dir))
+    assert Image.open(run_dir / "neighbors.png").size == (16 * 7, 16 * 8)
 
 
 def test_metrics_at_snapshots(tmp_path, folders):

@@ -20,10 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 nan_to_num = torch.nan_to_num
 
-Network: TypeAlias = (
-    Any  # a generator, a cascade or a discriminator: type checkers take a module's attributes for tensors
-)
-
+# A generator, a cascade or a discriminator: type checkers take a module's attributes for tensors.
+Network: TypeAlias = Any
 
 # Tensors by name
 
@@ -378,6 +376,7 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(device: str) -> torch.device:
+    """What `auto`, `cpu` or `cuda` stands for on this machine. Raises `UserError`."""
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise UserError("--device=cuda: PyTorch sees no CUDA device; use --device=cpu")

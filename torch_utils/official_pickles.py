@@ -71,7 +71,7 @@ class OfficialModule:
     @property
     def is_network(self) -> bool:
         """Whether this project has a class of its own for it; other modules are parts of networks."""
-        return self.class_name in RECIPES
+        return self.class_name in BUILD_SPECS
 
     def build_spec(self, max_bytes: int | None = None) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
         """Our class, its constructor arguments and its state: views, so that `max_bytes` is for others to keep to.
@@ -80,7 +80,7 @@ class OfficialModule:
         """
         if not self.is_network:
             raise SnapshotError(f"the file holds a {shown(self.class_name)}, which is no network of this project")
-        class_name, kwargs = RECIPES[self.class_name](self)
+        class_name, kwargs = BUILD_SPECS[self.class_name](self)
         return class_name, kwargs, self.state_dict()
 
 
@@ -125,7 +125,7 @@ def part(state: dict[str, Any], name: str) -> dict[str, Any]:
 # Their classes as ours
 
 
-def generator_recipe(module: OfficialModule) -> tuple[str, dict[str, Any]]:
+def generator_spec(module: OfficialModule) -> tuple[str, dict[str, Any]]:
     kwargs = named_arguments(module, (*GENERATOR_ARGUMENTS, "synthesis_kwargs"))
     synthesis = module.children.get("synthesis")
     if synthesis is not None and "input" in synthesis.children:
@@ -138,20 +138,20 @@ def generator_recipe(module: OfficialModule) -> tuple[str, dict[str, Any]]:
     return "training.networks_stylegan2.Generator", {**own, **flat}
 
 
-def discriminator_recipe(module: OfficialModule) -> tuple[str, dict[str, Any]]:
+def discriminator_spec(module: OfficialModule) -> tuple[str, dict[str, Any]]:
     kwargs = named_arguments(module, DISCRIMINATOR_ARGUMENTS)
     defaults = ADA_DISCRIMINATOR_DEFAULTS if is_ada(module) else {}
     return "training.networks_stylegan2.Discriminator", {**defaults, **kwargs}
 
 
-def augment_recipe(module: OfficialModule) -> tuple[str, dict[str, Any]]:
+def augment_spec(module: OfficialModule) -> tuple[str, dict[str, Any]]:
     return "training.augment.AugmentPipe", named_arguments(module, ())
 
 
-RECIPES: dict[str, Callable[[OfficialModule], tuple[str, dict[str, Any]]]] = {
-    "Generator": generator_recipe,
-    "Discriminator": discriminator_recipe,
-    "AugmentPipe": augment_recipe,
+BUILD_SPECS: dict[str, Callable[[OfficialModule], tuple[str, dict[str, Any]]]] = {
+    "Generator": generator_spec,
+    "Discriminator": discriminator_spec,
+    "AugmentPipe": augment_spec,
 }
 
 

@@ -191,11 +191,6 @@ class Dataset(torch.utils.data.Dataset):
         return self._raw_idx
 
     @property
-    def is_mirrored(self) -> bool:
-        """Whether mirrored copies follow the images."""
-        return self._xflip
-
-    @property
     def name(self) -> str:
         return self._name
 
@@ -404,6 +399,14 @@ class ImageFolderDataset(Dataset):
         """The images as they are in the files, for metrics. The files are not opened anew."""
         return ImageSet(self._path, self._files)
 
+    def subset_of(self, images: ImageSet) -> Images:
+        """Of all images in the files those that it has, by its own numbers."""
+        return images if len(self._raw_idx) == len(images) else SubsetImages(images, self._raw_idx)
+
+    def mirrored(self, images: Images) -> Images:
+        """The images with the mirrored copies that it has behind them."""
+        return MirroredImages(images) if self._xflip else images
+
     # Names of the official class -------------------------------------------------------------------------------------
 
     @property
@@ -439,12 +442,6 @@ class ImageFolderDataset(Dataset):
     def _get_zipfile(self) -> zipfile.ZipFile:
         """The archive, opened anew."""
         return zipfile.ZipFile(self._path)
-
-
-def training_images(dataset: ImageFolderDataset, images: ImageSet) -> Images:
-    """The images of a dataset by its own numbers: of `images`, its files, the subset, and mirrored copies behind them."""
-    chosen = images if len(dataset.raw_indices) == len(images) else SubsetImages(images, dataset.raw_indices)
-    return MirroredImages(chosen) if dataset.is_mirrored else chosen
 
 
 def _subset(num_images: int, max_size: int | None, random_seed: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from training.config.resume import rewind_files, set_aside_damaged, set_aside_la
 from training.config.run_config import TrainingConfig
 from training.data.grids import grid_size, save_grid
 from training.data.image_sets import ImageSet
-from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes, training_images
+from training.dataset import ImageFolderDataset, LabelTable, default_cache_bytes
 from training.run.batches import Batches
 from training.run.evaluation import DiversityWatch, Evaluation
 from training.run.loader import BatchLoader
@@ -178,6 +178,7 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
     distributed.print0("Loading data and source...")
     saved = None if state_file is None else read_state(state_file)
     dataset, images, state = load(config, device, saved)
+    trained_on = dataset.subset_of(images)
     if is_writer:
         metrics_due = config.metrics if saved is not None and saved["evaluation_due"] else []
         clean_up(run_dir, state, state_file, metrics_due)
@@ -185,12 +186,12 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
     labels = LabelTable(dataset)
     judged = labels if state.labels is None else state.labels  # the same that readers of a snapshot draw from
     detector = DetectorChoice.of_coreset(config.detector, config.detector_weights, device)
-    order = config.coreset.of_targets(training_images(dataset, images), detector, config.seed)
+    order = config.coreset.of_targets(dataset.mirrored(trained_on), detector, config.seed)
     step = TrainingStep(state, config, Batches(state, config, batch_gpu, labels, order))
     pictures = Pictures(run_dir, dataset, state, config, labels, batch_gpu)
     stop = StopSignal()
     evaluation = Evaluation(run_dir, config, state, images, judged, keep_going=lambda: not stop.is_asked_anywhere())
-    watch = DiversityWatch(config, state, images, judged)
+    watch = DiversityWatch(config, state, trained_on, judged)
     distributed.print0(f"Training for {config.total_kimg:g} kimg, {batch_gpu} images at a time per process.")
     if saved is None and config.pretrain_kimg is not None:
         pretrain(step, dataset, config)
@@ -216,7 +217,7 @@ def load(
     before = None if saved is None else saved["training"]
     state = build_state(config, device, verbose=is_writer, saved=before)
     images = dataset.image_set()
-    own = training_images(dataset, images)
+    own = dataset.mirrored(dataset.subset_of(images))
     state.conditions = config.prior.conditions(own, device, config.seed, before, verbose=is_writer)
     state.conditions.become_labels_of(dataset)
     state.labels = LabelDistribution.of(dataset)
@@ -252,10 +253,9 @@ def open_loader(dataset: ImageFolderDataset, config: TrainingConfig, order: Targ
         config.batch_size,
         rows_start=distributed.get_rank(),
         rows_step=distributed.get_world_size(),
-        seed=config.seed,
         start=start,
         num_workers=config.num_workers,
-        order=order.order,
+        order=order,
     )
 
 

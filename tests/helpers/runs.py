@@ -14,13 +14,7 @@ import dnnlib.cli
 import train as train_script
 from tests.helpers.golden import ROOT
 from training.checkpoints.snapshot import load_snapshot
-from training.checkpoints.state_file import (
-    SNAPSHOT_PATTERN,
-    file_number,
-    newest_intact_state,
-    numbered,
-    read_state,
-)
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, file_number, newest_intact_state, numbered, read_state
 
 TINY = (
     "--device=cpu --batch=8 --cbase=64 --cmax=8 --z-dim=16 --w-dim=16 --map-depth=2 --kimg=0.032 --tick=0.016"

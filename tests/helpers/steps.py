@@ -6,7 +6,7 @@ import torch
 from tests.helpers.sources import write_images
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import ImageFolderDataset, LabelTable, training_images
+from training.dataset import ImageFolderDataset, LabelTable
 from training.run.batches import Batches
 from training.run.state import build_state
 from training.run.step import TrainingStep
@@ -47,7 +47,7 @@ def step_of(config, batch_gpu=8):
     """A step of a configuration on its data, as the loop makes it, and the dataset."""
     state = build_state(config, torch.device("cpu"), verbose=False)
     dataset = ImageFolderDataset(**config.training_set_kwargs)
-    images = training_images(dataset, dataset.image_set())
+    images = dataset.mirrored(dataset.subset_of(dataset.image_set()))
     state.conditions = config.prior.conditions(images, torch.device("cpu"), config.seed, None)
     state.conditions.become_labels_of(dataset)
     detector = DetectorChoice.of_coreset(config.detector, config.detector_weights, "cpu")

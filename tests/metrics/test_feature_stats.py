@@ -8,7 +8,7 @@ import torch
 from dnnlib.errors import UserError
 from metrics import feature_stats
 from metrics.detectors import open_detector
-from metrics.feature_stats import compute_features
+from metrics.feature_stats import LEAVE_STRICT_OUT, compute_features
 from metrics.stopping import Stopped
 from tests.helpers.pictures import Pictures
 from tests.helpers.processes import run_two
@@ -37,6 +37,8 @@ def test_what_cannot_be_read_is_named_and_left_out(tiny, capsys):
     result = compute_features(Pictures(10, broken=(2, 7)), tiny)
     assert (len(result), result.num_requested, len(result.skipped)) == (8, 10, 2)
     assert "2 of 10 images cannot be read (2.png: cut short; 7.png: cut short)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="leave --strict out"):
+        compute_features(Pictures(10, broken=(2, 7)), tiny, is_strict=True, alternative=LEAVE_STRICT_OUT)
     with pytest.raises(UserError, match=r"mend or remove them$"):
         compute_features(Pictures(10, broken=(2, 7)), tiny, is_strict=True)
     with pytest.raises(UserError, match="3 of 3 images cannot be read"):

@@ -18,7 +18,7 @@ LOSS = "training.loss.StyleGAN2Loss"
 LOSS_FIELDS = {"r1_gamma": 10, "pl_weight": 0, "style_mixing_prob": 0, "blur_init_sigma": 0, "blur_fade_kimg": 0}
 SAME_NAMES = (  # here and there
     "num_gpus", "batch_size", "batch_gpu", "ema_kimg", "ema_rampup", "G_reg_interval", "D_reg_interval", "augment_p",
-    "ada_target", "ada_kimg", "total_kimg", "kimg_per_tick", "cudnn_benchmark",
+    "ada_target", "ada_kimg", "total_kimg", "kimg_per_tick", "cudnn_benchmark", "allow_tf32",
 )  # fmt: skip
 PATH_LENGTHS = {"pl_batch_shrink": 2, "pl_decay": 0.01, "pl_no_weight_grad": None}  # None: changes no number
 

@@ -33,23 +33,14 @@ from training.config.choices import (
     plan_prior,
     settle_stage,
 )
-from training.config.network_kwargs import (
-    adam,
-    discriminator_kwargs,
-    generator_kwargs,
-    network_shape,
-)
+from training.config.network_kwargs import adam, discriminator_kwargs, generator_kwargs, network_shape
 from training.config.options import TrainingOptions, check_together, settled
 from training.config.resume import ResumePoint, is_finished
 from training.config.run_config import TrainingConfig
 from training.config.source_choice import choice_line, choose_source
 from training.config.source_match import match_classes
 from training.config.source_specs import SourceSpec
-from training.config.summary import (
-    TOPICS,
-    describe_continuation,
-    lines_about,
-)
+from training.config.summary import TOPICS, describe_continuation, lines_about
 from training.data.image_sets import ImageSet, NoiseImages
 from training.data.shards import set_name
 from training.dataset import ImageFolderDataset
@@ -141,8 +132,8 @@ def decide(options: TrainingOptions, point: ResumePoint | None, read: ReadSnapsh
     source, encoder_kwargs, lines["Source"] = describe_source(options, read)
     stage_cache, lines["Cache"] = choose_stage_cache(options, source, batch_size)
     match = match_classes(options, device) if point is None else point.source.match
-    lines["Classes"] = source.class_line(match) if options.cond else None
     source = source.chosen(why_source, match)
+    lines["Classes"] = source.class_line() if options.cond else None
     gamma, lines["Gamma"] = choose_gamma(options, dataset.image_shape, batch_size)
     augment, lines["Augment"] = choose_augmentation(options)
     coreset, lines["Core-set"] = choose_coreset(options, len(dataset), source, batch_size)

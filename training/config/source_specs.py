@@ -1,6 +1,6 @@
 """What `--source` stands for, as plain data: a spec describes itself, says what it takes, and opens the source.
 
-A new kind of source is its class (`training/sources/`), its spec here, and a row of `KINDS`.
+A new kind of source is its class (`training/sources/`), its spec here with a place in `KINDS` and `spec_of`.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class SourceSpec:
         """The same with the reasons of its choice, and the pairs of classes."""
         return dataclasses.replace(self, why=why, match=match)
 
-    def class_line(self, match: ClassMatch | None) -> str | None:
+    def class_line(self) -> str | None:
         """The line of a conditional network's summary; None where classes are nothing to the source."""
         return None
 
@@ -126,10 +126,6 @@ class ImagesSpec(StoredSpec):
         with naming("--source"):
             return ImageSource.open(self.path, seed=seed, verbose=verbose, pairs=pairs)
 
-    def foreseen(self) -> Source:
-        """What is known of the source without opening it."""
-        return Source()
-
     def probe(self, read: ReadSnapshot = load_snapshot) -> tuple[int, str]:
         with contextlib.closing(open_files(self.path)) as files:
             if len(files) < 2:
@@ -141,8 +137,8 @@ class ImagesSpec(StoredSpec):
         with contextlib.closing(open_files(self.path)) as files:
             return len(files)
 
-    def class_line(self, match: ClassMatch | None) -> str:
-        return UNMATCHED if match is None else match.describe()
+    def class_line(self) -> str:
+        return UNMATCHED if self.match is None else self.match.describe()
 
 
 @dataclass(frozen=True)
@@ -156,10 +152,6 @@ class NetworkSpec(StoredSpec):
     def open(self, seed: int, verbose: bool) -> Source:
         with naming("--source"):
             return open_network_source(self.path)
-
-    def foreseen(self) -> Source:
-        """What is known of the source without opening it."""
-        return Source()
 
     def probe(self, read: ReadSnapshot = load_snapshot) -> tuple[int, str]:
         contents = read(self.path, verbose=True)

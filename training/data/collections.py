@@ -18,12 +18,7 @@ from dnnlib.errors import UserError
 from training.data.image_files import BadImage, open_files
 from training.data.image_names import counted
 from training.data.labels import Label, find_labels
-from training.data.pixels import (
-    Header,
-    decode,
-    probe,
-    reason_for,
-)
+from training.data.pixels import Header, decode, probe, reason_for
 
 MAX_ARRAY_BYTES = 1 << 30  # of MNIST and CIFAR files; the real ones have less than 600 MB
 

@@ -20,29 +20,12 @@ import numpy as np
 
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from training.data.collections import (
-    Collection,
-    open_collection,
-)
+from training.data.collections import Collection, open_collection
 from training.data.file_index import HEADER_DTYPE
 from training.data.image_files import BadImage
 from training.data.labels import LABEL_FILE, Label
-from training.data.pixels import (
-    CHANNEL_NAMES,
-    encode_png,
-    reason_for,
-)
-from training.data.transforms import (
-    BITS,
-    CHANNELS,
-    RESAMPLE,
-    Plan,
-    Size,
-    TooSmall,
-    pad_values,
-    resample_to,
-    to_bits,
-)
+from training.data.pixels import CHANNEL_NAMES, encode_png, reason_for
+from training.data.transforms import BITS, CHANNELS, RESAMPLE, Plan, Size, TooSmall, pad_values, resample_to, to_bits
 from training.data.zip_index import printable
 
 SHEET_IMAGES, SHEET_COLUMNS = 48, 8

@@ -36,19 +36,8 @@ from training.data.file_index import (
 )
 from training.data.file_kinds import GIVE, GIVE_IMAGES, describe_file
 from training.data.file_names import canonical
-from training.data.image_names import (
-    counted,
-    extension_of,
-    is_companion,
-    is_image_name,
-)
-from training.data.pixels import (
-    Header,
-    clear_hidden,
-    decode,
-    probe,
-    reason_for,
-)
+from training.data.image_names import counted, extension_of, is_companion, is_image_name
+from training.data.pixels import Header, clear_hidden, decode, probe, reason_for
 from training.data.shards import part_paths
 from training.data.zip_index import BadMember, DamagedZip, SharedFile, printable, too_large
 

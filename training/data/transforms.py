@@ -6,11 +6,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dnnlib.errors import UserError
-from training.data.pixels import (
-    clear_hidden,
-    has_hidden,
-    widen,
-)
+from training.data.pixels import clear_hidden, has_hidden, widen
 
 CHANNELS = {"keep": 0, "gray": 1, "rgb": 3, "rgba": 4}
 BITS = {"auto": 0, "8": 8, "16": 16}

@@ -70,9 +70,7 @@ class Evaluation:
         if self.is_writer:  # which alone may take lines back meanwhile
             self.read_history()
         self.opts = metric_main.MetricOptions(
-            detector=Detectors(
-                config.detector, config.detector_weights, device=state.pl_mean.device, verbose=self.is_writer
-            ),
+            detector=Detectors(config.detector, config.detector_weights, device=state.device, verbose=self.is_writer),
             real=images if config.metrics_data is None else ImageSet(config.metrics_data),
             seed=config.seed,
             is_verbose=self.is_writer,

@@ -1,29 +1,25 @@
 """Batches of real images in an order that follows from the seed and the position, decoded ahead of the steps."""
 
-import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import numpy as np
 import torch
 
-from training.dataset import (
-    Dataset,
-    sample_order,
-)
+from training.dataset import Dataset
+from training.sources.coreset import ShuffledOrder, TargetOrder
 
 
 class BatchLoader:
     """An endless iterator over this process's share of each batch: `(images, labels)`.
 
     images: uint8 or uint16 tensor `[n, C, H, W]`; labels: float32 `[n, label_dim]`; n = batch_size / rows_step.
-    Batch k takes the positions from `start + k * batch_size` of `sample_order`, and this loader every `rows_step`-th
-    of them from `rows_start`: what a batch holds depends on the position only. `num_workers` threads decode (0: the
-    caller's own), `prefetch` batches ahead. `order(start, count)` says which indices a batch holds instead of
-    `sample_order`. A corrupt image raises `UserError` from `next`.
+    `order` says which indices the batch holds that begins at `start + k * batch_size` (None: those shuffled by `seed`), and this
+    loader takes every `rows_step`-th of them from `rows_start`: what a batch holds depends on the position only. `num_workers`
+    threads decode (0: the caller's own), `prefetch` batches ahead. A corrupt image raises `UserError` from `next`.
     """
 
     def __init__(
@@ -36,14 +32,14 @@ class BatchLoader:
         start: int = 0,
         num_workers: int = 3,
         prefetch: int = 2,
-        order: Callable[[int, int], np.ndarray] | None = None,
+        order: TargetOrder | None = None,
     ):
         assert 0 <= rows_start < rows_step
         assert batch_size > 0
         assert batch_size % rows_step == 0
         self.dataset = dataset
         self._batch_size, self._rows = batch_size, slice(rows_start, None, rows_step)
-        self._order = functools.partial(sample_order, len(dataset), seed) if order is None else order
+        self._order = ShuffledOrder(len(dataset), seed) if order is None else order
         self._num_workers = num_workers
         self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers > 0 else None
         self._positions = itertools.count(start, batch_size)
@@ -59,7 +55,7 @@ class BatchLoader:
         return self._pending.popleft().wait()
 
     def _request(self, position: int) -> "_PendingBatch":
-        indices = self._order(position, self._batch_size)[self._rows]
+        indices = self._order.order(position, self._batch_size)[self._rows]
         return _PendingBatch(self.dataset, indices, self._pool, self._num_workers)
 
     def close(self) -> None:

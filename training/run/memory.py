@@ -24,7 +24,7 @@ def choose_micro_batch(config: TrainingConfig, state: TrainingState) -> int:
     if config.batch_gpu is not None:
         return config.batch_gpu
     choices = [d for d in divisors(config.per_process) if d % config.mbstd_group == 0]
-    if state.pl_mean.device.type == "cuda":
+    if state.device.type == "cuda":
         best = next((n for n in reversed(choices) if fits_on_gpu(state, n)), choices[0])
     else:
         limit = SHARE_OF_MEMORY * available_memory() / distributed.get_local_world_size()
@@ -63,7 +63,7 @@ def saved_bytes(state: TrainingState, n: int) -> int:
 
 def costliest_step(state: TrainingState, n: int) -> None:
     """G through D with gradients for G, then R1 with gradients for D. Changes nothing but gradients."""
-    G, D, device = state.G, state.D, state.pl_mean.device
+    G, D, device = state.G, state.D, state.device
     z = torch.zeros([n, G.z_dim], device=device)
     c = torch.zeros([n, G.c_dim], device=device)
     images = torch.zeros([n, G.img_channels, *image_size(G.img_resolution)], device=device)

@@ -35,7 +35,7 @@ class Pictures:
         gen = seeding.generator(config.seed, "pictures")
         draw = state.feed.draw(num, gen)
         self.indices = reals_by_row(dataset, self.columns, rows, gen)
-        self.labels = labels[torch.from_numpy(self.indices)].to(state.pl_mean.device)
+        self.labels = labels[torch.from_numpy(self.indices)].to(state.device)
         self.draw = state.feed.match(draw, self.labels)
 
     def save_start(self) -> None:

@@ -40,7 +40,9 @@ class Cascade(torch.nn.Module):
     def chain(cls, first: Network, generator: Network, first_labels: torch.Tensor | None = None) -> "Cascade":
         """first_labels: the `values` of the `LabelDistribution` of a conditional `first`."""
         shape = {} if first_labels is None else {"first_labels": list(first_labels.shape)}
-        cascade = cls(first=build_spec(first), generator=build_spec(generator), **shape).eval().requires_grad_(False)
+        cascade = (
+            cls(first=constructor_of(first), generator=constructor_of(generator), **shape).eval().requires_grad_(False)
+        )
         if cascade.first_labels is not None and first_labels is not None:
             cascade.first_labels.copy_(first_labels)
         cascade.first.load_state_dict(first.state_dict())
@@ -83,7 +85,7 @@ class CascadeMapping:
         return self.cascade.generator.mapping(self.cascade.first_images(z), c, *args, **kwargs)
 
 
-def build_spec(network: Any) -> dict[str, Any]:
+def constructor_of(network: Any) -> dict[str, Any]:
     """The data that `persistence.construct` builds the network from."""
     return {"class_name": persistence.class_path(type(network)), **network.init_kwargs}
 

@@ -128,7 +128,9 @@ class NoPrior:
     def describe(self) -> None:
         return None
 
-    def conditions(self, *_: Any, **__: Any) -> NoConditions:
+    def conditions(
+        self, images: Images, device: torch.device, seed: int, saved: Mapping[str, Any] | None, verbose: bool = False
+    ) -> NoConditions:
         return NoConditions()
 
 

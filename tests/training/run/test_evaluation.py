@@ -21,7 +21,7 @@ def parts(tmp_path):
     config = SimpleNamespace(training_set_kwargs={"path": str(write_images(tmp_path / "data", 40))}, seed=0, metrics=[])
     config.detector, config.detector_weights, config.metrics_data = "auto", None, None
     state = SimpleNamespace(
-        G_ema=G, feed=LatentFeed(GaussianSource(Z_DIM), G.mapping.encoder), pl_mean=torch.zeros([]), cur_nimg=1000
+        G_ema=G, feed=LatentFeed(GaussianSource(Z_DIM), G.mapping.encoder), device=torch.device("cpu"), cur_nimg=1000
     )
     return config, state, ImageSet(tmp_path / "data")
 

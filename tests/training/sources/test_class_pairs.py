@@ -167,10 +167,10 @@ def test_a_coreset_of_real_images_leaves_the_pairs_alone(folders):
     """expected as above; the chosen real images keep their labels."""
     config = resolve(options(folders, "label", coreset=("target",), coreset_factor=2)).config
     step, dataset = step_of(config)
-    order = step.batches.order.order
+    order = step.batches.order
     with BatchLoader(dataset, 8, num_workers=1, order=order) as loader:
         images, labels = next(loader)
-    assert not np.array_equal(order(0, 8), sample_order(len(dataset), 0, 0, 8))
+    assert not np.array_equal(order.order(0, 8), sample_order(len(dataset), 0, 0, 8))
     (batch,) = step.batches.rounds([phase.name for phase in step.phases], images, labels)
     assert torch.equal(colors_of(batch.real_images), batch.real_labels.argmax(dim=1))
     expected = torch.tensor([1, 2, 0])

@@ -15,7 +15,7 @@ from tests.helpers.steps import make_step, run
 from training.checkpoints.snapshot import load_snapshot, open_network_source
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
-from training.dataset import ImageFolderDataset, training_images
+from training.dataset import ImageFolderDataset
 from training.run.loader import BatchLoader
 from training.sources.coreset import (
     DetectorChoice,
@@ -253,7 +253,7 @@ def test_processes_read_their_rows_of_the_same_batch_and_no_other_images(tmp_pat
     dataset.close()
     for rank in range(num_processes):
         with BatchLoader(
-            dataset, 8, rank, num_processes, start=8, num_workers=1, prefetch=0, order=coreset.order
+            dataset, 8, rank, num_processes, start=8, num_workers=1, prefetch=0, order=coreset
         ) as loader:
             images, _ = next(loader)
         assert np.array_equal(images.numpy(), whole[rank::num_processes])
@@ -272,7 +272,7 @@ def config_of(tmp_path, **kwargs):
 def target_order(config):
     dataset = ImageFolderDataset(**config.training_set_kwargs)
     choice = DetectorChoice.of_coreset(config.detector, config.detector_weights, "cpu")
-    return config.coreset.of_targets(training_images(dataset, dataset.image_set()), choice, config.seed)
+    return config.coreset.of_targets(dataset.mirrored(dataset.subset_of(dataset.image_set())), choice, config.seed)
 
 
 def test_a_subset_is_chosen_from_its_own_images(tmp_path):
