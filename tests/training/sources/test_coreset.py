@@ -252,9 +252,7 @@ def test_processes_read_their_rows_of_the_same_batch_and_no_other_images(tmp_pat
     )
     dataset.close()
     for rank in range(num_processes):
-        with BatchLoader(
-            dataset, 8, rank, num_processes, start=8, num_workers=1, prefetch=0, order=coreset
-        ) as loader:
+        with BatchLoader(dataset, 8, rank, num_processes, start=8, num_workers=1, prefetch=0, order=coreset) as loader:
             images, _ = next(loader)
         assert np.array_equal(images.numpy(), whole[rank::num_processes])
     assert {int(i) % 24 for i in coreset.order(8, 8)} == set(decoded)
