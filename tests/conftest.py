@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.eyes import random_detector
 from tests.helpers.golden import SHARED
 
 # In this process and in those that tests start: `--detector=auto` is `tiny`, whether the package of EfficientNet is there or not.
@@ -23,6 +24,12 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DNNLIB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def random_eye(monkeypatch):
+    """Projected discriminators look through a network of random weights, in this process."""
+    monkeypatch.setattr("training.networks_projected.frozen_detector", random_detector)
 
 
 @pytest.fixture

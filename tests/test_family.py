@@ -19,6 +19,7 @@ from training.checkpoints.snapshot import load_snapshot
 from training.config.presets import PRESETS
 from training.losses import LOSSES
 
+pytestmark = pytest.mark.usefixtures("random_eye")
 SMALL = "--device=cpu --batch=8 --cbase=128 --cmax=8 --z-dim=16 --tick=0.016 --snap=1 --workers=0".split()
 GROWING = ["--grow-kimg=0.01"]  # within the runs below: 4x4, 8x8 faded in, 8x8, 16x16 faded in
 STYLE_BASED = ["--w-dim=16", "--map-depth=2"]
@@ -42,11 +43,15 @@ def train(outdir, cfg, folders, *args):
     return max(outdir.iterdir())
 
 
+def adapting(cfg):
+    return ["--target=0.1"] if PRESETS[cfg].aug == "ada" else []
+
+
 @pytest.mark.parametrize("is_spider", [False, True], ids=["gaussian", "spider"])
 @pytest.mark.parametrize("cond", [0, 1], ids=["plain", "cond"])
 @pytest.mark.parametrize("cfg", CONFIGURATIONS)
 def test_a_configuration_does_all_that_a_run_is(tmp_path, folders, cfg, cond, is_spider):
-    args, stop_at = [f"--cond={cond}", "--target=0.1"], 0.024
+    args, stop_at = [f"--cond={cond}", *adapting(cfg)], 0.024
     if is_spider:
         encoder = "conv" if cond else "flatten"
         args += [
@@ -73,7 +78,7 @@ def test_a_configuration_does_all_that_a_run_is(tmp_path, folders, cfg, cond, is
     assert torch.allclose(G(z[:1], None if c is None else c[:1]), images[:1], atol=1e-5)  # independent of the batch
     mean = G(z, c, truncation_psi=0)
     assert cond or torch.allclose(mean[0], mean[1], atol=1e-5)
-    assert D(images, c).shape == (2, 1)
+    assert D(images, c).shape == (2, 64 if PRESETS[cfg].judge == "projected" else 1)
     if cond:
         assert not torch.equal(G(z[:1], c[:1]), G(z[:1], c[1:]))
         assert not torch.equal(D(images, c), D(images, c.flip(0)))
@@ -107,8 +112,9 @@ def pair(request, digits):
 def test_a_configuration_trains_on_real_images(tmp_path, pair, cfg):
     """Stops half way, goes on to the bit, generates; with LONG_TESTS for 2 kimg, and is measured."""
     kimg = amount(0.048, 2)
-    args = f"--cfg={cfg} --device=cpu --batch=16 --cbase=512 --cmax=16 --z-dim=64 --snap=1 --workers=1 --target=0.1".split()
+    args = f"--cfg={cfg} --device=cpu --batch=16 --cbase=512 --cmax=16 --z-dim=64 --snap=1 --workers=1".split()
     args += [f"--data={pair[0]}", f"--source={pair[1]}", f"--tick={kimg / 2}"]
+    args += adapting(cfg)
     args += [f"--grow-kimg={kimg / 8}"] if PRESETS[cfg].grow_kimg else []
     args += ["--w-dim=32", "--map-depth=2", "--gamma=5"] if PRESETS[cfg].is_style_based else []
     args += ["--metrics=fid1k_full"] if IS_LONG else []

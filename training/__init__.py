@@ -9,6 +9,7 @@ NETWORKS = sorted(path.stem for path in Path(__file__).parent.glob("networks*.py
 STORED_CLASSES = {
     **{f"training.{name}.{kind}": f"training.{name}" for name in NETWORKS for kind in ("Generator", "Discriminator")},
     "training.augment.AugmentPipe": "training.augment",
+    "training.diff_augment.DiffAugment": "training.diff_augment",
     "training.cascade.Cascade": "training.sources.cascade",
     "training.source.GaussianSource": "training.sources.source",
     "training.source.ImageSource": "training.sources.source",

@@ -7,13 +7,14 @@ buffer, 1 at first: the ADA heuristic writes it during training, a snapshot carr
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torch_utils import persistence, seeding
+from torch_utils import misc, persistence, seeding
 from torch_utils.ops import grid_sample_gradfix, upfirdn2d
 
 _BLIT = {"xflip": 1, "rotate90": 1, "xint": 1}
@@ -472,3 +473,8 @@ wavelets = {
     "sym6": list(_SYM6),
 }
 wavelets |= {"db1": wavelets["haar"], "db2": wavelets["sym2"][::-1]}
+
+
+def build_augmentation(kwargs: dict[str, Any] | None) -> misc.Network | None:
+    """The pipe, or the class that its arguments name; None for no augmentation."""
+    return None if kwargs is None else persistence.construct(**{"class_name": "training.augment.AugmentPipe", **kwargs})

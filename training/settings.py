@@ -3,10 +3,12 @@
 ENCODERS = ("flatten", "flatten-crop", "conv", "identity")  # rows of `training.sources.encoders.ENCODERS`
 NORMS = ("none", "standardize", "whiten")  # of theirs
 LOSSES = ("logistic", "hinge", "wgan-gp", "relativistic")  # rows of `training.losses.LOSSES`
+DISCRIMINATORS = ("own", "projected")  # that of the configuration's paper, and `training.config.presets.DISCRIMINATORS`
 SOURCE_MATCHES = ("random", "label", "csid")
 CORESETS = ("prior", "target")
 # Rows of `training.augment.AUGPIPES`.
 AUGPIPES = ("blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc")
+AUGMENTATIONS = ("noaug", "ada", "fixed", "diff")
 PRIOR_NORMS = ("unit", "none")
 PRIOR_SAMPLINGS = ("memory", "kmeans", "gmm")
 LATEST = "latest"  # of --resume

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from dnnlib.errors import UserError
 from metrics import detectors, efficientnet
 from metrics.detectors import Detectors, describe, open_detector
+from tests.helpers.eyes import random_network
 from tests.helpers.golden import GOLDEN
 
 # Repeats, kernel, stride, expansion, channels in and out, as the paper's table 1 has them for B0.
@@ -18,17 +19,6 @@ TABLE = [
     (1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
     (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320),
 ]  # fmt: skip
-
-
-def random_network(seed=0):
-    torch.manual_seed(seed)
-    network = efficientnet.EfficientNetLite0().eval().requires_grad_(False)
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-        elif name.endswith("running_mean"):
-            value.normal_(std=0.1)
-    return network
 
 
 def conv_by_hand(x, weight, stride, groups):

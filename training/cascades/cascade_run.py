@@ -13,7 +13,7 @@ from dnnlib.errors import UserError
 from dnnlib.files import atomic_write
 from torch_utils import distributed, persistence
 from torch_utils.launcher import STOPPED
-from training.augment import AugmentPipe
+from training.augment import build_augmentation
 from training.cascades.cascade_report import CascadeReport
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import fingerprint_file, is_snapshot, load_snapshot
@@ -283,7 +283,7 @@ def expected_contents(config: TrainingConfig, networks: Mapping[str, torch.nn.Mo
         "D": networks["D"],
         "G_ema": networks["G"],
         "source": config.source.foreseen(),
-        "augment_pipe": None if config.augpipe_kwargs is None else AugmentPipe(**config.augpipe_kwargs),
+        "augment_pipe": build_augmentation(config.augpipe_kwargs),
         "training_set_kwargs": config.training_set_kwargs,
         "meta": {"cfg": config.cfg, "cur_nimg": round(config.total_kimg * 1000)},
     }

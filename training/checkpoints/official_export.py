@@ -47,7 +47,7 @@ def write(file: BinaryIO, contents: dict[str, Any]) -> list[str]:
         if contents.get("D") is None
         else describe_discriminator(contents["D"]),
         "G_ema": describe_generator(G_ema),
-        "augment_pipe": None if contents.get("augment_pipe") is None else describe_augment(contents["augment_pipe"]),
+        "augment_pipe": describe_augment(contents.get("augment_pipe")),
     }
     assert tuple(described) == WRITTEN
     pickle.dump(described, file, protocol=PROTOCOL)
@@ -96,7 +96,10 @@ def arguments_of(network: Any) -> dict[str, Any]:
     return dict(network.init_kwargs)
 
 
-def describe_augment(pipe: AugmentPipe) -> "OfficialObject":
+def describe_augment(pipe: torch.nn.Module | None) -> "OfficialObject | None":
+    """None for differentiable augmentation, too, for which there is no class."""
+    if not isinstance(pipe, AugmentPipe):
+        return None
     return described_object("AugmentPipe", pipe, pipe.init_kwargs)
 
 

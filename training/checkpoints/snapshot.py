@@ -19,6 +19,7 @@ from training.augment import AugmentPipe
 from training.checkpoints.state_file import STATE_PATTERN
 from training.checkpoints.whereabouts import labels_of, source_places, travelling_name, without_folders
 from training.data.file_kinds import SET_OF_IMAGES, START_BYTES, STATE, describe_file, describe_start
+from training.diff_augment import DiffAugment
 from training.discriminator import ImageDiscriminator
 from training.generator import SourceGenerator
 from training.sources.cascade import Cascade
@@ -37,7 +38,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "D": (ImageDiscriminator, type(None)),
     "G_ema": (SourceGenerator, Cascade),
     "source": (Source,),
-    "augment_pipe": (AugmentPipe, type(None)),
+    "augment_pipe": (AugmentPipe, DiffAugment, type(None)),
     "training_set_kwargs": (dict,),
     "meta": (dict,),
     "prior": (InstancePrior, type(None)),

@@ -180,6 +180,8 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
     loss = options.objective
+    if options.preset.judge == "projected":
+        return 0.0, "0: the projected discriminator has no gradient penalty"
     if options.preset.gamma is not None and options.loss == options.preset.loss:
         return options.preset.gamma, f"{options.preset.gamma:g}, that of --cfg={options.cfg}"
     if loss.gamma is not None:
@@ -198,10 +200,16 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     return gamma, f"{gamma:.4g} ({rule}; try half and twice)"
 
 
+DIFF_AUGMENT = "training.diff_augment.DiffAugment"  # as snapshots name it
+
+
 def choose_augmentation(options: TrainingOptions) -> tuple[dict[str, Any], str]:
     """Configuration fields of the augmentation, and its line."""
     if options.aug == "noaug":
         return {"augpipe_kwargs": None, "augment_p": 0.0, "ada_target": None}, "none (--aug=noaug)"
+    if options.aug == "diff":
+        fields = {"augpipe_kwargs": {"class_name": DIFF_AUGMENT}, "augment_p": 1.0, "ada_target": None}
+        return fields, "differentiable augmentation of every image: colour, translation, cutout (--aug=diff)"
     pipe = dict(AUGPIPES[options.augpipe])
     if options.aug == "fixed":
         fields = {"augpipe_kwargs": pipe, "augment_p": options.p, "ada_target": None}

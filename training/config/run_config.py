@@ -63,8 +63,8 @@ class TrainingConfig:
     """Blur of the images that D sees at the start, in pixels."""
     blur_fade_kimg: float
     """Over which it fades to none."""
-    augpipe_kwargs: dict[str, float] | None
-    """Arguments of the augmentation pipe; None for no augmentation."""
+    augpipe_kwargs: dict[str, Any] | None
+    """Class (`AugmentPipe` if none is named) and arguments of the augmentation; None for none."""
     augment_p: float = field(metadata=of_option("p"))
     """Augmentation probability at the start."""
     ada_target: float | None = field(metadata=of_option("target"))

@@ -19,7 +19,7 @@ TOPICS = (
 def lines_about(options: TrainingOptions, config: TrainingConfig) -> dict[str, str | None]:
     """What the summary says of the configuration as a whole."""
     return {
-        "Network": network_line(options),
+        "Network": network_line(options, config),
         "Batch": batch_line(config),
         "Loss": loss_line(config),
         "Precision": precision_line(options, config.device),
@@ -82,7 +82,7 @@ def describe_continuation(point: ResumePoint) -> str:
     )
 
 
-def network_line(options: TrainingOptions) -> str:
+def network_line(options: TrainingOptions, config: TrainingConfig) -> str:
     preset = options.preset
     assert options.cmax is not None
     width = (
@@ -91,7 +91,11 @@ def network_line(options: TrainingOptions) -> str:
     frozen = f", {options.freezed} layers of D frozen" if options.freezed else ""
     latent = f"w_dim {options.w_dim}" if preset.is_style_based else f"z_dim {options.z_dim}"
     growth = "" if options.grow_kimg is None else f", grows every {options.grow_kimg:g} kimg (--grow-kimg)"
-    return f"{options.cfg}, {width}, {latent}{frozen}{growth}"
+    judge = ""
+    if preset.judge == "projected":
+        size = config.D_kwargs["feature_size"]
+        judge = f"; D sees features of a frozen EfficientNet at {size} pixels (--discriminator=projected --feature-size={size})"
+    return f"{options.cfg}, {width}, {latent}{frozen}{growth}{judge}"
 
 
 def batch_line(config: TrainingConfig) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_utils import distributed
+from torch_utils import distributed, seeding
 from torch_utils.misc import Network
 from torch_utils.ops.cpu_build import processor_flags
 
@@ -152,8 +152,9 @@ def reduction_error(plan: PrecisionPlan, G: Network, D: Network, device: torch.d
     outputs = []
     for exact in (True, False):
         set_tf32(plan.tf32 and not exact)
-        images = G(z, c, noise_mode="const", force_fp32=exact)
-        outputs.append((images, D(images, c, force_fp32=exact)))
+        with seeding.batch_rows(seeding.Rows(batch), "precision"):
+            images = G(z, c, noise_mode="const", force_fp32=exact)
+            outputs.append((images, D(images, c, force_fp32=exact)))
     (images, logits), (reduced_images, reduced_logits) = outputs
     image_error = rms(reduced_images - images) / rms(images)
     return max(image_error, rms(reduced_logits - logits) / max(rms(logits), 1.0))

@@ -33,17 +33,17 @@ class SpectralNorm(torch.nn.Module):
 
 
 class SpectralConv2d(SpectralNorm):
-    """Convolution that keeps the size, `[n, in, h, w] -> [n, out, h, w]`."""
+    """Convolution that keeps the size, `[n, in, h, w] -> [n, out, h, w]`, or with its stride (and an even kernel) divides it."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, stride: int = 1):
         super().__init__()
-        self.padding = kernel_size // 2
+        self.padding, self.stride = (kernel_size - 1) // 2, stride
         self.weight = torch.nn.Parameter(torch.empty([out_channels, in_channels, kernel_size, kernel_size]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels])) if bias else None
         self.start()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.conv2d(x, self.normalized_weight(), self.bias, padding=self.padding)
+        return torch.nn.functional.conv2d(x, self.normalized_weight(), self.bias, self.stride, self.padding)
 
 
 class SpectralLinear(SpectralNorm):

@@ -10,7 +10,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
 from torch_utils.misc import Network
-from training.augment import AugmentPipe
+from training.augment import build_augmentation
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.state_file import fitting, read_state, state_beside
 from training.config.run_config import TrainingConfig
@@ -30,7 +30,7 @@ class TrainingState:
     G_ema: Network
     G_opt: torch.optim.Optimizer
     D_opt: torch.optim.Optimizer
-    augment_pipe: AugmentPipe | None
+    augment_pipe: Network | None
     feed: LatentFeed
     pl_mean: torch.Tensor
     """Running mean of the path lengths."""
@@ -236,10 +236,11 @@ def build_optimizer(module: torch.nn.Module, kwargs: dict, reg_interval: int | N
     return torch.optim.Adam(module.parameters(), lr=kwargs["lr"] * ratio, betas=betas, eps=kwargs["eps"], fused=True)
 
 
-def build_augment_pipe(config: TrainingConfig, device: torch.device) -> AugmentPipe | None:
-    if config.augpipe_kwargs is None:
+def build_augment_pipe(config: TrainingConfig, device: torch.device) -> Network | None:
+    pipe = build_augmentation(config.augpipe_kwargs)
+    if pipe is None:
         return None
-    pipe = AugmentPipe(**config.augpipe_kwargs).train().requires_grad_(False).to(device)
+    pipe.train().requires_grad_(False).to(device)
     pipe.p.copy_(torch.as_tensor(config.augment_p))
     return pipe
 
