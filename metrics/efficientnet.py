@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import pad, relu6
+from torch.nn.functional import conv2d, pad, relu6
 
 SIZE = 224
 NUM_FEATURES, NUM_CLASSES = 1280, 1000
@@ -49,11 +49,12 @@ class SameConv2d(torch.nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (height, width), kernel_size, stride = x.shape[2:], self.kernel_size[0], self.stride[0]
-        if kernel_size > 1:
-            down, across = (max((-(-side // stride) - 1) * stride + kernel_size - side, 0) for side in (height, width))
+        kernel_size, stride = self.kernel_size[0], self.stride[0]
+        down, across = (max((-(-side // stride) - 1) * stride + kernel_size - side, 0) for side in x.shape[2:])
+        if down % 2 or across % 2:
             x = pad(x, [across // 2, across - across // 2, down // 2, down - down // 2])
-        return super().forward(x)
+            down = across = 0
+        return conv2d(x, self.weight, self.bias, self.stride, (down // 2, across // 2), groups=self.groups)
 
 
 class Block(torch.nn.Module):

@@ -35,7 +35,7 @@ class DiffAugment(torch.nn.Module):
 
 def recolor(x: torch.Tensor) -> torch.Tensor:
     """Brightness, saturation, contrast."""
-    brightness, saturation, contrast = seeding.rand([len(x), 3], device=x.device)[:, :, None, None, None].unbind(1)
+    brightness, saturation, contrast = seeding.rand([len(x), 3], x.device, x.dtype)[:, :, None, None, None].unbind(1)
     x = x + (brightness - 0.5)
     grey = x.mean(dim=1, keepdim=True)
     x = torch.lerp(grey, x, saturation * 2)

@@ -25,7 +25,7 @@ NETWORK = "efficientnet"  # the detector whose features are looked at
 STRIDE = 32  # of its coarsest level
 SMALLEST, LARGEST = 64, 224  # sides at which it looks at images by default
 GRID = 4  # sides of the logits of each level
-WIDTHS = (64, 128, 256, 256)  # feature maps of the levels after mixing, from fine to coarse
+WIDTHS = (64, 128, 128, 128)  # feature maps of the levels after mixing, from fine to coarse
 SLOPE = 0.2  # of the leaky ReLUs
 FIRST_ITERATIONS = 15  # of the power method, on the initial weights
 
