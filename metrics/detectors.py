@@ -4,6 +4,7 @@ A detector takes uint8 images of any size and channel count. Gray is repeated, t
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import sys
@@ -19,6 +20,7 @@ from metrics import efficientnet, inception_v3, tiny_detector, vgg16
 from metrics.settings import DETECTORS, LPIPS_URL, RESIZE_MODES
 from torch_utils import official_pickles, torchscript
 
+PERCEPTUAL = "efficientnet-levels"  # its perceptual distance
 KEYS = {"clean": "clean-clipped"}  # features that were kept before `clean` was clipped are others
 BATCH = 256  # images at a time, of those that lie in memory
 
@@ -56,6 +58,7 @@ class Detector:
     resize: str  # tf, clean; bilinear and area for what has a way of its own
     prepare: Callable[[torch.Tensor], torch.Tensor]  # uint8 `[N, C, H, W]` to what the network takes
     num_features: int
+    normalise: Callable[[torch.Tensor], torch.Tensor]  # float `[n, 3, h, w]` in [0, 255] to the same
     is_published: bool = True  # whether the weights are the file that everybody has, by its hash
 
     @property
@@ -93,9 +96,9 @@ class Detector:
 
     @torch.no_grad()
     def vectors(self, images: torch.Tensor) -> torch.Tensor:
-        """Float images `[n, 3, h, w]` in [0, 255] -> vectors whose squared distance is the LPIPS distance."""
-        assert isinstance(self.network, vgg16.LPIPS)
-        return self.network(normalise_vgg(images.to(self.device)))
+        """Float images `[n, 3, h, w]` in [0, 255] -> vectors whose squared distance is the perceptual one."""
+        assert isinstance(self.network, vgg16.LPIPS | efficientnet.PerceptualDistance)
+        return self.network(self.normalise(images.to(self.device)))
 
     @torch.no_grad()
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
@@ -111,7 +114,8 @@ class Detectors:
     """The detector for each metric's usual one, opened when it is first asked for.
 
     name: what `--detector` says; `auto` is the usual one where its weights are at hand, else `efficientnet` where that is
-    installed, else `tiny`. The other arguments are those of `open_detector` and `open_lpips`.
+    installed, else `tiny`. Perceptual distances are LPIPS or, where VGG16 cannot be had, those of EfficientNet. The other
+    arguments are those of `open_detector` and `open_lpips`.
     """
 
     def __init__(
@@ -128,12 +132,30 @@ class Detectors:
         self._open: dict[str, Detector] = {}
 
     def __call__(self, usual: str) -> Detector:
-        name = usual if usual == "lpips" else choose(usual, self.weights) if self.name == "auto" else self.name
+        name = (
+            self._perceptual()
+            if usual == "lpips"
+            else choose(usual, self.weights)
+            if self.name == "auto"
+            else self.name
+        )
         if name not in self._open:
             self._open[name] = self._opened(name)
         return self._open[name]
 
+    def _perceptual(self) -> str:
+        """`lpips`, or what stands in for it where its weights are not at hand and nobody asked for them."""
+        if self.name not in ("auto", "efficientnet"):
+            return "lpips"
+        is_at_hand = all(cached_path(url) is not None for url in (PUBLIC["vgg16"].url, LPIPS_URL))
+        wants_lpips = is_at_hand or self.lpips_weights != LPIPS_URL or efficientnet.packaged_weights() is None
+        if self.name == "auto" and wants_lpips:
+            return "lpips"
+        return PERCEPTUAL
+
     def _opened(self, name: str) -> Detector:
+        if name == PERCEPTUAL:
+            return open_perceptual(self.weights if self.name == "efficientnet" else None, self.device)
         if name == "lpips":
             own = self.weights if self.name == "vgg16" else None
             try:
@@ -201,6 +223,7 @@ def assemble(
         resize=resize,
         prepare=lambda images: row.normalise(shrink(to_rgb(images), row.size)),
         num_features=row.num_features,
+        normalise=row.normalise,
         is_published=is_published(name, weights_hash),
     )
 
@@ -226,7 +249,9 @@ def describe(detector: Detector) -> str:
 def open_tiny(device: torch.device | str) -> Detector:
     weights_hash = hashlib.sha256(tiny_detector.WEIGHTS.read_bytes()).hexdigest()
     network = channels_last(tiny_detector.TinyDetector.pretrained().to(device))
-    return Detector("tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES)
+    return Detector(
+        "tiny", network, weights_hash[:16], "area", prepare_tiny, tiny_detector.NUM_FEATURES, normalise_efficientnet
+    )
 
 
 STAND_INS = {"efficientnet": " (they compare with each other, not with published ones)", "tiny": ""}
@@ -481,5 +506,20 @@ def open_lpips(
         resize="none",
         prepare=lambda images: normalise_vgg(to_rgb(images)),
         num_features=0,
+        normalise=normalise_vgg,
         is_published=is_published("vgg16", vgg_hash) and lins_hash.startswith(LPIPS_SHA256_START),
+    )
+
+
+def open_perceptual(weights: str | None = None, device: torch.device | str = "cpu") -> Detector:
+    """The perceptual distance of EfficientNet-Lite0. Raises `UserError`."""
+    eye = open_detector("efficientnet", weights, device=device)
+    assert isinstance(eye.network, efficientnet.EfficientNetLite0)
+    return dataclasses.replace(
+        eye,
+        name=PERCEPTUAL,
+        network=efficientnet.PerceptualDistance(eye.network),
+        resize="none",
+        prepare=lambda images: eye.normalise(to_rgb(images)),
+        num_features=0,
     )

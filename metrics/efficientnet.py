@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import conv2d, pad, relu6
+from torch.nn.functional import conv2d, interpolate, pad, relu6
 
 SIZE = 224
 NUM_FEATURES, NUM_CLASSES = 1280, 1000
@@ -39,6 +39,7 @@ STAGES = (
     Stage(1, 3, 1, 6, 192, 320),
 )
 LEVELS = (1, 2, 4, 6)  # stages whose ends are seen at several scales: a 4th, an 8th, a 16th and a 32nd of the size
+SMALLEST_SEEN = 64  # pixels, for distances: below, the coarsest level would be one place
 LEVEL_CHANNELS = tuple(STAGES[index].out_channels for index in LEVELS)
 
 
@@ -132,6 +133,30 @@ class EfficientNetLite0(torch.nn.Module):
             assert isinstance(block, Block)
             block.fuse()
         return self
+
+
+class PerceptualDistance(torch.nn.Module):
+    """Images to vectors whose squared distance says how different they look: a stand-in for LPIPS (Zhang 2018).
+
+    As there, features of several levels have unit length at each place and are averaged over places; the levels are the four
+    of `levels`, all channels count the same (LPIPS has learned how much), and images below 64 pixels are enlarged.
+    """
+
+    def __init__(self, network: EfficientNetLite0):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, 3, h, w]` in [-1, 1] -> `[N, sum of c h w]`."""
+        longer = max(x.shape[2:])
+        if longer < SMALLEST_SEEN:
+            size = [max(side * SMALLEST_SEEN // longer, 1) for side in x.shape[2:]]
+            x = interpolate(x, size, mode="bilinear")
+        vectors = []
+        for level in self.network.levels(x.contiguous(memory_format=torch.channels_last)):
+            unit = level / (level.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+            vectors.append(unit.flatten(1) / (level.shape[2] * level.shape[3]) ** 0.5)
+        return torch.cat(vectors, dim=1)
 
 
 def fused(conv: SameConv2d, norm: torch.nn.BatchNorm2d) -> tuple[SameConv2d, torch.nn.Identity]:

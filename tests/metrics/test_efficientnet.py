@@ -143,3 +143,33 @@ def test_damaged_weights_of_the_package_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(efficientnet, "packaged_weights", lambda: path)
     with pytest.raises(UserError, match=r"its sha256 begins with .*, not with 579344248a93e230"):
         detectors.open_detector("efficientnet")
+
+
+def test_squared_distances_of_its_vectors_are_of_unit_features():
+    distance = efficientnet.PerceptualDistance(random_network())
+    a, b = (torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (0, 1))
+    actual = (distance(a) - distance(b)).square().sum(dim=1)
+    expected = torch.zeros(2)
+    for x, y in zip(distance.network.levels(a), distance.network.levels(b), strict=True):
+        cosine = torch.nn.functional.cosine_similarity(x, y, dim=1)
+        expected += (2 - 2 * cosine).mean(dim=[1, 2])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    small = torch.nn.functional.interpolate(a, scale_factor=0.25, mode="area")
+    assert torch.equal(distance(small), distance(F.interpolate(small, (42, 64), mode="bilinear")))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_cached", "is_packaged", "opened"),
+    [
+        ("auto", True, True, "lpips"),
+        ("auto", False, True, "efficientnet-levels"),
+        ("auto", False, False, "lpips"),
+        ("efficientnet", True, True, "efficientnet-levels"),
+        ("inception", False, True, "lpips"),
+    ],
+)
+def test_what_measures_path_lengths(monkeypatch, name, is_cached, is_packaged, opened):
+    monkeypatch.setattr(detectors, "cached_path", lambda url: "there" if is_cached else None)
+    monkeypatch.setattr(efficientnet, "packaged_weights", lambda: Path("file") if is_packaged else None)
+    assert Detectors(name)._perceptual() == opened
+    assert Detectors(name, lpips_weights="own.pth")._perceptual() == ("lpips" if name != "efficientnet" else opened)

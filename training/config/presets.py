@@ -127,7 +127,9 @@ class Preset:
 PROJECTED = {
     "judge": "projected",
     "discriminator": "training.networks_projected.Discriminator",
-    "dlr": 0.0002,
+    "glr": 0.002,
+    "dlr": 0.002,
+    "betas": (0.0, 0.99),
     "loss": "hinge",
     "gamma": None,
     "gamma_at_256": 0.0,
@@ -278,7 +280,6 @@ PRESETS = {
         generator="training.networks_fastgan.Generator",
         has_batch_norm=True,
         check_size=powers_of_two(16, 1024),
-        glr=0.0002,
         cbase=16384,
         cmax=512,
         z_dim=256,
