@@ -5,6 +5,11 @@
 python calc_metrics.py --metrics=fid50k_full,dc50k5_full --network=network-snapshot-000200.pkl
 
 \b
+# Statistics of a data set, once; then without its images
+python calc_metrics.py --data=emoji.zip --features-out=emoji.npz
+python calc_metrics.py --network=network-snapshot-000200.pkl --stats=emoji.npz --metrics=fid5k_full,kid5k_full
+
+\b
 # A folder of images against a data set, with fewer images, antialiased resizing as in clean-fid
 python calc_metrics.py --metrics=fid5k_full --network=images/ --data=emoji.zip --resize=clean
 """
@@ -57,7 +62,6 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     "--network",
     help="Snapshot, or a zip or folder of images in its place",
     metavar="PKL|URL|DIR|ZIP",
-    required=True,
     type=dnnlib.cli.IMAGE_SETS,
 )
 @click.option(
@@ -68,6 +72,19 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     help="Real images  [default: what the network was trained on]",
     metavar="ZIP|DIR",
     type=dnnlib.cli.IMAGE_SETS,
+)
+@click.option(
+    "--stats",
+    help="Statistics in place of --data: mu and sigma of pytorch-fid or clean-fid, official .pkl, or what --stats-out wrote",
+    metavar="NPZ|PKL",
+    type=click.Path(dir_okay=False),
+)
+@click.option("--stats-out", help="Write mean and covariance of --data", metavar="NPZ", type=click.Path(dir_okay=False))
+@click.option(
+    "--features-out",
+    help="The same, and the features, for KID and others",
+    metavar="NPZ",
+    type=click.Path(dir_okay=False),
 )
 @click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
 @click.option(
@@ -118,7 +135,12 @@ def work(options: dict[str, Any], device: torch.device) -> int:
     from metrics import metric_main
     from torch_utils import distributed
 
+    check_flags(options)
     opts = prepare(options, device)
+    write_statistics(options, opts)
+    if options["network"] is None:
+        distributed.shutdown()
+        return 0
     failed = []
     for name in options["metrics"]:
         result, failure = metric_main.try_metric(name, opts)
@@ -137,6 +159,52 @@ def work(options: dict[str, Any], device: torch.device) -> int:
     return 0
 
 
+def check_flags(options: dict[str, Any]) -> None:
+    """Refuse what does not go together. Raises `UserError`."""
+    is_written = options["stats_out"] is not None or options["features_out"] is not None
+    if options["network"] is None and not is_written:
+        raise UserError("--network is missing: give a snapshot or images (--stats-out alone needs only --data)")
+    if options["stats"] is not None:
+        for name in ("data", "stats_out", "features_out"):
+            if options[name] is not None:
+                raise UserError(
+                    f"--stats stands for the images of --data, which --{name.replace('_', '-')} asks for; leave one out"
+                )
+        if options["mirror"]:
+            raise UserError("--mirror=1 needs the images; --stats is of what it is of")
+    for name in ("stats_out", "features_out"):
+        if options[name] is not None and not options[name].endswith(".npz"):
+            raise UserError(f"--{name.replace('_', '-')}={options[name]}: the name must end in .npz")
+
+
+def write_statistics(options: dict[str, Any], opts: MetricOptions) -> None:
+    """What --stats-out and --features-out ask for, of the images as the usual detector sees them."""
+    from metrics.feature_stats import LEAVE_STRICT_OUT, compute_features
+    from metrics.reference_stats import write_reference
+    from torch_utils import distributed
+
+    wanted = {path: name == "features_out" for name in ("stats_out", "features_out") if (path := options[name])}
+    if not wanted:
+        return
+    if opts.real is None:
+        raise UserError("--data is missing: --stats-out and --features-out are of its images")
+    detector = opts.detector("inception")
+    found = compute_features(
+        opts.real,
+        detector,
+        None,
+        opts.seed,
+        opts.batch_size,
+        opts.is_strict,
+        opts.is_verbose,
+        alternative=LEAVE_STRICT_OUT,
+    )
+    for path, with_features in wanted.items():
+        if distributed.get_rank() == 0:
+            write_reference(path, found.features, detector, with_features)
+        distributed.print0(f"Statistics of {len(found):,} images by {detector.title}: {path}")
+
+
 def report(result: dict[str, Any], options: dict[str, Any]) -> None:
     """Print a result, and append it to the run's file of the metric and to --json; what cannot be written is a warning.
 
@@ -148,7 +216,8 @@ def report(result: dict[str, Any], options: dict[str, Any]) -> None:
     line = metric_main.result_line({**result, **kimg}, run_dir, options["network"])
     print(line, flush=True)
     files = [] if options["json_path"] is None else [Path(options["json_path"])]
-    if run_dir is not None and options["data"] is None and not options["mirror"]:
+    is_of_run = options["data"] is None and options["stats"] is None and not options["mirror"]
+    if run_dir is not None and is_of_run:
         files.append(metric_main.report_path(run_dir, result["metric"]))
     for path in files:
         try:
@@ -180,6 +249,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
     from metrics import metric_main
     from metrics.detectors import Detectors, describe
     from metrics.kernel_inception_distance import KIDOptions
+    from metrics.reference_stats import read_reference
     from torch_utils import distributed
     from training.data.image_sets import ImageSet, MirroredImages
 
@@ -191,9 +261,13 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
                 raise UserError(
                     f"{options['json_path']} holds something else than results; name a new file, or one of earlier results"
                 )
-    with naming("--network"):
-        generated, sampler, data, missing = open_network(options["network"], options["seed"], device)
+    generated, sampler, data, missing = None, None, None, None
+    if options["network"] is not None:
+        with naming("--network"):
+            generated, sampler, data, missing = open_network(options["network"], options["seed"], device)
     data = data if options["data"] is None else options["data"]
+    with naming("--stats"):
+        reference = None if options["stats"] is None else read_reference(options["stats"])
     with naming("--data"):
         real = None if data is None else ImageSet(data)
         if real is not None and options["data"] is not None:
@@ -208,6 +282,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
             is_verbose,
         ),
         real=MirroredImages(real) if options["mirror"] and real is not None else real,
+        reference=reference,
         generated=generated,
         sampler=sampler,
         notes=[sampler.note] if sampler is not None and sampler.note is not None else [],
@@ -218,7 +293,7 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
         is_verbose=is_verbose,
     )
     with naming_missing(missing):
-        detectors = list(metric_main.prepare(options["metrics"], opts))
+        detectors = list(metric_main.prepare(options["metrics"] if generated is not None else [], opts))
     for detector in detectors:
         distributed.print0(describe(detector), file=sys.stderr)
     return opts

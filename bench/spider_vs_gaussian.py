@@ -19,11 +19,13 @@ python bench/spider_vs_gaussian.py --outdir=out/cascade --kimg=20 --snapshots=10
 
 Trainings that are finished are not run again, one that was stopped goes on where it was: the same command continues, and
 a larger --kimg makes all of them longer. After each one, results.json and curves.png in --outdir are those of all so far.
-The iterations of stage one and of --pretrain are not counted. What starts from weights (--resume) is judged by an average
-of weights whose half-life is 0.3 kimg times the batch size and does not begin short, as that of new runs does: give it
-several of these.
+Iterations do not count those of stage one and of --pretrain; processor seconds count everything but the measuring. A
+challenger with a --kimg (and --tick) of its own may be given what costs the baseline as many processor seconds. What starts
+from weights (--resume) is judged by an average of weights whose half-life is 0.3 kimg times the batch size and does not begin
+short, as that of new runs does: give it several of these.
 """
 
+import itertools
 import json
 import math
 import shlex
@@ -48,7 +50,7 @@ from bench.common import describe_machine, save_result
 from dnnlib.errors import UserError
 from metrics import metric_main
 from torch_utils.launcher import STOPPED
-from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, numbered
+from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, STATS, numbered
 from training.config.resume import newest_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +59,7 @@ STAGE_ONE = "stage one"
 ARGUMENTS_FILE = "arguments.json"
 LINES_SHOWN = 5  # of the log of a training that failed
 
+SPENT = ("Progress/kimg", "Timing/cpu_sec")  # of a tick, in stats.jsonl
 Curve = list[tuple[float, float]]  # (kimg, score, the lower the better)
 
 
@@ -261,8 +264,11 @@ def write_results(
     curves = {metric: read_curves(runs, metric) for metric in metrics}
     if not all(curves.values()):  # only stage one has been trained
         return {}
-    summaries = {metric: summarise(of_metric) for metric, of_metric in curves.items()}
-    result = {"setting": setting, "summaries": summaries, "curves": curves, "machine": describe_machine()}
+    seconds = read_seconds(runs)
+    timed = {metric: in_seconds(of_metric, seconds) for metric, of_metric in curves.items()}
+    summaries = {metric: summarise(curves[metric], timed[metric]) for metric in metrics}
+    result = {"setting": setting, "summaries": summaries, "curves": curves, "curves_in_cpu_seconds": timed}
+    result["machine"] = describe_machine()
     result = without_infinities(result)
     (outdir / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     if name is not None:
@@ -292,6 +298,34 @@ def read_curves(runs: list[Run], metric: str) -> dict[str, dict[int, Curve]]:
     return curves
 
 
+def read_seconds(runs: list[Run]) -> dict[str, dict[int, Curve]]:
+    """Contender -> seed -> (kimg, processor seconds), with those of the stage one that feeds it."""
+    seconds: dict[str, dict[int, Curve]] = {}
+    for run in runs:
+        run_dir = newest_run(run.folder)
+        path = None if run_dir is None else run_dir / STATS
+        if path is not None and path.is_file():
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            means = [{name: line[name]["mean"] for name in SPENT if name in line} for line in lines]
+            earlier = seconds[STAGE_ONE][run.seed][-1][1] if needs_stage_one(run) else 0.0
+            seconds.setdefault(run.name, {})[run.seed] = [
+                (mean[SPENT[0]], earlier + mean[SPENT[1]]) for mean in means if len(mean) == len(SPENT)
+            ]
+    return seconds
+
+
+def in_seconds(
+    curves: dict[str, dict[int, Curve]], seconds: dict[str, dict[int, Curve]]
+) -> dict[str, dict[int, Curve]]:
+    """The same curves over processor seconds."""
+    timed: dict[str, dict[int, Curve]] = {}
+    for name, by_seed in curves.items():
+        for seed, curve in by_seed.items():
+            at = {round(kimg, 3): spent for kimg, spent in seconds.get(name, {}).get(seed, [])}
+            timed.setdefault(name, {})[seed] = [(at[round(k, 3)], value) for k, value in curve if round(k, 3) in at]
+    return timed
+
+
 def first_reach(curve: Curve, level: float) -> float:
     """kimg at which a curve, linear between its points, is at or below a level for the first time; inf if never."""
     for index, (kimg, value) in enumerate(curve):
@@ -303,40 +337,65 @@ def first_reach(curve: Curve, level: float) -> float:
     return math.inf
 
 
-def summarise(curves: dict[str, dict[int, Curve]]) -> dict[str, dict[str, Any]]:
-    """Sum up each contender, by seed: final and best score, and the share of the baseline's iterations, with the same seed, that
-    it took to reach the baseline's best (inf: not within the budget)."""
+def summarise(curves: dict[str, dict[int, Curve]], timed: dict[str, dict[int, Curve]]) -> dict[str, dict[str, Any]]:
+    """Sum up each contender, by seed: final and best score; the shares of the baseline's iterations and of its processor
+    seconds, with the same seed, that it took to reach the baseline's best (inf: not within the budget); its score after as
+    many seconds as the baseline's whole training took, or what it had before."""
     summary = {}
     for name, by_seed in curves.items():
-        shares = {seed: share_of_iterations(curves[BASELINE][seed], curve) for seed, curve in by_seed.items()
-                  if seed in curves.get(BASELINE, {})}  # fmt: skip
-        summary[name] = {
+        row: dict[str, dict[int, float]] = {
             "final": {seed: curve[-1][1] for seed, curve in by_seed.items()},
             "best": {seed: min(value for _, value in curve) for seed, curve in by_seed.items()},
-            "iterations": shares,
+            "iterations": {},
+            "cpu_seconds": {},
+            "at_equal_seconds": {},
         }
+        for seed in by_seed.keys() & curves.get(BASELINE, {}).keys():
+            row["iterations"][seed] = share_to_reach(curves[BASELINE][seed], by_seed[seed])
+            whole, own = timed[BASELINE][seed], timed[name][seed]
+            if whole and own:
+                row["cpu_seconds"][seed] = share_to_reach(whole, own)
+                row["at_equal_seconds"][seed] = value_at(own, whole[-1][0])
+        summary[name] = row
     return summary
 
 
-def share_of_iterations(baseline: Curve, curve: Curve) -> float:
-    """Iterations to reach the baseline's best, over the baseline's own: 1 is no gain, 0.2 the factor of five."""
+def share_to_reach(baseline: Curve, curve: Curve) -> float:
+    """Effort to reach the baseline's best, over the baseline's own: 1 is no gain, 0.2 the factor of five."""
     best = min(value for _, value in baseline)
     return first_reach(curve, best) / first_reach(baseline, best)
 
 
+def value_at(curve: Curve, effort: float) -> float:
+    """Score after so much effort, linear between the points; the first before them, the last behind them."""
+    points = sorted(curve)
+    if effort <= points[0][0]:
+        return points[0][1]
+    for (before, start), (after, end) in itertools.pairwise(points):
+        if effort <= after:
+            return start + (end - start) * (effort - before) / (after - before)
+    return points[-1][1]
+
+
 def table(metric: str, summary: dict[str, dict[str, Any]]) -> Iterator[str]:
-    yield f"{metric:<24} {'seeds':>5} {'final':>18} {'best':>18}   iterations to the baseline's best (of its own)"
+    yield (
+        f"{metric:<22} {'seeds':>5} {'final':>14} {'best':>14} {'at equal CPU time':>18}   "
+        "to the baseline's best: iterations | CPU seconds (of its own)"
+    )
     for name, row in summary.items():
-        shares = list(row["iterations"].values())
-        missed = sum(not math.isfinite(share) for share in shares)
-        spread = (
-            f"median {shown(statistics.median(shares))}, {shown(min(shares))} to {shown(max(shares))}"
-            if shares
-            else "-"
-        )
-        note = f" ({missed} of {len(shares)})" if missed else ""
-        scores = f"{mean_and_std(row['final']):>18} {mean_and_std(row['best']):>18}"
-        yield f"  {name:<22} {len(row['final']):>5} {scores}   {spread}{note}"
+        scores = f"{mean_and_std(row['final']):>14} {mean_and_std(row['best']):>14} "
+        scores += f"{mean_and_std(row['at_equal_seconds']):>18}"
+        spreads = [spread_of(list(row[key].values())) for key in ("iterations", "cpu_seconds")]
+        yield f"  {name:<20} {len(row['final']):>5} {scores}   {' | '.join(spreads)}"
+
+
+def spread_of(shares: list[float]) -> str:
+    """Median and range of shares, and how many never got there."""
+    if not shares:
+        return "-"
+    missed = sum(not math.isfinite(share) for share in shares)
+    note = f" ({missed} of {len(shares)})" if missed else ""
+    return f"median {shown(statistics.median(shares))}, {shown(min(shares))} to {shown(max(shares))}{note}"
 
 
 def shown(share: float) -> str:
@@ -345,6 +404,8 @@ def shown(share: float) -> str:
 
 def mean_and_std(by_seed: dict[int, float]) -> str:
     values = list(by_seed.values())
+    if not values:
+        return "-"
     std = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{std}"
 

@@ -13,9 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from dnnlib.errors import UserError
 from metrics.features import as_features
+from torch_utils import seeding
 
 CHUNK = 1024  # samples converted to float64 at a time
+FEWEST_TO_EXTRAPOLATE = 100  # samples
+POINTS = 15  # numbers of samples at which the distance is computed to extrapolate it
 FEW_FOR_FID = 2048  # images; below, the covariance of Inception's features is singular
 
 
@@ -97,3 +101,28 @@ def symmetric_root(matrix: np.ndarray) -> np.ndarray:
 def frechet_distance_of_features(a: ArrayLike, b: ArrayLike) -> float:
     """The squared distance between features `[N, d]` and `[M, d]`."""
     return frechet_distance(fit_gaussian(a, "first set"), fit_gaussian(b, "second set"))
+
+
+class Extrapolation(NamedTuple):
+    """A distance for infinitely many samples of the second set."""
+
+    value: float  # may fall below 0, by chance
+    error: float  # its standard error, from how the points scatter about the line
+    at_all: float  # the distance for the samples that there are
+
+
+def extrapolated_distance(real: Gaussian, features: ArrayLike, seed: int = 0) -> Extrapolation:
+    """The squared distance of `[N, d]` to a Gaussian, without what few samples add to it (Chong & Forsyth 2020).
+
+    That is proportional to 1 / N: a line through the distances of random parts, from a tenth of the samples to all of them,
+    ends at the value. Parts are drawn by `seed`. Raises `UserError` on fewer than FEWEST_TO_EXTRAPOLATE samples.
+    """
+    x = as_features(features, "generated images")
+    if len(x) < FEWEST_TO_EXTRAPOLATE:
+        raise UserError(f"{len(x)} generated images are too few to extrapolate; {FEWEST_TO_EXTRAPOLATE} are needed")
+    order = torch.randperm(len(x), generator=seeding.generator("extrapolation", seed))
+    sizes = np.linspace(len(x) / 10, len(x), POINTS).round().astype(int)
+    parts = [x[order[:size]] if size < len(x) else x for size in sizes]
+    distances = np.array([frechet_distance(real, fit_gaussian(part, "generated images")) for part in parts])
+    (_, value), covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
+    return Extrapolation(float(value), float(np.sqrt(covariance[1, 1])), float(distances[-1]))

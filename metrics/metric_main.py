@@ -22,11 +22,19 @@ from dnnlib.errors import UserError
 from metrics.detectors import Detector
 from metrics.equivariance import equivariance
 from metrics.feature_stats import BATCH, LEAVE_STRICT_OUT, FeatureSet, Images, compute_features, content_order
-from metrics.frechet_distance import FEW_FOR_FID, fit_gaussian, frechet_distance
+from metrics.frechet_distance import (
+    FEW_FOR_FID,
+    FEWEST_TO_EXTRAPOLATE,
+    Gaussian,
+    extrapolated_distance,
+    fit_gaussian,
+    frechet_distance,
+)
 from metrics.inception_score import NUM_SPLITS, inception_score
 from metrics.kernel_inception_distance import DEGREE, FEWEST_FOR_ERROR, KIDOptions, kernel_inception_distance
 from metrics.perceptual_path_length import perceptual_path_length
 from metrics.precision_recall import density_coverage, precision_recall
+from metrics.reference_stats import Reference
 from metrics.signed_inception_distance import signed_inception_distance
 from metrics.stopping import KeepGoing
 from torch_utils import distributed
@@ -50,6 +58,8 @@ class MetricOptions:
     """The detector to use in place of a metric's usual one (`inception`, `vgg16`, `lpips`)."""
     real: Images | None = None
     """The data set; None for metrics that need none."""
+    reference: Reference | None = None
+    """What is known of the data set, in its place."""
     generated: Callable[[int], Images] | None = None
     """So many images of the generator (or those of a folder, at most)."""
     sampler: Any = None
@@ -80,6 +90,11 @@ class MetricOptions:
 
         most_real: of a larger data set, where it is `full`, a random subset of so many images is taken.
         """
+        if self.reference is not None:
+            gen, detector = self.features_of_generated(usual, count)
+            self.reference.check(detector)
+            self.warnings.extend(self.reference.unnamed)
+            return self.reference.feature_set("this metric"), gen, detector
         assert self.real is not None
         max_real = None if full else count
         if full and most_real is not None and len(self.real) > most_real:
@@ -89,6 +104,20 @@ class MetricOptions:
             )
         real, detector = self._features(self.real, usual, ("real", max_real), max_real)
         return real, self.features_of_generated(usual, count)[0], detector
+
+    def fit_both(
+        self, usual: str, count: int, full: str | None
+    ) -> tuple[Gaussian, FeatureSet, Detector, dict[str, int]]:
+        """Mean and covariance of the data set, features of `count` generated images, and how many images they are of."""
+        if self.reference is None:
+            real, gen, detector = self.features_of_both(usual, count, full)
+            return fit_gaussian(real.features, "real images"), gen, detector, counts_of(real, gen)
+        gen, detector = self.features_of_generated(usual, count)
+        self.reference.check(detector)
+        self.warnings.extend(self.reference.unnamed)
+        num = self.reference.num_images
+        counts = {} if num is None else {"num_real": num}
+        return self.reference.gaussian, gen, detector, counts | {"num_gen": len(gen), "num_skipped": len(gen.skipped)}
 
     def features_of_generated(self, usual: str, count: int) -> tuple[FeatureSet, Detector]:
         assert self.generated is not None
@@ -133,6 +162,8 @@ class Metric:
     compute: Callable[[MetricOptions], "Value | dict[str, float]"]
     usual: str | None = "inception"  # the detector that the plain name stands for; None: it needs none
     needs_real: bool = True  # compares with a data set
+    needs_features: bool = True  # of each real image, not their mean and covariance alone
+    is_of_all: bool = True  # compares with all of the data set, not with as many images of it as are generated
     needs_network: bool = False  # looks inside the generator
     needs_movable_input: bool = False  # moves the generator's input, which only StyleGAN3 has
     needs_classes: bool = False  # asks the detector what it sees
@@ -202,7 +233,9 @@ def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = F
     detectors = {}
     for name in names:
         metric = find_metric(name)
-        if metric.needs_real and opts.real is None:
+        if metric.needs_real and opts.reference is not None:
+            check_reference(name, metric, opts.reference)
+        elif metric.needs_real and opts.real is None:
             raise NeedsData(f"--data is needed: {name} compares with real images")
         if metric.needs_network and opts.sampler is None:
             raise UserError(f"--metrics: {name} looks inside a generator; give a snapshot with --network, not images")
@@ -221,6 +254,16 @@ def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = F
     return list(detectors.values())
 
 
+def check_reference(name: str, metric: Metric, reference: Reference) -> None:
+    """Raise `UserError` where a metric needs more of the data set than what is known of it."""
+    if not metric.is_of_all:
+        raise UserError(
+            f"--metrics: {name} compares with as many images as are generated; with --stats, use {name}_full"
+        )
+    if metric.needs_features:
+        reference.feature_set(name)
+
+
 def shortages(names: Sequence[str], opts: MetricOptions) -> list[str]:
     """Which of the metrics have too few images, real or generated, and the ways out."""
     return [shortage for name in names if (shortage := shortage_of(name, opts)) is not None]
@@ -229,7 +272,9 @@ def shortages(names: Sequence[str], opts: MetricOptions) -> list[str]:
 def shortage_of(name: str, opts: MetricOptions) -> str | None:
     metric = find_metric(name)
     available = []
-    if metric.needs_real and opts.real is not None:
+    if metric.needs_real and opts.reference is not None:
+        available.append((opts.reference.num_images or metric.fewest, opts.reference.name))
+    elif metric.needs_real and opts.real is not None:
         available.append((len(opts.real), opts.real.name))
     if metric.asked > 0:
         images = None if opts.generated is None else opts.generated(metric.asked)
@@ -337,13 +382,24 @@ def fid(size: str, full: str | None) -> Metric:
     """Fréchet distance of N thousand generated images to the data set (`_full`), or to as many of its images."""
 
     def compute(opts: MetricOptions) -> Value:
-        real, gen, detector = opts.features_of_both("inception", KILO * int(size), full)
-        distance = frechet_distance(
-            fit_gaussian(real.features, "real images"), fit_gaussian(gen.features, "generated images")
-        )
-        return Value({"": distance}, detector, counts=counts_of(real, gen), warnings=few_images(real, gen))
+        real, gen, detector, counts = opts.fit_both("inception", KILO * int(size), full)
+        distance = frechet_distance(real, fit_gaussian(gen.features, "generated images"))
+        return Value({"": distance}, detector, counts=counts, warnings=few_images(counts))
 
-    return Metric(compute, asked=KILO * int(size), fewest=2)
+    return Metric(compute, asked=KILO * int(size), fewest=2, needs_features=False, is_of_all=full is not None)
+
+
+@register_family(r"fid_inf(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "fid_inf50k_full")
+def fid_infinity(size: str, full: str | None) -> Metric:
+    """The FID that infinitely many generated images would have, extrapolated (Chong & Forsyth 2020), and that of these."""
+
+    def compute(opts: MetricOptions) -> Value:
+        real, gen, detector, counts = opts.fit_both("inception", KILO * int(size), full)
+        result = extrapolated_distance(real, gen.features, opts.seed)
+        return Value({"": result.value, "_at_all": result.at_all}, detector, {"": result.error}, counts)
+
+    fewest = FEWEST_TO_EXTRAPOLATE
+    return Metric(compute, asked=KILO * int(size), fewest=fewest, needs_features=False, is_of_all=full is not None)
 
 
 @register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")
@@ -368,7 +424,7 @@ def kid(size: str, full: str | None) -> Metric:
             warnings.append(f"KID: its subsets have {subset_size:,} images, {kid.max_subset_size:,} were asked for")
         return Value(results, detector, errors, counts_of(real, gen) | counts, warnings)
 
-    return Metric(compute, asked=KILO * int(size), fewest=2)
+    return Metric(compute, asked=KILO * int(size), fewest=2, is_of_all=full is not None)
 
 
 @register_family(r"pr(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "pr50k3_full", "pr50k3")
@@ -383,7 +439,15 @@ def pr(size: str, nhood: str, full: str | None) -> Metric:
         return Value(results, detector, errors, counts_of(real, gen))
 
     fewest = int(nhood) + 1
-    return Metric(compute, usual="vgg16", asked=KILO * int(size), fewest=fewest, main="_recall", better="high")
+    return Metric(
+        compute,
+        usual="vgg16",
+        asked=KILO * int(size),
+        fewest=fewest,
+        main="_recall",
+        better="high",
+        is_of_all=full is not None,
+    )
 
 
 @register_family(r"dc(?P<size>[1-9]\d{0,3})k(?P<nhood>[1-9]\d{0,3})(?P<full>_full)?", "dc50k5_full")
@@ -396,7 +460,14 @@ def dc(size: str, nhood: str, full: str | None) -> Metric:
         errors = {"_coverage": binomial_error(coverage, len(real))}
         return Value({"_density": density, "_coverage": coverage}, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, asked=KILO * int(size), fewest=int(nhood) + 1, main="_coverage", better="high")
+    return Metric(
+        compute,
+        asked=KILO * int(size),
+        fewest=int(nhood) + 1,
+        main="_coverage",
+        better="high",
+        is_of_all=full is not None,
+    )
 
 
 @register_family(r"is(?P<size>[1-9]\d{0,3})k", "is50k")
@@ -435,7 +506,7 @@ def sid(kind: str, size: str, full: str | None) -> Metric:
         errors = {f"_r{radius:g}": float(error) for radius, error in zip(result.radii, result.se, strict=True)}
         return Value(results, detector, errors, counts_of(real, gen))
 
-    return Metric(compute, asked=KILO * int(size), fewest=2, better="near_zero")
+    return Metric(compute, asked=KILO * int(size), fewest=2, better="near_zero", is_of_all=full is not None)
 
 
 def path_length(space: str, sampling: str, crop: bool) -> Metric:
@@ -489,9 +560,11 @@ def counts_of(real: FeatureSet, gen: FeatureSet) -> dict[str, int]:
     return {"num_real": len(real), "num_gen": len(gen), "num_skipped": len(real.skipped) + len(gen.skipped)}
 
 
-def few_images(real: FeatureSet, gen: FeatureSet) -> list[str]:
+def few_images(counts: dict[str, int]) -> list[str]:
     few = [
-        f"{len(part)} {name} images" for part, name in ((real, "real"), (gen, "generated")) if len(part) < FEW_FOR_FID
+        f"{counts[key]} {name} images"
+        for key, name in (("num_real", "real"), ("num_gen", "generated"))
+        if counts.get(key, FEW_FOR_FID) < FEW_FOR_FID
     ]
     return [f"{' and '.join(few)}: under {FEW_FOR_FID} the FID reads too high; look at kid, too"] if few else []
 

@@ -63,11 +63,11 @@ def test_a_curve_reaches_a_level_between_its_points():
     assert evidence.first_reach([(1.0, math.inf), (2.0, 3.0)], 4) == 2
 
 
-def test_the_share_of_iterations():
+def test_the_share_to_reach():
     baseline = [(2.0, 40.0), (4.0, 20.0), (6.0, 10.0), (8.0, 12.0)]
-    assert evidence.share_of_iterations(baseline, baseline) == 1
-    assert evidence.share_of_iterations(baseline, [(2.0, 20.0), (4.0, 0.0)]) == 0.5
-    assert evidence.share_of_iterations(baseline, [(2.0, 20.0), (4.0, 11.0)]) == math.inf
+    assert evidence.share_to_reach(baseline, baseline) == 1
+    assert evidence.share_to_reach(baseline, [(2.0, 20.0), (4.0, 0.0)]) == 0.5
+    assert evidence.share_to_reach(baseline, [(2.0, 20.0), (4.0, 11.0)]) == math.inf
 
 
 def test_pairs_are_trained_once_and_compared(tmp_path, monkeypatch, capsys, trainings):

@@ -106,6 +106,8 @@ class Progress:
         self.start_time = self.tick_time = self.beat_time = self.pause_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
         self.earlier_sec = 0.0  # spent on this run before it was resumed
+        self.earlier_cpu = 0.0  # processor seconds of this process, likewise
+        self.pause_cpu = self.paused_cpu = 0.0  # processor seconds at the last pause, and in pauses
         self.img_per_sec = 0.0
         self.maintenance_sec = 0.0
         self.has_bar = self.is_writer and sys.stderr.isatty()
@@ -132,6 +134,7 @@ class Progress:
             "tick_nimg": self.tick_nimg,
             "tick_sec": now - self.tick_time,
             "total_sec": self.earlier_sec + now - self.start_time,
+            "total_cpu": self.cpu_sec(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -139,6 +142,11 @@ class Progress:
         self.tick_nimg = saved["tick_nimg"]
         self.tick_time -= saved["tick_sec"]
         self.earlier_sec = saved["total_sec"]
+        self.earlier_cpu = saved.get("total_cpu", 0.0)  # runs that began before 0.2 did not count them
+
+    def cpu_sec(self) -> float:
+        """Processor seconds that this process has spent on the run since it was started, pre-training and reading included."""
+        return self.earlier_cpu + time.process_time() - self.paused_cpu
 
     def step(self) -> None:
         """Move the bar after a step, or print a plain line now and then. On all ranks."""
@@ -186,6 +194,7 @@ class Progress:
             "Progress/kimg": self.state.cur_nimg / 1000,
             "Progress/augment": self.augment_p(),
             "Timing/total_sec": self.earlier_sec + now - self.start_time,
+            "Timing/cpu_sec": self.cpu_sec(),
             "Timing/sec_per_tick": sec_per_tick,
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
             "Timing/maintenance_sec": self.maintenance_sec,
@@ -197,6 +206,7 @@ class Progress:
         self.tick_stats.update()
         self.tick_time, self.tick_nimg = now, self.state.cur_nimg
         self.pause_time, self.maintenance_sec = now, 0.0
+        self.pause_cpu = time.process_time()
         if self.is_writer:
             self.print_line(timing)
             with tolerated(STATS):
@@ -219,6 +229,7 @@ class Progress:
         """
         paused = time.time() - self.pause_time
         self.maintenance_sec += paused
+        self.paused_cpu += time.process_time() - self.pause_cpu
         self.tick_time += paused
         self.beat_time += paused
 

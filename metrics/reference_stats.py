@@ -1,0 +1,140 @@
+"""Statistics of real images as a file: computed once, used in place of the images, exchanged with other tools.
+
+An .npz holds `mu [d]` and `sigma [d, d]`, as pytorch-fid and clean-fid write and read them, and here also `num_images`,
+`detector` (what the numbers of two files must share) and, if asked for, `features [N, d]`, which KID, precision and the like
+need. The .pkl files of the official code are read, too (as data: nothing in them is run).
+"""
+
+import dataclasses
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UserError
+from dnnlib.files import atomic_write
+from metrics.detectors import Detector
+from metrics.feature_stats import FeatureSet
+from metrics.frechet_distance import Gaussian, fit_gaussian
+from torch_utils import official_pickles
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of a set of real images."""
+
+    name: str
+    gaussian: Gaussian
+    num_images: int | None = None
+    """How many they were; None: the file does not say."""
+    features: torch.Tensor | None = None
+    """float32 `[N, d]`; None where there are only mean and covariance."""
+    detector_key: str | None = None
+    """`Detector.key` of what has seen them; None: the file does not say."""
+
+    def check(self, detector: Detector) -> None:
+        """Raise `UserError` unless the detector's numbers compare with these."""
+        if self.detector_key is not None and self.detector_key != detector.key:
+            raise UserError(
+                f"--stats: {self.name} was made with {self.detector_key}, and this computation uses {detector.key}; give the "
+                "same --detector, --detector-weights and --resize, or --data"
+            )
+        num = len(self.gaussian.mean)
+        if num != detector.num_features:
+            raise UserError(
+                f"--stats: {self.name} is of {num} features, and {detector.name} has {detector.num_features}; give the "
+                "--detector that it was made with, or --data"
+            )
+
+    def feature_set(self, metric: str) -> FeatureSet:
+        """The features, for metrics that compare image with image. Raises `UserError` where the file has none."""
+        if self.features is None:
+            raise UserError(
+                f"--stats: {metric} needs features, and {self.name} holds mean and covariance only; --features-out writes them, "
+                "--data computes them"
+            )
+        return FeatureSet(self.features, np.arange(len(self.features)), len(self.features), [])
+
+    @property
+    def unnamed(self) -> list[str]:
+        """What to know about numbers that are made with it."""
+        return [] if self.detector_key else [f"{self.name} does not say which network has seen its images, nor how"]
+
+
+def write_reference(path: str | os.PathLike, features: torch.Tensor, detector: Detector, with_features: bool) -> None:
+    """Write an .npz of features `[N, d]`: whole or not at all. Raises `UserError`."""
+    gaussian = fit_gaussian(features, "real images")
+    arrays: dict[str, Any] = {
+        "mu": gaussian.mean,
+        "sigma": gaussian.covariance,
+        "num_images": np.int64(len(features)),
+        "detector": np.str_(detector.key),
+    }
+    if with_features:
+        arrays["features"] = features.numpy()
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)
+
+
+def read_reference(path: str | os.PathLike) -> Reference:
+    """Read an .npz or an official .pkl. Raises `UserError`."""
+    name = os.path.basename(path)
+    try:
+        arrays = read_npz(Path(path)) if zipfile.is_zipfile(path) else read_official(Path(path))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(
+            f"{path} cannot be read ({reason}); give an .npz with mu and sigma, or an official .pkl"
+        ) from error
+    return dataclasses.replace(reference_of(arrays, str(path)), name=name)
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in ("mu", "sigma", "num_images", "detector", "features") if key in file.files}
+
+
+def read_official(path: Path) -> dict[str, Any]:
+    """What `FeatureStats.save` of the official code writes: sums of features, or the features."""
+    with open(path, "rb") as file:
+        data = official_pickles.read(file)
+    if not isinstance(data, dict) or "num_items" not in data:
+        raise ValueError("no statistics in it")
+    if data.get("all_features") is not None:
+        features = np.concatenate([np.asarray(part) for part in data["all_features"]]).astype(np.float32)
+        return {"features": features, "num_images": len(features)}
+    num = int(data["num_items"])
+    mu = np.asarray(data["raw_mean"], dtype=np.float64) / num
+    return {
+        "mu": mu,
+        "sigma": np.asarray(data["raw_cov"], dtype=np.float64) / num - np.outer(mu, mu),
+        "num_images": num,
+    }
+
+
+def reference_of(arrays: dict[str, Any], path: str) -> Reference:
+    """Check shapes and values. Raises `UserError`."""
+    features = None
+    if "features" in arrays:
+        features = torch.from_numpy(np.ascontiguousarray(arrays["features"], dtype=np.float32))
+        if features.ndim != 2:
+            raise UserError(f"{path}: features have shape {list(features.shape)}, not [N, d]")
+    if "mu" in arrays and "sigma" in arrays:
+        gaussian = Gaussian(np.asarray(arrays["mu"], dtype=np.float64), np.asarray(arrays["sigma"], dtype=np.float64))
+    elif features is not None:
+        gaussian = fit_gaussian(features, path)
+    else:
+        raise UserError(f"{path}: holds no mu and sigma")
+    size = len(gaussian.mean) if gaussian.mean.ndim == 1 else -1
+    if gaussian.covariance.shape != (size, size) or (features is not None and features.shape[1] != size):
+        raise UserError(
+            f"{path}: mu of shape {list(gaussian.mean.shape)} and sigma of {list(gaussian.covariance.shape)} do not fit together"
+        )
+    if not all(np.isfinite(part).all() for part in gaussian):
+        raise UserError(f"{path}: mu and sigma are not all finite")
+    num = int(arrays["num_images"]) if "num_images" in arrays else None
+    return Reference(path, gaussian, num, features, str(arrays["detector"]) if "detector" in arrays else None)
