@@ -32,7 +32,7 @@ import shared_options
 from dnnlib.downloads import is_url
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import importing
-from metrics.settings import DEGREE, DETECTORS, LPIPS_URL, NUM_SUBSETS, RESIZE_MODES, SUBSET_SIZE
+from metrics.settings import DEGREE, DETECTOR_NAMES, LPIPS_URL, NUM_SUBSETS, RESIZE_MODES, SUBSET_SIZE
 from torch_utils.one_voice import say_once
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
 @click.option(
     "--detector",
-    help="What sees the images; auto: the metric's own if at hand, else efficientnet, else tiny",
-    type=click.Choice(DETECTORS),
+    help="What sees the images; auto: the metric's own if at hand, else efficientnet, else tiny; or an .onnx file",
+    metavar=DETECTOR_NAMES,
     default="auto",
 )
 @shared_options.DETECTOR_WEIGHTS
@@ -168,7 +168,7 @@ def check_flags(options: dict[str, Any]) -> None:
         for name in ("data", "stats_out", "features_out"):
             if options[name] is not None:
                 raise UserError(
-                    f"--stats stands for the images of --data, which --{name.replace('_', '-')} asks for; leave one out"
+                    f"--stats stands in for --data, and --{name.replace('_', '-')} is given, too; leave one out"
                 )
         if options["mirror"]:
             raise UserError("--mirror=1 needs the images; --stats is of what it is of")
@@ -202,7 +202,7 @@ def write_statistics(options: dict[str, Any], opts: MetricOptions) -> None:
     for path, with_features in wanted.items():
         if distributed.get_rank() == 0:
             write_reference(path, found.features, detector, with_features)
-        distributed.print0(f"Statistics of {len(found):,} images by {detector.title}: {path}")
+        distributed.print0(f"Statistics of {len(found):,} images by {detector.title}: {path}", file=sys.stderr)
 
 
 def report(result: dict[str, Any], options: dict[str, Any]) -> None:

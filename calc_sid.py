@@ -30,7 +30,7 @@ import dnnlib.cli
 import shared_options
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import importing
-from metrics.settings import DEFAULT_PROBES, DETECTORS, ORDERS, PUBLISHED_PROBES, RESIZE_MODES
+from metrics.settings import DEFAULT_PROBES, DETECTOR_NAMES, ORDERS, PUBLISHED_PROBES, RESIZE_MODES
 from training.data.shards import split_list
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def split_paths(context: click.Context, param: click.Parameter, values: tuple[st
 )
 @click.option(
     "--detector",
-    help="Network that sees the images; auto: inception if at hand, else efficientnet, else tiny",
-    type=click.Choice(DETECTORS),
+    help="Network that sees the images; auto: inception if at hand, else efficientnet, else tiny; or an .onnx file",
+    metavar=DETECTOR_NAMES,
     default="auto",
 )
 @shared_options.DETECTOR_WEIGHTS

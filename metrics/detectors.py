@@ -193,8 +193,14 @@ def open_detector(
     resize: `tf`, bilinear as StyleGAN and TensorFlow do it; `clean`, antialiased bicubic (clean-fid, Parmar 2022). Raises
     `UserError`.
     """
+    if name.endswith(".onnx"):
+        from metrics.own_detectors import open_onnx  # which stands on this module
+
+        if weights is not None:
+            raise UserError(f"{name} has its own; leave it out", flags.weights)
+        return open_onnx(name, device)
     if name not in DETECTORS:
-        raise UserError(f"{flags.name}={name}: not known; choose from {', '.join(DETECTORS)}")
+        raise UserError(f"{flags.name}={name}: not known; choose from {', '.join(DETECTORS)}, or give an .onnx file")
     if resize not in RESIZE_MODES:
         raise UserError(f"--resize={resize}: not known; choose from {', '.join(RESIZE_MODES)}")
     if name == "auto":
@@ -439,11 +445,12 @@ def normalise_vgg(images: torch.Tensor) -> torch.Tensor:
     return (images - mean) / std
 
 
-def resize_bilinear(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear with antialiasing."""
-    if images.shape[2:] == (size, size):
+def resize_bilinear(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Bilinear with antialiasing; size: a side, or `(height, width)`."""
+    wanted = (size, size) if isinstance(size, int) else size
+    if tuple(images.shape[2:]) == wanted:
         return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return torch.nn.functional.interpolate(images, wanted, mode="bilinear", antialias=True)
 
 
 RESIZE = {"tf": resize_tf, "clean": resize_clean, "bilinear": resize_bilinear}

@@ -85,7 +85,7 @@ def read_reference(path: str | os.PathLike) -> Reference:
     name = os.path.basename(path)
     try:
         arrays = read_npz(Path(path)) if zipfile.is_zipfile(path) else read_official(Path(path))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(
             f"{path} cannot be read ({reason}); give an .npz with mu and sigma, or an official .pkl"
@@ -105,15 +105,18 @@ def read_official(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "num_items" not in data:
         raise ValueError("no statistics in it")
     if data.get("all_features") is not None:
-        features = np.concatenate([np.asarray(part) for part in data["all_features"]]).astype(np.float32)
+        features = np.concatenate([numbers(part) for part in data["all_features"]]).astype(np.float32)
         return {"features": features, "num_images": len(features)}
     num = int(data["num_items"])
-    mu = np.asarray(data["raw_mean"], dtype=np.float64) / num
-    return {
-        "mu": mu,
-        "sigma": np.asarray(data["raw_cov"], dtype=np.float64) / num - np.outer(mu, mu),
-        "num_images": num,
-    }
+    mu = numbers(data["raw_mean"]) / num
+    return {"mu": mu, "sigma": numbers(data["raw_cov"]) / num - np.outer(mu, mu), "num_images": num}
+
+
+def numbers(array: Any) -> np.ndarray:
+    """float64. Raises ValueError for what is no array."""
+    if not isinstance(array, official_pickles.NumpyArray) or array.values is None:
+        raise ValueError("statistics that are no arrays")
+    return array.values.astype(np.float64)
 
 
 def reference_of(arrays: dict[str, Any], path: str) -> Reference:

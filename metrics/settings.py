@@ -1,6 +1,7 @@
 """Names and defaults of metrics that command lines show. It imports no torch, so that `--help` does not wait for it."""
 
 DETECTORS = ("auto", "inception", "vgg16", "efficientnet", "tiny")
+DETECTOR_NAMES = f"[{'|'.join(DETECTORS)}|FILE.onnx]"
 RESIZE_MODES = ("tf", "clean")
 LPIPS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
 

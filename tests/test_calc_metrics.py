@@ -156,3 +156,58 @@ def test_equivariance_of_a_stylegan3(files, monkeypatch):
     status, (result,), _ = calc(f"--network={files['three']}", "--metrics=eqt50k_int")
     assert status == 0
     assert result["results"]["eqt50k_int"] > 10 and result["detector"] is None
+
+
+def test_statistics_of_a_data_set_stand_for_its_images(files, tmp_path):
+    data, stats, features = f"--data={files['data']}", tmp_path / "stats.npz", tmp_path / "features.npz"
+    status, results, err = calc(data, f"--stats-out={stats}", f"--features-out={features}")
+    assert (status, results) == (0, []) and f"Statistics of 40 images by tiny: {stats}" in err
+    network = f"--network={files['other']}"
+    _, direct, _ = calc(network, data, "--metrics=fid1k_full,kid1k_full")
+    status, results, _ = calc(network, f"--stats={features}", "--metrics=fid1k_full,kid1k_full")
+    assert status == 0
+    for before, now in zip(direct, results, strict=False):
+        assert now["results"] == pytest.approx(before["results"])
+        assert (now["num_real"], now["num_gen"]) == (40, 30)
+    expected = direct[0]["results"]["fid1k_full[tiny]"]
+    _, (fid,), _ = calc(network, f"--stats={stats}", "--metrics=fid2k_full")
+    assert fid["results"]["fid2k_full[tiny]"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--metrics=kid1k_full"], "kid1k_full needs features, and stats.npz holds mean and covariance only"),
+        (["--metrics=fid1k"], "with --stats, use fid1k_full"),
+        (["--metrics=fid1k_full", "--data=DATA"], "--stats stands in for --data, and --data is given, too"),
+        (["--metrics=fid1k_full", "--features-out=a.npz"], "and --features-out is given, too"),
+        (["--metrics=fid1k_full", "--mirror=1"], "--mirror=1 needs the images"),
+        (["--stats=nowhere.npz"], "nowhere.npz cannot be read"),
+    ],
+)
+def test_what_statistics_cannot_do_is_one_line(files, tmp_path, args, words):
+    calc(f"--data={files['data']}", f"--stats-out={tmp_path / 'stats.npz'}")
+    args = [arg.replace("DATA", str(files["data"])) for arg in args]
+    status, results, err = calc(f"--network={files['network']}", f"--stats={tmp_path / 'stats.npz'}", *args)
+    assert (status, results) == (2, [])
+    assert words in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "--network is missing"),
+        (["--stats-out=a.npz"], "--data is missing"),
+        (["--stats-out=a.pkl", "--data=DATA"], "--stats-out=a.pkl: the name must end in .npz"),
+        (["--stats-out=nowhere/a.npz", "--data=DATA"], "nowhere"),
+        (
+            ["--data=DATA", "--network=DATA", "--detector=dino"],
+            "--detector=dino: not known; choose from auto, inception",
+        ),
+        (["--data=DATA", "--network=DATA", "--detector=none.onnx"], "none.onnx: cannot be read"),
+    ],
+)
+def test_what_is_missing_is_one_line(files, args, words):
+    status, results, err = calc(*(arg.replace("DATA", str(files["data"])) for arg in args))
+    assert (status, results) == (2, [])
+    assert words in err.splitlines()[-1] and "Traceback" not in err

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dnnlib.errors import UserError
-from metrics.settings import DETECTORS
+from metrics.settings import DETECTOR_NAMES, DETECTORS
 from training.config.flags import (
     FIXED,
     FREE,
@@ -73,10 +73,9 @@ STYLE_BASED = {"suits": lambda preset: preset.is_style_based}
 
 
 @dataclass
-class TrainingOptions:
-    """What the user asks for, named as the flags of train.py. None means: decide for me."""
+class MainOptions:
+    """The required and main features of `TrainingOptions`, and the optional ones."""
 
-    # Required and main features.
     outdir: str = option(
         "training-runs", "Where to save the runs", FREE,
         metavar="DIR", path=PathKind.FOLDER, is_of_stage=False, is_beside_cascade=True,
@@ -206,6 +205,11 @@ class TrainingOptions:
         0, "Freeze first layers of D", FIXED, metavar="INT", least=0, suits=lambda preset: preset.has_stylegan_discriminator
     )  # fmt: skip
 
+
+@dataclass
+class TrainingOptions(MainOptions):
+    """What the user asks for, named as the flags of train.py. None means: decide for me."""
+
     # Misc hyperparameters.
     p: float = option(
         0.2, "Probability for --aug=fixed", TUNES, least=0, most=1,
@@ -258,8 +262,8 @@ class TrainingOptions:
     detector: str = option(
         "auto",
         "What sees the images for metrics and --source=auto; auto: the metric's own if at hand, else efficientnet, else tiny",
-        FREE,
-        choices=DETECTORS, is_beside_cascade=True,
+        FREE, metavar=DETECTOR_NAMES, path=PathKind.FILE, words=DETECTORS, is_beside_cascade=True,
+        pattern=(rf"{'|'.join(DETECTORS)}|.*\.onnx", f": choose from {', '.join(DETECTORS)}, or give an .onnx file"),
     )  # fmt: skip
     detector_weights: str | None = option(
         None, "File or address of its weights", FREE, metavar="PATH|URL", path=PathKind.FILE, needs=READS_WEIGHTS,

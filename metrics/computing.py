@@ -1,0 +1,178 @@
+"""Metrics in one call: of a folder, a zip, a tensor, a torch data set or a function that makes images.
+
+import metrics
+
+metrics.compute(images="fakes/", reference="cifar10.zip", metrics=["fid", "kid"])      # {"fid": 12.3, "kid": 0.004, …}
+metrics.compute(images=sample, num=5000, reference="ref.npz", detector="dino.onnx")    # sample(n, generator) -> [n, 3, h, w]
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UserError, naming
+from dnnlib.util import get_obj_by_name
+from metrics import metric_main
+from metrics.detectors import Detector, Detectors
+from metrics.feature_stats import BATCH, Images, Reading
+from metrics.own_detectors import detector_of_function
+from metrics.reference_stats import Reference, read_reference
+from torch_utils import seeding
+
+# What a short name stands for; k: thousands of images.
+SHORT = {
+    "fid": "fid{k}k_full",
+    "fid_inf": "fid_inf{k}k_full",
+    "kid": "kid{k}k_full",
+    "pr": "pr{k}k3_full",
+    "dc": "dc{k}k5_full",
+    "is": "is{k}k",
+    "sid": "sid{k}k_full",
+    "csid": "csid{k}k_full",
+}
+Sample = Callable[[int, torch.Generator], torch.Tensor]
+
+
+def compute(
+    images: Any,
+    reference: Any = None,
+    metrics: Sequence[str] = ("fid",),
+    detector: str | Detector | Callable[[torch.Tensor], torch.Tensor] = "auto",
+    *,
+    num: int | None = None,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    detector_weights: str | None = None,
+    resize: str = "tf",
+    seed: int = 0,
+    batch_size: int = BATCH,
+    device: torch.device | str = "cpu",
+    verbose: bool = False,
+) -> dict[str, float]:
+    """Numbers by name; a name says what saw the images where that is not the metric's usual network: `fid[tiny]`.
+
+    images, reference: a folder or zip; a tensor or array `[N, C, H, W]`; a torch data set of images (tensors `[C, H, W]`,
+    Pillow's, or the first of a tuple); a function of (n, generator) that gives `[n, C, H, W]`, with num, how many. uint8 pixels
+    are taken as they are, floats lie in value_range. reference may also be a file of statistics (.npz, .pkl). metrics: `fid
+    fid_inf kid pr dc is sid csid` of all images, or official names (`fid5k_full`). detector: a name, an .onnx file, a
+    `Detector`, or a function of pixels in [0, 255]. Raises `UserError`.
+    """
+    with naming("images"):
+        generated = images_of(images, num, value_range, seed, "images")
+    opts = metric_main.MetricOptions(
+        detector=chooser(detector, detector_weights, resize, device, verbose),
+        generated=lambda count: generated,
+        seed=seed,
+        batch_size=batch_size,
+        is_verbose=verbose,
+    )
+    with naming("reference"):
+        if isinstance(reference, Reference) or is_statistics(reference):
+            opts.reference = reference if isinstance(reference, Reference) else read_reference(reference)
+        elif reference is not None:
+            opts.real = images_of(reference, num, value_range, seed + 1, "reference")
+    thousands = -(-len(generated) // metric_main.KILO)
+    names = {name: SHORT[name].format(k=thousands) if name in SHORT else name for name in metrics}
+    metric_main.prepare(list(names.values()), opts)
+    numbers: dict[str, float] = {}
+    for short, name in names.items():
+        results = metric_main.calc_metric(name, opts)["results"]
+        numbers |= {short + key.removeprefix(name): value for key, value in results.items()}
+    return numbers
+
+
+def chooser(
+    detector: Any, weights: str | None, resize: str, device: torch.device | str, verbose: bool
+) -> Callable[[str], Detector]:
+    """What is asked for the detector in place of a metric's usual one."""
+    if isinstance(detector, str | os.PathLike):
+        return Detectors(os.fspath(detector), weights, resize, device, verbose=verbose)
+    own = detector if isinstance(detector, Detector) else detector_of_function(detector, device=device)
+    return lambda usual: own
+
+
+def is_statistics(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and Path(value).suffix in (".npz", ".pkl")
+
+
+def images_of(value: Any, num: int | None, value_range: tuple[float, float], seed: int, name: str) -> Images:
+    """What metrics read, from what a user has. Raises `UserError`."""
+    if isinstance(value, str | os.PathLike):
+        # The rooms of training/ stand above this one; it is called by name, as in metric_utils.
+        return get_obj_by_name("training.data.image_sets.ImageSet")(value)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return ItemImages(torch.as_tensor(value), value_range, name)
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return ItemImages(value, value_range, name)
+    if callable(value):
+        if num is None:
+            raise UserError("a function makes as many images as it is asked for: say how many with num=")
+        return SampledImages(value, num, value_range, seed, name)
+    raise UserError(f"{type(value).__name__} is no folder, zip, tensor, data set or function")
+
+
+class ItemImages:
+    """A tensor `[N, C, H, W]` or a data set, whose items may be tuples that begin with the image."""
+
+    key: str | None = None
+    reads_ahead, may_skip = True, False
+
+    def __init__(self, items: Any, value_range: tuple[float, float], name: str):
+        self.items, self.value_range, self.name = items, value_range, name
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, indices: Sequence[int]) -> Reading:
+        return Reading.of((as_pixels(self.items[int(index)], self.value_range), "") for index in indices)
+
+
+class SampledImages:
+    """What a function makes, in blocks of `BATCH` that have a generator each: an image depends on its number only."""
+
+    key: str | None = None
+    reads_ahead, may_skip = False, False
+
+    def __init__(self, sample: Sample, num: int, value_range: tuple[float, float], seed: int, name: str):
+        self.sample, self.num, self.value_range, self.seed, self.name = sample, num, value_range, seed, name
+        self._block: tuple[int, torch.Tensor] | None = None
+
+    def __len__(self) -> int:
+        return self.num
+
+    def read(self, indices: Sequence[int]) -> Reading:
+        return Reading.of((self._image(*divmod(int(index), BATCH)), "") for index in indices)
+
+    def _image(self, number: int, place: int) -> torch.Tensor:
+        if self._block is None or self._block[0] != number:
+            size = min(BATCH, self.num - number * BATCH)
+            made = self.sample(size, seeding.generator("sampled images", self.seed, number))
+            if len(made) != size:
+                raise UserError(f"{self.name}: the function gave {len(made)} images, {size} were asked for")
+            self._block = number, torch.as_tensor(made)
+        return as_pixels(self._block[1][place], self.value_range)
+
+
+def as_pixels(item: Any, value_range: tuple[float, float]) -> torch.Tensor:
+    """uint8 `[C, H, W]` from an item of a data set. Raises `UserError`."""
+    image = item[0] if isinstance(item, tuple | list) else item
+    if not isinstance(image, torch.Tensor):
+        array = np.asarray(image)
+        is_pillow = not isinstance(image, np.ndarray)  # which has channels last, or none
+        array = array[:, :, None] if array.ndim == 2 else array
+        image = torch.from_numpy(np.array(array.transpose(2, 0, 1) if is_pillow else array))
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        raise UserError(f"an image has shape {list(image.shape)}, must be [C, H, W] with C 1, 3 or 4")
+    if image.dtype == torch.uint8:
+        return image.cpu()
+    low, high = value_range
+    image = image.detach().to("cpu", torch.float32)
+    margin = (high - low) * 0.1  # generators overshoot a little
+    if image.numel() and not (low - margin <= float(image.min()) and float(image.max()) <= high + margin):
+        raise UserError(
+            f"pixels reach from {float(image.min()):.3g} to {float(image.max()):.3g}, far beyond value_range={value_range}"
+        )
+    return ((image - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
