@@ -13,7 +13,7 @@ from PIL import Image
 TEMPLATE = Path(__file__).with_name("page.html")
 GENERATOR = "Spider StyleGAN demo"
 """What the page calls itself in its head; a page of another kind is not written over."""
-NAMES = {"plain": "Plain StyleGAN2", "spider": "Spider StyleGAN2"}
+NAMES = {"plain": "Plain DCGAN", "spider": "Spider DCGAN"}
 COLORS = {"plain": "#64748b", "spider": "#c2410c"}
 LEVEL = 0.05  # distances closer than this share count as level
 SCALE = 3  # screen pixels per image pixel
@@ -80,7 +80,7 @@ def leader(plain: float, spider: float) -> str | None:
 
 def describe_lead(kimg: list[float], plain: list[float], spider: list[float]) -> str:
     leaders = [leader(p, s) for p, s in zip(plain, spider, strict=True)]
-    said = {"spider": "Spider led", "plain": "plain StyleGAN2 led", None: "the two were level"}
+    said = {"spider": "Spider led", "plain": "plain DCGAN led", None: "the two were level"}
     order = sorted(set(leaders), key=leaders.index)
     if len(order) == 1:
         sentence = f"{said[order[0]]} at every snapshot"
@@ -106,18 +106,18 @@ def describe_end(kimg: list[float], plain: list[float], spider: list[float]) -> 
     if ahead == "spider":
         return f"At the end ({kimg[-1]:.3g} kimg) Spider is better, its distance is {margin:.0%} lower: {numbers}."
     return (
-        f"At the end ({kimg[-1]:.3g} kimg) plain StyleGAN2 is better, its distance is {margin:.0%} lower: {numbers}. "
+        f"At the end ({kimg[-1]:.3g} kimg) plain DCGAN is better, its distance is {margin:.0%} lower: {numbers}. "
         "Spider does not win at this budget."
     )
 
 
 def describe_pace(kimg: list[float], plain: list[float], spider: list[float]) -> str:
-    """How soon each was where plain StyleGAN2 ended."""
+    """How soon each was where plain DCGAN ended."""
     goal = plain[-1]
     plain_at = next(k for k, distance in zip(kimg, plain, strict=True) if distance <= goal)
     spider_at = next((k for k, distance in zip(kimg, spider, strict=True) if distance <= goal), None)
     spider_said = "Spider never did" if spider_at is None else f"Spider at {spider_at:.3g} kimg"
-    return f"Plain StyleGAN2 first came down to its final {goal:.1f} at {plain_at:.3g} kimg, {spider_said}."
+    return f"Plain DCGAN first came down to its final {goal:.1f} at {plain_at:.3g} kimg, {spider_said}."
 
 
 # Pictures.

@@ -1,7 +1,7 @@
-"""Plain StyleGAN2 against Spider StyleGAN2 on handwritten digits, in minutes on two CPU cores and without a download.
+"""Plain DCGAN against Spider DCGAN on handwritten digits, in minutes on two CPU cores and without a download.
 
 \b
-python -m demo.run_demo                # about four minutes; then open demo/index.html
+python -m demo.run_demo                # about five minutes; then open demo/index.html
 python -m demo.run_demo --seed=1       # another throw of the dice
 python -m demo.run_demo --kimg=2       # a quick look
 
@@ -35,7 +35,7 @@ from training.sources.source import ImageSource
 
 MARKER = ".made-by-the-demo"
 NUM_SOURCE = 4000  # printed digits
-EARLY_KIMG = 4.0  # of the snapshot shown beside the last
+EARLY_KIMG = 12.0  # of the snapshot shown beside the last
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class Digits:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--kimg", help="Length of each training", metavar="KIMG", type=click.FloatRange(min=0.05), default=20)
+@click.option("--kimg", help="Length of each training", metavar="KIMG", type=click.FloatRange(min=0.05), default=60)
 @click.option("--outdir", help="Where to put data sets, runs and numbers", metavar="DIR", default="demo/out")
 @click.option("--page", help="Where to write the page", metavar="HTML", default="demo/index.html")
 @click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0)

@@ -122,13 +122,13 @@ def test_verdict_when_spider_wins():
     assert words.startswith(
         "Spider led at every snapshot. At the end (8 kimg) Spider is better, its distance is 20% lower"
     )
-    assert words.endswith("Plain StyleGAN2 first came down to its final 10.0 at 8 kimg, Spider at 6 kimg.")
+    assert words.endswith("Plain DCGAN first came down to its final 10.0 at 8 kimg, Spider at 6 kimg.")
 
 
 def test_verdict_when_spider_loses():
     words = report.verdict(KIMG, [30, 20, 15, 8], [20, 20.5, 16, 10])
-    assert words.startswith("Spider led at 2 kimg; the two were level at 4 kimg; plain StyleGAN2 led at 6 and 8 kimg.")
-    assert "plain StyleGAN2 is better, its distance is 20% lower: Spider 10.0, plain 8.0" in words
+    assert words.startswith("Spider led at 2 kimg; the two were level at 4 kimg; plain DCGAN led at 6 and 8 kimg.")
+    assert "plain DCGAN is better, its distance is 20% lower: Spider 10.0, plain 8.0" in words
     assert "Spider does not win at this budget" in words
     assert words.endswith("Spider never did.")
 
@@ -142,7 +142,7 @@ def test_verdict_when_the_lead_changes_often():
     kimg = [1.0, 2, 3, 4, 5, 6]
     words = report.verdict(kimg, [30, 20, 30, 20, 30, 20], [20, 30, 20, 30, 20, 20])
     assert words.startswith(
-        "Spider led at 1, 3 and 5 kimg; plain StyleGAN2 led at 2 and 4 kimg; the two were level at 6 kimg. "
+        "Spider led at 1, 3 and 5 kimg; plain DCGAN led at 2 and 4 kimg; the two were level at 6 kimg. "
     )
 
 
@@ -283,7 +283,7 @@ def test_trainings_differ_by_the_source_alone(tmp_path):
         {argument for argument in plan[key].arguments if not argument.startswith("--outdir")}
         for key in ("plain", "spider")
     )
-    assert plain <= spider and spider - plain == {f"--source={tmp_path / 'source.zip'}"}
+    assert plain <= spider and spider - plain == {f"--source={tmp_path / 'source.zip'}", trainings.SPIDER}
     assert {"--seed=3", "--kimg=20", "--tick=1"} <= plain
 
 
