@@ -53,6 +53,7 @@ from dnnlib.files import only_one
 from dnnlib.interrupts import STOPPED, importing, leaving_when_asked
 from torch_utils.one_voice import say_once
 from training.config.flags import Flag, PathKind, flag_name
+from training.config.named_presets import NAMED_PRESETS, choose_preset, flags_of
 from training.config.options import DEFAULTS, FLAGS, TYPES, TrainingOptions
 from training.settings import LATEST
 
@@ -102,18 +103,26 @@ def parsed(name: str, flag: Flag) -> dict[str, Any]:
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
+@click.option(
+    "--preset",
+    help=f"Flags for a kind of data, which typed ones change: {', '.join(NAMED_PRESETS)}  [default: by --data, without --cfg]",
+    metavar="NAME",
+)
 @click.option("--cascade", help="Train the stages of a recipe in turn (see README)", metavar="YAML")
 @all_options
 @click.option("-n", "--dry-run", help="Print training options and exit", is_flag=True)
 @click.pass_context
-def main(context: click.Context, cascade: str | None, dry_run: bool, **options: Any) -> int:
+def main(context: click.Context, preset: str | None, cascade: str | None, dry_run: bool, **options: Any) -> int:
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if cascade is not None:
+        if preset is not None:
+            raise UserError(f"--preset={preset}: the recipe of --cascade says what each stage is; leave it out")
         return train_cascade(cascade, {name: options[name] for name in given}, options["outdir"], dry_run)
     with importing():
         from torch_utils import distributed
         from training.config.resolve import resolve
         from training.config.resume import find_resume_point, is_finished
+    options, given = with_preset(preset, options, given)
     point = find_resume_point(options, given)
     if point is not None and is_finished(point):
         distributed.print0(
@@ -130,6 +139,28 @@ def main(context: click.Context, cascade: str | None, dry_run: bool, **options: 
         distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
     return start(resolved.config, point)
+
+
+def with_preset(preset: str | None, options: dict[str, Any], given: set[str]) -> tuple[dict[str, Any], set[str]]:
+    """The options with those of a preset, and which count as given; without --cfg and --preset, one that suits the data."""
+    from torch_utils import distributed
+    from torch_utils.misc import choose_device
+    from training.config.resume import newest_run
+
+    why = ""
+    is_first = options["resume"] is None or (
+        options["resume"] == LATEST and newest_run(Path(options["outdir"])) is None
+    )
+    if preset is None and options["cfg"] is None and options["data"] is not None and is_first:
+        chosen = choose_preset(options["data"], choose_device(options["device"]).type)
+        preset, why = chosen if chosen is not None else (None, "")
+    if preset is None:
+        return options, given
+    flags, line = flags_of(preset)
+    distributed.print0(f"{line} (chosen for {why})" if why else line)
+    known = parse([*flags])  # click takes the list apart
+    named = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags} - given
+    return options | {name: known[name] for name in named}, given | named
 
 
 def start(config: TrainingConfig, point: ResumePoint | None, way_on: str = RESUME) -> int:
@@ -158,7 +189,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         params = main.make_context("train.py", arguments).params
     except click.UsageError as error:
         raise UserError(error.format_message()) from error
-    return {name: value for name, value in params.items() if name not in ("cascade", "dry_run")}
+    return {name: value for name, value in params.items() if name not in ("preset", "cascade", "dry_run")}
 
 
 def where(point: ResumePoint | None) -> tuple[Path | None, Path | None]:
