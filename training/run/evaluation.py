@@ -174,7 +174,14 @@ class DiversityWatch:
         self.reference = choose_indices(len(self.images), REFERENCE_IMAGES, config.seed)
         with naming("--data"):
             reals = compute_features(self.images, self.detector, REFERENCE_IMAGES, config.seed, is_strict=True)
-        self.features = reals.features
+            self.eye, seen = self.detector, reals  # of neighbours
+            if config.detector != "auto" and config.metrics:
+                self.eye = open_detector(config.detector, config.detector_weights, device=state.device)
+                is_verbose = distributed.get_rank() == 0
+                seen = compute_features(
+                    self.images, self.eye, REFERENCE_IMAGES, config.seed, is_strict=True, is_verbose=is_verbose
+                )
+        self.features, self.seen = reals.features, seen.features
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_coverage": self.best_coverage, "num_low": self.num_low, "has_warned": self.has_warned}
@@ -224,9 +231,8 @@ class DiversityWatch:
         if not samples:  # the network has diverged
             return
         # By differences: a copy is at 0, where a matrix product would leave the rounding of the norms.
-        samples_features = self.detector.features_of(samples)
-        distances = torch.cdist(samples_features, self.features, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.features)), largest=False).indices.numpy()
+        distances = torch.cdist(self.eye.features_of(samples), self.seen, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.seen)), largest=False).indices.numpy()
         size = (samples[0].shape[1], samples[0].shape[2])
         cells = []
         for sample, row in zip(samples, nearest, strict=True):

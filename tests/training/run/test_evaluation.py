@@ -3,10 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metrics.own_detectors import detector_of_function
 from tests.helpers.tiny import Z_DIM, generator2, write_images
 from training.data.image_sets import ImageSet
 from training.run import evaluation
@@ -109,6 +111,27 @@ def test_a_metric_that_fails_loses_no_other(parts, tmp_path, monkeypatch, capsys
     assert judged.run(snapshot, events)
     assert (tmp_path / "metric-fid1k_full.jsonl").read_text().count("\n") == 2
     assert (tmp_path / "network-best.pkl").exists()
+
+
+def test_neighbours_are_seen_as_the_metrics_see(parts, tmp_path, monkeypatch):
+    """By the brightness of one pixel, the nearest are others than by the features of `tiny`."""
+    config, _, images = parts
+    config.detector, config.metrics = "pixel", ["fid1k_full"]
+    pixel = detector_of_function(lambda x: x[:, :1, 0, 0], "pixel")
+    original = evaluation.open_detector
+    monkeypatch.setattr(
+        evaluation, "open_detector", lambda name, *args, **kw: original(name) if name == "tiny" else pixel
+    )
+    watch = DiversityWatch(*parts, labels=torch.zeros(40, 0))
+    values = torch.cat([image[0, :1, :1] for image in images.read(range(40)).images]).flatten().float()
+    sample = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    monkeypatch.setattr(
+        evaluation, "samples_of", lambda *args: SimpleNamespace(read=lambda _: SimpleNamespace(images=[sample]))
+    )
+    watch.save_neighbours(tmp_path / "neighbors.png")
+    picture = np.asarray(Image.open(tmp_path / "neighbors.png").convert("RGB"))
+    shown = picture[0, 16::16, 0]
+    assert sorted(shown.tolist()) == sorted(values.sort().values[:6].int().tolist())
 
 
 def test_a_diverged_network_is_not_watched(parts, tmp_path):
