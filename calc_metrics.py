@@ -173,8 +173,16 @@ def check_flags(options: dict[str, Any]) -> None:
         if options["mirror"]:
             raise UserError("--mirror=1 needs the images; --stats is of what it is of")
     for name in ("stats_out", "features_out"):
-        if options[name] is not None and not options[name].endswith(".npz"):
-            raise UserError(f"--{name.replace('_', '-')}={options[name]}: the name must end in .npz")
+        if options[name] is not None:
+            check_stats_path(f"--{name.replace('_', '-')}", Path(options[name]))
+
+
+def check_stats_path(flag: str, path: Path) -> None:
+    """Refuse what could not be written after minutes of work."""
+    if path.suffix != ".npz":
+        raise UserError(f"{flag}={path}: the name must end in .npz")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag}={path}: there is no folder {path.parent}; make it, or name another")
 
 
 def write_statistics(options: dict[str, Any], opts: MetricOptions) -> None:
