@@ -124,6 +124,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 )
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
 @shared_options.SOURCE_IMAGES
+@click.option("--projected-w", help="Latents that project.py has found, instead of seeds", metavar="FILE.npz")
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(
     "--prior-interpolate",
@@ -159,6 +160,7 @@ def main(
     rotate: float,
     outdir: str,
     source_images: str | None,
+    projected_w: str | None,
     prior_images: str | None,
     prior_interpolate: int | None,
     prior_detector: str | None,
@@ -177,6 +179,9 @@ def main(
     start_time = time.time()
     check_flags(prior_images, prior_interpolate, prior_detector, has_pictures=grid is not None or pairs)
     sampler = open_sampler(network, source_images, device, verbose=True)
+    if projected_w is not None:
+        save_projected(sampler, projected_w, Path(outdir), Finish(alpha_threshold, scale))
+        return
     if prior_images is not None and seeds is None and not sampler.picks_images:
         seeds = list(PRIOR_SEEDS)
     seeds = choose_seeds(sampler, seeds)
@@ -202,6 +207,28 @@ def main(
     names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs, finish)
     saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler, scale)}", *names])
     print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
+
+
+def save_projected(sampler: Sampler, path: str, folder: Path, finish: Finish) -> None:
+    """The pictures of latents in a file, `proj00.png` and on."""
+    from torch.func import functional_call
+
+    from dnnlib.errors import naming
+    from dnnlib.files import prepare_folder, writing
+    from training.data.image_tensors import to_uint8
+    from training.sampling.projection import load_latents
+
+    with naming("--projected-w"):
+        ws, maps = load_latents(path, sampler.generator)
+    maps = {name: value.to(sampler.device) for name, value in maps.items()}
+    prepare_folder(folder, "--outdir")
+    for index in range(len(ws)):
+        one = ws[index : index + 1].to(sampler.device)
+        images = functional_call(sampler.generator.synthesis, maps, (one,), {"noise_mode": "const"})
+        pixels = finish.threshold(to_uint8(images).cpu())[0].permute(1, 2, 0).numpy()
+        with writing("--outdir"):
+            write_picture(folder / f"proj{index:02d}.png", encode_png(finish.enlarge(pixels)))
+    print(f"Saved {len(ws)} image{'s'[: len(ws) > 1]} of {path} to {folder}")
 
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:

@@ -530,3 +530,16 @@ def open_perceptual(weights: str | None = None, device: torch.device | str = "cp
         prepare=lambda images: eye.normalise(to_rgb(images)),
         num_features=0,
     )
+
+
+def open_perceptual_eye(device: torch.device | str = "cpu") -> Detector:
+    """What compares two pictures, with gradients: LPIPS if its weights are at hand, else EfficientNet's levels, else `tiny`.
+
+    `network(normalise(pixels))` gives vectors whose squared distance counts.
+    """
+    name = Detectors("auto")._perceptual()
+    if name == PERCEPTUAL:
+        return open_perceptual(device=device)
+    if all(cached_path(url) is not None for url in (PUBLIC["vgg16"].url, LPIPS_URL)):
+        return open_lpips(None, device=device)
+    return open_tiny(device)

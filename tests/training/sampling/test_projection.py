@@ -1,0 +1,142 @@
+"""The projector: pictures that a network made are found again, whatever the network; files of latents."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib.errors import UserError
+from metrics.detectors import open_tiny
+from tests.helpers.tiny import Z_DIM, generator2, generator3
+from training import networks_dcgan
+from training.sampling.projection import Projector, Search, correlation, load_latents, pace, save_latents
+from training.sampling.sampler import Look, Sampler
+from training.sampling.targets import cropped_middle, fitted, read_targets
+from training.sources.source import GaussianSource
+
+
+def dcgan():
+    """With weights that make pictures of different latents differ."""
+    torch.manual_seed(0)
+    G = networks_dcgan.Generator(Z_DIM, 0, 16, 3, channel_base=128, channel_max=16)
+    for parameter in G.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return G
+
+
+def projected(G, space, steps=150, pixel_weight=100.0, **known):
+    """By pixels mostly: what random networks make says nothing to a perceptual network."""
+    sampler = Sampler(G, GaussianSource(G.z_dim))
+    targets = sampler.images([5, 6], Look())
+    projector = Projector(
+        sampler, open_tiny("cpu"), Search(space=space, steps=steps, pixel_weight=pixel_weight, **known), Look()
+    )
+    *_, found = projector.run(targets, keep_every=50)
+    return projector, projector.finished(found, targets), targets
+
+
+@pytest.mark.parametrize(
+    ("make", "space"),
+    [(generator2, "w"), (generator2, "w+"), (generator2, "z"), (generator3, "w"), (generator3, "w+"), (dcgan, "z")],
+)
+def test_a_picture_of_the_network_is_found_again(make, space):
+    G = make()
+    projector, found, targets = projected(G, space)
+    start = Projector(projector.sampler, projector.eye, Search(space=space, steps=1), Look())
+    (mean,) = start.run(targets)
+    assert (found.psnr(targets) > mean.psnr(targets) + 0.8).all()
+    assert (found.psnr(targets) - mean.psnr(targets)).mean() > 1.5
+    assert found.latents.shape == ((2, Z_DIM) if space == "z" else (2, G.num_ws, G.w_dim))
+    assert len(found.frames) == 3 and found.frames[0].shape == targets.shape
+    again = projected(make(), space)[1]
+    assert torch.equal(again.latents, found.latents)  # the same seed, the same result
+    assert not torch.equal(
+        projected(make(), space, steps=20, seed=1)[1].latents, projected(make(), space, steps=20)[1].latents
+    )
+
+
+def test_noise_maps_stay_noise():
+    _, found, _ = projected(generator2(), "w", steps=30)
+    assert found.noise_maps and all(name.endswith("noise_const") for name in found.noise_maps)
+    for maps in found.noise_maps.values():
+        assert torch.allclose(maps.mean(dim=[1, 2, 3]), torch.zeros(2), atol=1e-5)
+        assert torch.allclose(maps.square().mean(dim=[1, 2, 3]), torch.ones(2), atol=1e-3)
+    assert projected(generator2(), "w", steps=3, has_noise_maps=False)[1].noise_maps == {}
+
+
+def test_correlation_sees_signal_at_every_scale():
+    torch.manual_seed(0)
+    noise = torch.randn(1, 1, 64, 64)
+    coarse = torch.nn.functional.interpolate(torch.randn(1, 1, 16, 16), scale_factor=4)
+    assert correlation(noise) < 0.01 < 0.3 < correlation(coarse)
+
+
+def test_the_pace_rises_stays_and_falls():
+    values = [pace(t, 0.05, 0.25) for t in (0, 0.025, 0.05, 0.5, 0.75, 0.875, 1)]
+    assert values == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_latents_travel_in_files(tmp_path, space):
+    projector, found, _ = projected(generator2(), space, steps=5)
+    save_latents(tmp_path / "found.npz", found, 1)
+    ws, maps = load_latents(str(tmp_path / "found.npz"), projector.G)
+    image = torch.func.functional_call(projector.G.synthesis, maps, (ws,), {"noise_mode": "const"})
+    assert torch.allclose(image, found.images[1:2], atol=1e-5)
+
+
+def test_files_of_other_programs(tmp_path):
+    G = generator2()
+    w = np.random.default_rng(0).normal(size=[1, G.num_ws, G.w_dim]).astype(np.float32)
+    np.savez(tmp_path / "projected_w.npz", w=w)
+    np.savez(tmp_path / "flat.npz", w=w[0])
+    for name in ("projected_w.npz", "flat.npz"):
+        ws, maps = load_latents(str(tmp_path / name), G)
+        assert np.array_equal(ws.numpy(), w) and maps == {}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"w": np.zeros([1, 3, 5])}, r"w has shape \[1, 3, 5\], and this network takes \[n, "),
+        ({"z": np.zeros([1, 3])}, r"z has shape \[1, 3\], and this network takes \[n, "),
+        ({"x": np.zeros(3)}, "holds neither w nor z"),
+        ({"w": np.zeros([1, 3, 5]), "noise.b9": np.zeros([2, 2])}, r"its noise map b9 \[2, 2\] is not one"),
+        (b"text", "cannot be read"),
+    ],
+)
+def test_other_files_are_one_line(tmp_path, arrays, words):
+    path = tmp_path / "w.npz"
+    if isinstance(arrays, bytes):
+        path.write_bytes(arrays)
+    else:
+        np.savez(path, **arrays)
+    with pytest.raises(UserError, match=words):
+        load_latents(str(path), generator2())
+
+
+def test_targets_of_any_size_and_kind(tmp_path):
+    G = generator2()
+    side = G.img_resolution
+    for name, mode, size in (("a", "L", (40, 30)), ("b", "RGBA", (7, 90)), ("c", "RGB", (side, side))):
+        Image.new(mode, size, 90 if mode == "L" else tuple([90] * len(mode))).save(tmp_path / f"{name}.png")
+    targets = read_targets(str(tmp_path), G)
+    assert [target.name for target in targets] == ["a", "b", "c"]
+    assert all(target.image.shape == (3, side, side) for target in targets)
+    assert targets[0].changes == f"cropped to 30x30, resized to {side}x{side}, 3 channels instead of 1"
+    assert targets[2].changes == ""
+    (alone,) = read_targets(str(tmp_path / "c.png"), G)
+    assert torch.equal(alone.image, targets[2].image)
+
+
+def test_the_middle_is_kept():
+    image = torch.arange(5 * 8).reshape(1, 5, 8)
+    assert torch.equal(cropped_middle(image, 1.0), image[:, :, 1:6])
+    assert torch.equal(cropped_middle(image, 2.0), image[:, :, 3:5])
+
+
+def test_sixteen_bits_are_eight_here():
+    G = generator2()
+    pixels = np.full([4, 4, 1], 65535, dtype=np.uint16)
+    assert torch.equal(fitted("white", pixels, G).image, torch.ones(3, G.img_resolution, G.img_resolution))
