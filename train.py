@@ -147,12 +147,12 @@ def with_preset(preset: str | None, options: dict[str, Any], given: set[str]) ->
     from torch_utils.misc import choose_device
     from training.config.resume import newest_run
 
-    why = ""
-    is_first = options["resume"] is None or (
-        options["resume"] == LATEST and newest_run(Path(options["outdir"])) is None
-    )
-    if preset is None and options["cfg"] is None and options["data"] is not None and is_first:
-        chosen = choose_preset(options["data"], choose_device(options["device"]).type)
+    resume, why = options["resume"], ""
+    if resume is not None and newest_run(Path(options["outdir"] if resume == LATEST else resume)) is not None:
+        return options, given  # a run that is continued has its options
+    if preset is None and options["cfg"] is None and options["data"] is not None and resume in (None, LATEST):
+        device = choose_device(options["device"]).type
+        chosen = choose_preset(options["data"], device, options["subset"])
         preset, why = chosen if chosen is not None else (None, "")
     if preset is None:
         return options, given

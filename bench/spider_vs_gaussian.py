@@ -307,7 +307,10 @@ def read_seconds(runs: list[Run]) -> dict[str, dict[int, Curve]]:
         if path is not None and path.is_file():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             means = [{name: line[name]["mean"] for name in SPENT if name in line} for line in lines]
-            earlier = seconds[STAGE_ONE][run.seed][-1][1] if needs_stage_one(run) else 0.0
+            before = seconds.get(STAGE_ONE, {}).get(run.seed, []) if needs_stage_one(run) else [(0.0, 0.0)]
+            if not before:  # it was trained before processor seconds were counted
+                continue
+            earlier = before[-1][1]
             seconds.setdefault(run.name, {})[run.seed] = [
                 (mean[SPENT[0]], earlier + mean[SPENT[1]]) for mean in means if len(mean) == len(SPENT)
             ]

@@ -7,12 +7,14 @@ metrics.compute(images=sample, num=5000, reference="ref.npz", detector="dino.onn
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dnnlib.errors import UserError, naming
 from dnnlib.util import get_obj_by_name
@@ -40,11 +42,12 @@ Sample = Callable[[int, torch.Generator], torch.Tensor]
 def compute(
     images: Any,
     reference: Any = None,
-    metrics: Sequence[str] = ("fid",),
+    metrics: str | Sequence[str] = ("fid",),
     detector: str | Detector | Callable[[torch.Tensor], torch.Tensor] = "auto",
     *,
     num: int | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
+    reference_range: tuple[float, float] | None = None,
     detector_weights: str | None = None,
     resize: str = "tf",
     seed: int = 0,
@@ -56,7 +59,8 @@ def compute(
 
     images, reference: a folder or zip; a tensor or array `[N, C, H, W]`; a torch data set of images (tensors `[C, H, W]`,
     Pillow's, or the first of a tuple); a function of (n, generator) that gives `[n, C, H, W]`, with num, how many. uint8 pixels
-    are taken as they are, floats lie in value_range. reference may also be a file of statistics (.npz, .pkl). metrics: `fid
+    are taken as they are, floats lie in value_range, those
+    of the reference in reference_range (None: the same). reference may also be a file of statistics (.npz, .pkl). metrics: `fid
     fid_inf kid pr dc is sid csid` of all images, or official names (`fid5k_full`). detector: a name, an .onnx file, a
     `Detector`, or a function of pixels in [0, 255]. Raises `UserError`.
     """
@@ -73,14 +77,18 @@ def compute(
         if isinstance(reference, Reference) or is_statistics(reference):
             opts.reference = reference if isinstance(reference, Reference) else read_reference(reference)
         elif reference is not None:
-            opts.real = images_of(reference, num, value_range, seed + 1, "reference")
+            opts.real = images_of(reference, num, reference_range or value_range, seed + 1, "reference")
     thousands = -(-len(generated) // metric_main.KILO)
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     names = {name: SHORT[name].format(k=thousands) if name in SHORT else name for name in metrics}
     metric_main.prepare(list(names.values()), opts)
     numbers: dict[str, float] = {}
     for short, name in names.items():
-        results = metric_main.calc_metric(name, opts)["results"]
-        numbers |= {short + key.removeprefix(name): value for key, value in results.items()}
+        result = metric_main.calc_metric(name, opts)
+        for line in result["warnings"]:
+            if "were asked for" not in line:  # short names ask for whole thousands
+                warnings.warn(line, stacklevel=2)
+        numbers |= {short + key.removeprefix(name): value for key, value in result["results"].items()}
     return numbers
 
 
@@ -149,7 +157,8 @@ class SampledImages:
     def _image(self, number: int, place: int) -> torch.Tensor:
         if self._block is None or self._block[0] != number:
             size = min(BATCH, self.num - number * BATCH)
-            made = self.sample(size, seeding.generator("sampled images", self.seed, number))
+            with torch.no_grad():
+                made = self.sample(size, seeding.generator("sampled images", self.seed, number))
             if len(made) != size:
                 raise UserError(f"{self.name}: the function gave {len(made)} images, {size} were asked for")
             self._block = number, torch.as_tensor(made)
@@ -159,11 +168,13 @@ class SampledImages:
 def as_pixels(item: Any, value_range: tuple[float, float]) -> torch.Tensor:
     """uint8 `[C, H, W]` from an item of a data set. Raises `UserError`."""
     image = item[0] if isinstance(item, tuple | list) else item
-    if not isinstance(image, torch.Tensor):
-        array = np.asarray(image)
-        is_pillow = not isinstance(image, np.ndarray)  # which has channels last, or none
-        array = array[:, :, None] if array.ndim == 2 else array
-        image = torch.from_numpy(np.array(array.transpose(2, 0, 1) if is_pillow else array))
+    if isinstance(image, Image.Image):
+        has_alpha = "A" in image.getbands() or "transparency" in image.info
+        is_gray = image.mode in ("1", "L", "LA") and not has_alpha
+        pixels = np.array(image.convert("RGBA" if has_alpha else "L" if is_gray else "RGB"))
+        image = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
+    image = torch.as_tensor(image)
+    image = image[None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
         raise UserError(f"an image has shape {list(image.shape)}, must be [C, H, W] with C 1, 3 or 4")
     if image.dtype == torch.uint8:

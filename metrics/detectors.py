@@ -59,6 +59,7 @@ class Detector:
     prepare: Callable[[torch.Tensor], torch.Tensor]  # uint8 `[N, C, H, W]` to what the network takes
     num_features: int
     normalise: Callable[[torch.Tensor], torch.Tensor]  # float `[n, 3, h, w]` in [0, 255] to the same
+    is_cacheable: bool = True  # whether `key` says all that decides its numbers
     is_published: bool = True  # whether the weights are the file that everybody has, by its hash
 
     @property

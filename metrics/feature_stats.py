@@ -102,11 +102,12 @@ def compute_features(
 
     max_items: of more images a random subset, drawn by `seed`, is seen. Images that cannot be read are left out and
     named; is_strict: they stop it. alternative: what the message then advises beside mending them. keep_going: asked on all
-    ranks before each batch; False raises `Stopped`. The result is kept in the cache, unless the images have no key.
+    ranks before each batch; False raises `Stopped`. The result is kept in the cache, where images and detector have keys.
     Raises `UserError`.
     """
     indices = choose_indices(len(images), max_items, seed)
-    path = None if images.key is None else cache_path(images, detector, indices)
+    has_key = images.key is not None and detector.is_cacheable
+    path = cache_path(images, detector, indices) if has_key else None
     # All or none: a file may appear for one of them while the others look, and machines may have caches of their own.
     is_cached = all(distributed.gather_objects(path is not None and is_kept(path)))
     if is_cached and path is not None:

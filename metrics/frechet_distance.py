@@ -18,7 +18,7 @@ from metrics.features import as_features
 from torch_utils import seeding
 
 CHUNK = 1024  # samples converted to float64 at a time
-FEWEST_TO_EXTRAPOLATE = 100  # samples
+FEWEST_PER_FEATURE = 4  # samples for each dimension, to extrapolate
 POINTS = 15  # numbers of samples at which the distance is computed to extrapolate it
 FEW_FOR_FID = 2048  # images; below, the covariance of Inception's features is singular
 
@@ -107,22 +107,26 @@ class Extrapolation(NamedTuple):
     """A distance for infinitely many samples of the second set."""
 
     value: float  # may fall below 0, by chance
-    error: float  # its standard error, from how the points scatter about the line
     at_all: float  # the distance for the samples that there are
 
 
 def extrapolated_distance(real: Gaussian, features: ArrayLike, seed: int = 0) -> Extrapolation:
     """The squared distance of `[N, d]` to a Gaussian, without what few samples add to it (Chong & Forsyth 2020).
 
-    That is proportional to 1 / N: a line through the distances of random parts, from a tenth of the samples to all of them,
-    ends at the value. Parts are drawn by `seed`. Raises `UserError` on fewer than FEWEST_TO_EXTRAPOLATE samples.
+    That is proportional to 1 / N where N is some times d: a line through the distances of random parts, from a tenth of the
+    samples (twice d, at least) to all of them, ends at the value. Every part is drawn anew, by `seed`. Raises `UserError` on
+    fewer than `FEWEST_PER_FEATURE` d samples.
     """
     x = as_features(features, "generated images")
-    if len(x) < FEWEST_TO_EXTRAPOLATE:
-        raise UserError(f"{len(x)} generated images are too few to extrapolate; {FEWEST_TO_EXTRAPOLATE} are needed")
-    order = torch.randperm(len(x), generator=seeding.generator("extrapolation", seed))
-    sizes = np.linspace(len(x) / 10, len(x), POINTS).round().astype(int)
-    parts = [x[order[:size]] if size < len(x) else x for size in sizes]
-    distances = np.array([frechet_distance(real, fit_gaussian(part, "generated images")) for part in parts])
-    (_, value), covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
-    return Extrapolation(float(value), float(np.sqrt(covariance[1, 1])), float(distances[-1]))
+    num, dim = x.shape
+    if num < FEWEST_PER_FEATURE * dim:
+        raise UserError(
+            f"{num:,} generated images are too few to extrapolate with {dim:,} features; {FEWEST_PER_FEATURE * dim:,} are needed"
+        )
+    sizes = np.linspace(max(num / 10, 2 * dim), num, POINTS).round().astype(int)
+    distances = []
+    for number, size in enumerate(sizes):
+        order = torch.randperm(num, generator=seeding.generator("extrapolation", seed, number))
+        distances.append(frechet_distance(real, fit_gaussian(x[order[:size]], "generated images")))
+    _, value = np.polyfit(1 / sizes, distances, 1)
+    return Extrapolation(float(value), distances[-1])

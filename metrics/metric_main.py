@@ -24,7 +24,7 @@ from metrics.equivariance import equivariance
 from metrics.feature_stats import BATCH, LEAVE_STRICT_OUT, FeatureSet, Images, compute_features, content_order
 from metrics.frechet_distance import (
     FEW_FOR_FID,
-    FEWEST_TO_EXTRAPOLATE,
+    FEWEST_PER_FEATURE,
     Gaussian,
     extrapolated_distance,
     fit_gaussian,
@@ -169,6 +169,7 @@ class Metric:
     needs_classes: bool = False  # asks the detector what it sees
     asked: int = 0  # how many images it generates
     fewest: int = 0  # images, generated and real ones each, that it cannot do without
+    fewest_per_feature: int = 0  # generated images for each feature of the detector
     main: str = ""  # of several values the one that snapshots are compared by
     better: str = "low"  # low, high, or near_zero
 
@@ -248,10 +249,24 @@ def prepare(names: Sequence[str], opts: MetricOptions, may_lack_images: bool = F
                 raise UserError(
                     f"--metrics: {name} needs classes, and {detector.name} knows none; add --detector=inception or efficientnet"
                 )
+            if metric.needs_real and opts.reference is not None:
+                opts.reference.check(detector)
+            check_features(name, metric, detector)
             detectors[detector.key] = detector
     for shortage in [] if may_lack_images else shortages(names, opts):
         raise UserError(shortage)
     return list(detectors.values())
+
+
+def check_features(name: str, metric: Metric, detector: Detector) -> None:
+    """Raise `UserError` where a metric generates too few images for so many features."""
+    needed = metric.fewest_per_feature * detector.num_features
+    if metric.asked < needed:
+        enough = re.sub(r"\d+(?=k)", str(-(-needed // KILO)), name)
+        raise UserError(
+            f"--metrics: {name} needs {needed:,} images with the {detector.num_features:,} features of {detector.name}; use "
+            f"{enough}"
+        )
 
 
 def check_reference(name: str, metric: Metric, reference: Reference) -> None:
@@ -396,10 +411,16 @@ def fid_infinity(size: str, full: str | None) -> Metric:
     def compute(opts: MetricOptions) -> Value:
         real, gen, detector, counts = opts.fit_both("inception", KILO * int(size), full)
         result = extrapolated_distance(real, gen.features, opts.seed)
-        return Value({"": result.value, "_at_all": result.at_all}, detector, {"": result.error}, counts)
+        return Value({"": result.value, "_at_all": result.at_all}, detector, counts=counts)
 
-    fewest = FEWEST_TO_EXTRAPOLATE
-    return Metric(compute, asked=KILO * int(size), fewest=fewest, needs_features=False, is_of_all=full is not None)
+    return Metric(
+        compute,
+        asked=KILO * int(size),
+        fewest=2,
+        fewest_per_feature=FEWEST_PER_FEATURE,
+        needs_features=False,
+        is_of_all=full is not None,
+    )
 
 
 @register_family(r"kid(?P<size>[1-9]\d{0,3})k(?P<full>_full)?", "kid50k_full", "kid50k")

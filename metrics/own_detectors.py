@@ -5,6 +5,7 @@ wants, such as a mean to subtract, is part of the file), one output `[N, d]`. Im
 h and w where it names them. Numbers carry the file's name and hash: `fid5k_full[dinov2:1a2b3c4d]`.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,9 @@ def detector_of_function(
     takes any size. Raises `UserError` where it gives something else.
     """
     name = name or getattr(function, "__name__", type(function).__name__)
-    network = FunctionNetwork(function).to(device)
-    return assembled(name, network, (size, size) if size else None, "function", is_published=True)
+    network = FunctionNetwork(function).to(device).eval()
+    detector = assembled(name, network, (size, size) if size else None, "function")
+    return dataclasses.replace(detector, is_cacheable=False)  # nothing tells one function from another of its name
 
 
 def open_onnx(path: str, device: torch.device | str = "cpu") -> Detector:
@@ -76,7 +78,9 @@ def open_onnx(path: str, device: torch.device | str = "cpu") -> Detector:
         array = x.round().to(torch.uint8).cpu().numpy() if dtype == "tensor(uint8)" else x.cpu().numpy()
         return torch.from_numpy(session.run(None, {name: array})[0])
 
-    return assembled(Path(path).stem, FunctionNetwork(features), size, hashlib.sha256(data).hexdigest()[:16], False)
+    network = FunctionNetwork(features)
+    detector = assembled(Path(path).stem, network, size, hashlib.sha256(data).hexdigest()[:16])
+    return dataclasses.replace(detector, is_published=False)
 
 
 def input_of(session: Any, path: str) -> tuple[str, str, tuple[int, int] | None]:
@@ -85,6 +89,9 @@ def input_of(session: Any, path: str) -> tuple[str, str, tuple[int, int] | None]
     shapes = "; ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] in (0, 1, 2, 4):
         raise UserError(f"--detector={path}: takes {shapes}, not one batch of colour images [N, 3, h, w]")
+    if len(session.get_outputs()) != 1:
+        names = ", ".join(one.name for one in session.get_outputs())
+        raise UserError(f"--detector={path}: gives {names}; a detector gives one thing, its features [N, d]")
     if inputs[0].type not in ("tensor(uint8)", "tensor(float)"):
         raise UserError(f"--detector={path}: takes {inputs[0].type}; uint8 or float32 pixels in [0, 255] are given")
     height, width = inputs[0].shape[2:]
@@ -92,9 +99,7 @@ def input_of(session: Any, path: str) -> tuple[str, str, tuple[int, int] | None]
     return inputs[0].name, inputs[0].type, size
 
 
-def assembled(
-    name: str, network: FunctionNetwork, size: tuple[int, int] | None, weights_hash: str, is_published: bool
-) -> Detector:
+def assembled(name: str, network: FunctionNetwork, size: tuple[int, int] | None, weights_hash: str) -> Detector:
     """The detector, tried on one image for the number of its features. Raises `UserError`."""
 
     def normalise(x: torch.Tensor) -> torch.Tensor:
@@ -121,5 +126,4 @@ def assembled(
         prepare=prepare,
         num_features=features.shape[1],
         normalise=normalise,
-        is_published=is_published,
     )

@@ -8,6 +8,7 @@ need. The .pkl files of the official code are read, too (as data: nothing in the
 import dataclasses
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet
 from metrics.frechet_distance import Gaussian, fit_gaussian
 from torch_utils import official_pickles
+
+UNREADABLE = (  # what damaged and strange files raise
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError, MemoryError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,9 @@ def write_reference(path: str | os.PathLike, features: torch.Tensor, detector: D
         "mu": gaussian.mean,
         "sigma": gaussian.covariance,
         "num_images": np.int64(len(features)),
-        "detector": np.str_(detector.key),
     }
+    if detector.is_cacheable:
+        arrays["detector"] = np.str_(detector.key)
     if with_features:
         arrays["features"] = features.numpy()
     with atomic_write(path) as file:
@@ -84,13 +91,23 @@ def read_reference(path: str | os.PathLike) -> Reference:
     """Read an .npz or an official .pkl. Raises `UserError`."""
     name = os.path.basename(path)
     try:
-        arrays = read_npz(Path(path)) if zipfile.is_zipfile(path) else read_official(Path(path))
-    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, EOFError, zipfile.BadZipFile) as error:
+        arrays = converted(read_npz(Path(path)) if zipfile.is_zipfile(path) else read_official(Path(path)))
+    except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(
             f"{path} cannot be read ({reason}); give an .npz with mu and sigma, or an official .pkl"
         ) from error
     return dataclasses.replace(reference_of(arrays, str(path)), name=name)
+
+
+def converted(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays in the types that are computed with. Raises ValueError or TypeError."""
+    kinds = {"mu": np.float64, "sigma": np.float64, "features": np.float32}
+    result: dict[str, Any] = {
+        name: np.ascontiguousarray(arrays[name], dtype=kinds[name]) for name in kinds if name in arrays
+    }
+    result |= {"num_images": int(arrays["num_images"])} if "num_images" in arrays else {}
+    return result | ({"detector": str(arrays["detector"])} if "detector" in arrays else {})
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -123,11 +140,11 @@ def reference_of(arrays: dict[str, Any], path: str) -> Reference:
     """Check shapes and values. Raises `UserError`."""
     features = None
     if "features" in arrays:
-        features = torch.from_numpy(np.ascontiguousarray(arrays["features"], dtype=np.float32))
+        features = torch.from_numpy(arrays["features"])
         if features.ndim != 2:
             raise UserError(f"{path}: features have shape {list(features.shape)}, not [N, d]")
     if "mu" in arrays and "sigma" in arrays:
-        gaussian = Gaussian(np.asarray(arrays["mu"], dtype=np.float64), np.asarray(arrays["sigma"], dtype=np.float64))
+        gaussian = Gaussian(arrays["mu"], arrays["sigma"])
     elif features is not None:
         gaussian = fit_gaussian(features, path)
     else:
@@ -137,7 +154,9 @@ def reference_of(arrays: dict[str, Any], path: str) -> Reference:
         raise UserError(
             f"{path}: mu of shape {list(gaussian.mean.shape)} and sigma of {list(gaussian.covariance.shape)} do not fit together"
         )
-    if not all(np.isfinite(part).all() for part in gaussian):
-        raise UserError(f"{path}: mu and sigma are not all finite")
-    num = int(arrays["num_images"]) if "num_images" in arrays else None
-    return Reference(path, gaussian, num, features, str(arrays["detector"]) if "detector" in arrays else None)
+    if not all(np.isfinite(part).all() for part in gaussian) or not (features is None or features.isfinite().all()):
+        raise UserError(f"{path}: its numbers are not all finite")
+    num = arrays.get("num_images")
+    if features is not None and num not in (None, len(features)):
+        raise UserError(f"{path}: says that it is of {num} images and holds the features of {len(features)}")
+    return Reference(path, gaussian, num, features, arrays.get("detector"))

@@ -183,6 +183,10 @@ def test_statistics_of_a_data_set_stand_for_its_images(files, tmp_path):
         (["--metrics=fid1k_full", "--features-out=a.npz"], "and --features-out is given, too"),
         (["--metrics=fid1k_full", "--mirror=1"], "--mirror=1 needs the images"),
         (["--stats=nowhere.npz"], "nowhere.npz cannot be read"),
+        (
+            ["--metrics=fid_inf1k_full"],
+            "fid_inf1k_full needs 1,024 images with the 256 features of tiny; use fid_inf2k_full",
+        ),
     ],
 )
 def test_what_statistics_cannot_do_is_one_line(files, tmp_path, args, words):

@@ -52,6 +52,14 @@ def test_every_preset_trains_and_goes_on(tmp_path, folders, request, name, has_e
     assert status == 0 and "goes on from training-state" in out, out + err
 
 
+def test_a_run_keeps_its_options_whatever_is_installed_since(tmp_path, folders, monkeypatch, random_eye):
+    args = ["--preset=few", f"--data={folders['RGB']}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--resume=latest"]
+    assert run_inside(*args)[0] == 0
+    monkeypatch.setattr(efficientnet, "packaged_weights", lambda: tmp_path)
+    status, out, err = run_inside(*args, "--kimg=0.012")
+    assert status == 0 and "goes on from training-state" in out, out + err
+
+
 @pytest.mark.parametrize("name", NAMED_PRESETS)
 def test_flags_of_presets_go_together(name):
     import train
@@ -74,6 +82,8 @@ def test_data_chooses(tmp_path, mode, size, count, expected):
     chosen = choose_preset(str(write_images(tmp_path, count, size, mode)), "cpu")
     assert (chosen is None and expected is None) or (chosen[0] == expected and f"{count} " in chosen[1])
     assert choose_preset(str(tmp_path), "cuda") is None  # nothing was measured there
+    if expected in ("sprites", "photos"):
+        assert choose_preset(str(tmp_path), "cpu", subset=100)[0] == "few"
 
 
 def test_a_folder_alone_is_enough(tmp_path, folders):

@@ -46,7 +46,7 @@ def recolor(x: torch.Tensor) -> torch.Tensor:
 def shift(x: torch.Tensor) -> torch.Tensor:
     """By whole pixels, zeros behind."""
     n, _, height, width = x.shape
-    margin = [round(side * MAX_SHIFT) for side in (height, width)]
+    margin = [int(side * MAX_SHIFT + 0.5) for side in (height, width)]
     down, across = (seeding.randint(2 * most + 1, [n], device=x.device) for most in margin)
     x = pad(x, [margin[1], margin[1], margin[0], margin[0]])
     rows = down[:, None] + torch.arange(height, device=x.device)  # [n, height]

@@ -1,8 +1,10 @@
 """FastGAN's generator (Liu 2021, "Towards Faster and Stabilized GAN Training for High-Fidelity Few-shot Image Synthesis").
 
-z to 4x4, then blocks that double the side: nearest neighbours, 3x3, batch norm, gated linear units; every second size has two
-such convolutions. Skip-layer excitation: small feature maps say which of the large ones count. Noise on feature maps is not
-built. The paper's discriminator is not, either: it goes with the projected one (Sauer 2021).
+z to 4x4, then blocks that double the side: nearest neighbours, 3x3, batch norm, gated linear units; every second size has
+two such convolutions. Skip-layer excitation: small feature maps say which of the large ones count. It is written from the
+paper, which leaves things open: two convolutions stand at 16, 64 and 256 pixels here (at 8, 32, 128 in its authors' code),
+weights begin orthogonal, 32 pixels are gated, too. Noise on feature maps is not built, nor is its discriminator: the
+projected one (Sauer 2021) goes with it.
 """
 
 import torch

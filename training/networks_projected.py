@@ -68,7 +68,8 @@ class Discriminator(ImageDiscriminator):
 
     @property
     def shrinks(self) -> bool:
-        return image_size(self.img_resolution) > tuple(self.size)
+        """Whether a side becomes shorter, which would alias without a filter."""
+        return any(before > now for before, now in zip(image_size(self.img_resolution), self.size, strict=True))
 
     def as_rgb(self, img: torch.Tensor) -> torch.Tensor:
         """`[n, 1 | 3 | 4, h, w]` -> `[n, 3, h, w]`."""

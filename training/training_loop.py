@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ class Run:
 
 def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_file: Path | None) -> Run:
     """All parts of a run, at its beginning or as `state_file` holds them. Raises `UserError`."""
-    is_writer = distributed.get_rank() == 0
+    is_writer, start_cpu = distributed.get_rank() == 0, time.process_time()
     distributed.print0("Loading data and source...")
     saved = None if state_file is None else read_state(state_file)
     dataset, images, state = load(config, device, saved)
@@ -198,7 +199,7 @@ def open_run(config: TrainingConfig, run_dir: Path, device: torch.device, state_
     if is_writer and saved is None:
         show_start(config, pictures)
     loader = open_loader(dataset, config, order, state.cur_nimg)
-    progress = Progress(run_dir, state, config.total_kimg, device)
+    progress = Progress(run_dir, state, config.total_kimg, device, start_cpu)
     saver = Saver(run_dir, config, state, {"step": step, "progress": progress, "watch": watch}, batch_gpu)
     if saved is not None:
         with fitting():

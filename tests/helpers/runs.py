@@ -55,7 +55,7 @@ def leaves(tree, name=""):
     """(name, value) of everything in a training state but times."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            if not key.startswith((*TIMES, "tick_sec", "total_sec")):
+            if not key.startswith((*TIMES, "tick_sec", "total_sec", "total_cpu")):
                 yield from leaves(value, f"{name}.{key}")
     elif isinstance(tree, list):
         for index, value in enumerate(tree):

@@ -9,6 +9,7 @@ from PIL import Image
 
 import metrics
 from dnnlib.errors import UserError
+from metrics.computing import as_pixels
 from metrics.detectors import open_detector
 from metrics.own_detectors import detector_of_function
 from tests.helpers.tiny import write_images
@@ -78,6 +79,30 @@ def test_a_function_as_detector(folders):
     sized = detector_of_function(lambda x: x.flatten(1), "pixels", size=4)
     assert sized.num_features == 48
     assert list(metrics.compute(*folders, ["fid"], sized)) == ["fid[pixels]"]
+
+
+def test_functions_of_one_name_are_not_taken_for_each_other(folders):
+    """Features were kept in the cache by the function's name."""
+    numbers = [metrics.compute(*folders, "fid", lambda x, power=power: x.mean(dim=[2, 3]) ** power) for power in (1, 2)]
+    assert numbers[0] != numbers[1]
+
+
+def test_pictures_of_all_modes_are_what_people_see():
+    gray = Image.new("L", (4, 4), 200)
+    for mode in ("1", "P", "RGB", "L", "CMYK"):
+        pixels = as_pixels(gray.convert(mode), (-1, 1))
+        assert pixels.float().mean() == pytest.approx(255 if mode == "1" else 200, abs=60 if mode == "1" else 2), mode
+    clear = Image.new("RGBA", (4, 4), (1, 2, 3, 0))
+    assert as_pixels(clear, (-1, 1)).shape == (4, 4, 4)
+    assert as_pixels(np.zeros([5, 6], dtype=np.uint8), (-1, 1)).shape == (1, 5, 6)
+
+
+def test_reals_may_lie_in_another_range(folders):
+    reals = torch.from_numpy(as_array(folders[1])) / 255
+    expected = metrics.compute(*folders, "fid", "tiny")
+    assert metrics.compute(folders[0], reals, "fid", "tiny", reference_range=(0, 1)) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

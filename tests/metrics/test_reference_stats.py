@@ -84,6 +84,13 @@ class Evil:
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "not all finite"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros([5, 2])}, "do not fit together"),
         ({"features": np.zeros(5)}, r"features have shape \[5\]"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "num_images": np.zeros(2)}, "cannot be read"),
+        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "cannot be read"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.full([5, 3], np.nan)}, "not all finite"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros([5, 3]), "num_images": 6},
+            "holds the features of 5",
+        ),
     ],
 )
 def test_what_is_no_such_file_is_one_line(tmp_path, capsys, content, words):
@@ -116,7 +123,8 @@ def test_few_samples_read_too_high_and_the_extrapolated_distance_does_not():
     real = fit_gaussian(torch.randn([200_000, 12], generator=generator))
     values = [extrapolated_distance(real, torch.randn([300, 12], generator=generator), seed) for seed in range(5)]
     assert all(result.at_all > 0.1 for result in values)
-    assert abs(np.mean([result.value for result in values])) < 0.03
-    assert all(0 < result.error < 0.1 for result in values)
-    with pytest.raises(UserError, match="99 generated images are too few to extrapolate"):
-        extrapolated_distance(real, torch.randn([99, 12]))
+    assert abs(np.mean([result.value for result in values])) < 0.04
+    with pytest.raises(
+        UserError, match="47 generated images are too few to extrapolate with 12 features; 48 are needed"
+    ):
+        extrapolated_distance(real, torch.randn([47, 12]))

@@ -136,6 +136,12 @@ def test_large_images_are_shrunk_without_aliases():
     assert (D(stripes, None) - grey).abs().mean() < 0.2 * (D(torch.ones_like(stripes), None) - grey).abs().mean()
 
 
+def test_a_side_that_shrinks_is_filtered():
+    """Sizes were compared as tuples: of 24x256 only the first side counted."""
+    assert Discriminator(0, [24, 256], 3, feature_size=64).shrinks
+    assert not Discriminator(0, [32, 64], 3, feature_size=64).shrinks
+
+
 @pytest.mark.parametrize(("side", "halvings"), [(1, 0), (2, 0), (4, 0), (7, 0), (8, 1), (16, 2), (56, 3)])
 def test_heads_end_near_the_grid(side, halvings):
     assert num_halvings(side) == halvings
@@ -158,7 +164,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 
 def test_fastgan_is_figures_3_and_4_of_liu_2021():
-    """Blocks double the side, every second has two convolutions; 64 is gated by 4x4, 128 by 8x8, 256 by 16x16."""
+    """Blocks double the side, at 16, 64, 256 with two convolutions; 64 is gated by 4x4, 128 by 8x8, 256 by 16x16."""
     G = networks_fastgan.Generator(16, 0, 256, 3, channel_base=1024, channel_max=64)
     assert [len(block) for block in G.synthesis.blocks] == [1, 2, 1, 2, 1, 2]
     widths = [64, 64, 64, 32, 16, 8, 4]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dnnlib.errors import UserError, naming
 
-LARGEST_SIDE = 64  # pixels, of what was measured
+SIDES = (16, 32, 64)  # of images that a preset is chosen for
 FEW_IMAGES = 500
 SMALL = "--cbase=1024 --cmax=128 --z-dim=64 --batch=32"
 PROJECTED = f"--cfg=fastgan {SMALL}"
@@ -40,9 +40,9 @@ NAMED_PRESETS = {
     ),
     "few": NamedPreset(
         f"fewer than {FEW_IMAGES} images of one kind",
-        f"{PROJECTED} --mirror=1 --kimg=16 --tick=1",
+        f"{PROJECTED} --kimg=16 --tick=1",
         "things in some minutes",
-        f"--cfg=dcgan {SMALL} --mirror=1 --kimg=64 --tick=4",
+        f"--cfg=dcgan {SMALL} --kimg=64 --tick=4",
     ),
 }
 
@@ -62,7 +62,7 @@ def flags_of(name: str) -> tuple[list[str], str]:
     )
 
 
-def choose_preset(data: str, device: str) -> tuple[str, str] | None:
+def choose_preset(data: str, device: str, subset: int | None = None) -> tuple[str, str] | None:
     """`(name, why)` of the preset that suits the images; None where none was measured on anything like them."""
     from training.dataset import ImageFolderDataset
 
@@ -71,9 +71,9 @@ def choose_preset(data: str, device: str) -> tuple[str, str] | None:
     with naming("--data"):
         dataset = ImageFolderDataset(data)
     channels, height, width = dataset.image_shape
-    num = len(dataset)
+    num = min(len(dataset), subset or len(dataset))
     dataset.close()
-    if height != width or height not in (16, 32, 64):
+    if height != width or height not in SIDES:
         return None
     kind = "RGBA images" if channels == 4 else "images"
     why = f"{num:,} {kind} of {width}x{height}, and no --cfg"

@@ -153,8 +153,8 @@ class MainOptions:
     )  # fmt: skip
     feature_size: int | None = option(
         None, "Longer side at which that network looks at images, a multiple of 32", FIXED, metavar="INT",
-        unset="64, the images' own up to 224", least=32, most=1024,
-        suits=lambda preset: preset.judge == "projected",
+        unset="the images' own side, from 64 to 224", least=32, most=1024,
+        needs=Need(lambda o: o.preset.judge == "projected", "needs --discriminator=projected"),
     )  # fmt: skip
     prior: str | None = option(
         None, "Condition on features of the training images (data instance prior)", FIXED, choices=("features",),
@@ -367,7 +367,8 @@ def check_together(options: TrainingOptions) -> None:
         if getattr(options, name) in (DEFAULTS[name], None, ()) or (name == "stage_cache" and not options.stage_cache):
             continue
         if flag.suits is not None and not flag.suits(options.preset):
-            raise UserError(f"{typed(options, name)}: --cfg={options.cfg} has no such thing; leave it out")
+            judge = "" if options.discriminator in (None, "own") else f" with --discriminator={options.discriminator}"
+            raise UserError(f"{typed(options, name)}: --cfg={options.cfg}{judge} has no such thing; leave it out")
         if flag.needs is not None and not flag.needs.holds(options):
             raise UserError(f"{typed(options, name)}: {flag.needs.text}")
     if "prior" in options.coreset and options.source_match != "random":

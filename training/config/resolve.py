@@ -17,6 +17,7 @@ from metrics import metric_main
 from metrics.detectors import Detectors
 from metrics.feature_stats import Images
 from torch_utils import distributed, misc, persistence
+from training.augment import AugmentPipe
 from training.checkpoints.snapshot import ReadSnapshot, load_snapshot
 from training.checkpoints.state_file import state_beside
 from training.config.choices import (
@@ -296,8 +297,8 @@ def describe_resume(options: TrainingOptions, config: TrainingConfig, read: Read
             state_beside(Path(options.resume), contents["meta"].get("cur_nimg", 0))
     else:
         anew.append("optimizers (--resume-optimizer=1 takes them over)")
-    if options.resume_augment and contents.get("augment_pipe") is None:
-        raise UserError(f"--resume-augment=1: {options.resume} was trained without augmentation; leave it out")
+    if options.resume_augment and not isinstance(contents.get("augment_pipe"), AugmentPipe):
+        raise UserError(f"--resume-augment=1: {options.resume} was trained without ADA's augmentation; leave it out")
     if not options.resume_augment:
         anew.append("ADA (--resume-augment=1)")
     rest = f"; {', '.join(anew)} anew" if anew else ""

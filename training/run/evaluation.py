@@ -174,10 +174,11 @@ class DiversityWatch:
         self.reference = choose_indices(len(self.images), REFERENCE_IMAGES, config.seed)
         with naming("--data"):
             reals = compute_features(self.images, self.detector, REFERENCE_IMAGES, config.seed, is_strict=True)
-            self.eye, seen = self.detector, reals  # of neighbours
-            if config.detector != "auto" and config.metrics:
-                self.eye = open_detector(config.detector, config.detector_weights, device=state.device)
-                is_verbose = distributed.get_rank() == 0
+        self.eye, seen = self.detector, reals  # of neighbours
+        if config.detector != "auto" and config.metrics:
+            self.eye = open_detector(config.detector, config.detector_weights, device=state.device)
+            is_verbose = distributed.get_rank() == 0
+            with naming("--data"):
                 seen = compute_features(
                     self.images, self.eye, REFERENCE_IMAGES, config.seed, is_strict=True, is_verbose=is_verbose
                 )
@@ -208,7 +209,8 @@ class DiversityWatch:
         if self.num_low == TICKS_TO_WARN:
             print(
                 f"Warning: the samples cover {coverage:.0%} of the data where they covered {self.best_coverage:.0%} before: the "
-                "generator may be collapsing. An earlier snapshot with a larger --gamma, or --aug=ada, is the usual way out",
+                "generator may be collapsing. An earlier snapshot with lower --glr and --dlr, or with a larger --gamma or "
+                "--aug=ada where its discriminator has them, is the usual way out",
                 flush=True,
             )
         self.warn_of_standstill()
@@ -221,7 +223,7 @@ class DiversityWatch:
             print(
                 f"Warning: after {self.state.cur_nimg / 1000:.0f} kimg the samples cover {self.best_coverage:.0%} of the data at "
                 "best: the generator has not begun to make anything like it. For small images --cfg=dcgan --aug=noaug begins "
-                "sooner; a larger --gamma, or a smaller network (--cbase, --cmax), are other ways out",
+                "sooner, and --preset names what does for which data; a smaller network (--cbase, --cmax) is another way out",
                 flush=True,
             )
 

@@ -95,7 +95,10 @@ def say_at_once(message: str) -> None:
 class Progress:
     """Times, statistics and their files. On every rank, since statistics are summed over ranks; rank 0 writes."""
 
-    def __init__(self, run_dir: Path, state: TrainingState, total_kimg: float, device: torch.device):
+    def __init__(
+        self, run_dir: Path, state: TrainingState, total_kimg: float, device: torch.device, start_cpu: float = 0.0
+    ):
+        """start_cpu: processor seconds of this process when its work on the run began."""
         self.run_dir = run_dir
         self.state = state
         self.total_kimg = total_kimg
@@ -107,6 +110,7 @@ class Progress:
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
         self.earlier_sec = 0.0  # spent on this run before it was resumed
         self.earlier_cpu = 0.0  # processor seconds of this process, likewise
+        self.start_cpu = start_cpu
         self.pause_cpu = self.paused_cpu = 0.0  # processor seconds at the last pause, and in pauses
         self.img_per_sec = 0.0
         self.maintenance_sec = 0.0
@@ -145,8 +149,8 @@ class Progress:
         self.earlier_cpu = saved.get("total_cpu", 0.0)  # runs that began before 0.2 did not count them
 
     def cpu_sec(self) -> float:
-        """Processor seconds that this process has spent on the run since it was started, pre-training and reading included."""
-        return self.earlier_cpu + time.process_time() - self.paused_cpu
+        """Processor seconds that this process has spent on the run: reading, features, pre-training and steps."""
+        return self.earlier_cpu + time.process_time() - self.start_cpu - self.paused_cpu
 
     def step(self) -> None:
         """Move the bar after a step, or print a plain line now and then. On all ranks."""
@@ -189,12 +193,13 @@ class Progress:
         now = time.time()
         sec_per_tick = now - self.tick_time
         kimg = (self.state.cur_nimg - self.tick_nimg) / 1000
+        cpu_sec = torch.tensor(self.cpu_sec(), dtype=torch.float64, device=self.device)
         timing = {
             "Progress/tick": self.state.cur_tick,
             "Progress/kimg": self.state.cur_nimg / 1000,
             "Progress/augment": self.augment_p(),
             "Timing/total_sec": self.earlier_sec + now - self.start_time,
-            "Timing/cpu_sec": self.cpu_sec(),
+            "Timing/cpu_sec": float(distributed.all_sum(cpu_sec)),  # of all processes
             "Timing/sec_per_tick": sec_per_tick,
             "Timing/sec_per_kimg": sec_per_tick / max(kimg, 1e-9),
             "Timing/maintenance_sec": self.maintenance_sec,

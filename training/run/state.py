@@ -10,7 +10,7 @@ import torch
 from dnnlib.errors import UserError, naming
 from torch_utils import distributed, misc, persistence, seeding
 from torch_utils.misc import Network
-from training.augment import build_augmentation
+from training.augment import AugmentPipe, build_augmentation
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.state_file import fitting, read_state, state_beside
 from training.config.run_config import TrainingConfig
@@ -181,6 +181,12 @@ def transfer_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.
             if verbose:
                 print(f"Resume: the snapshot has no {name}; it starts afresh")
             continue
+        if getattr(saved, "weights_hash", None) != getattr(network, "weights_hash", None):
+            if verbose:
+                print(
+                    f"Resume: {name} of the snapshot looks at pixels, or at features of other weights; it starts afresh"
+                )
+            continue
         report = misc.transfer_params_and_buffers(last_generator(saved), network)
         if verbose and name != "G_ema":  # it has the same tensors as G
             print(f"Resume: {name}: {report.summary()}")
@@ -190,8 +196,12 @@ def transfer_networks(contents: Mapping[str, Any], networks: dict[str, torch.nn.
 
 def transfer_augmentation(contents: Mapping[str, Any], state: TrainingState, verbose: bool) -> None:
     pipe = contents.get("augment_pipe")
-    if pipe is None or state.augment_pipe is None:
-        where = "the snapshot was trained without augmentation" if pipe is None else "this run has none (--aug=noaug)"
+    if not isinstance(pipe, AugmentPipe) or state.augment_pipe is None:
+        where = (
+            "the snapshot was trained without ADA"
+            if not isinstance(pipe, AugmentPipe)
+            else "this run has none (--aug=noaug)"
+        )
         raise UserError(f"--resume-augment=1: {where}; leave it out")
     state.augment_pipe.p.copy_(pipe.p)
     if verbose:

@@ -33,7 +33,8 @@ class NotFinite(UserError):
             f"losses or gradients of {phase} were not finite in {num} steps in a row, up to {cur_nimg / 1000:.1f} kimg"
         )
         super().__init__(
-            f"{self.what} (--nan-patience): continue with --resume=latest and another --gamma, or with lower --glr and --dlr"
+            f"{self.what} (--nan-patience): continue with --resume=latest and lower --glr and --dlr, or another --gamma where "
+            "there is one"
         )
 
     def __reduce__(self):
