@@ -78,7 +78,7 @@ def test_a_configuration_does_all_that_a_run_is(tmp_path, folders, cfg, cond, is
     assert torch.allclose(G(z[:1], None if c is None else c[:1]), images[:1], atol=1e-5)  # independent of the batch
     mean = G(z, c, truncation_psi=0)
     assert cond or torch.allclose(mean[0], mean[1], atol=1e-5)
-    assert D(images, c).shape == (2, 64 if PRESETS[cfg].judge == "projected" else 1)
+    assert D(images, c).shape == (2, 64 if PRESETS[cfg].discriminator_kind == "projected" else 1)
     if cond:
         assert not torch.equal(G(z[:1], c[:1]), G(z[:1], c[1:]))
         assert not torch.equal(D(images, c), D(images, c.flip(0)))

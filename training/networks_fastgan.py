@@ -35,13 +35,12 @@ class GatedConv(torch.nn.Module):
         return glu(self.norm(self.conv(x), update_emas), dim=1)
 
 
-class Excitation(torch.nn.Module):
+class SkipLayerExcitation(torch.nn.Module):
     """Gates of `[n, large]` feature maps from smaller ones (Liu 2021, eq. 1)."""
 
     def __init__(self, small: int, large: int):
         super().__init__()
-        self.squeeze = SpectralConv2d(small, large, kernel_size=START, bias=False)
-        self.squeeze.padding = 0
+        self.squeeze = SpectralConv2d(small, large, kernel_size=START, bias=False, padding=0)
         self.weigh = SpectralConv2d(large, large, kernel_size=1, bias=False)
 
     def forward(self, small: torch.Tensor) -> torch.Tensor:
@@ -73,7 +72,7 @@ class SynthesisNetwork(ConvSynthesis):
             more = [] if level % 2 else [GatedConv(channels[level], channels[level])]
             self.blocks.append(torch.nn.ModuleList([first, *more]))
             if all_sides[level] >= SMALLEST_GATED:
-                self.gates[str(level)] = Excitation(channels[gating_level(level)], channels[level])
+                self.gates[str(level)] = SkipLayerExcitation(channels[gating_level(level)], channels[level])
         self.to_image = SpectralConv2d(channels[-1], img_channels, kernel_size=3)
         self.apply(initialize)
         advance_spectral_norms(self, 15)

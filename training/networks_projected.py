@@ -51,7 +51,7 @@ class Discriminator(ImageDiscriminator):
         super().__init__(c_dim, img_resolution, img_channels)
         self.size = feature_sides(img_resolution, feature_size)
         self.weights_hash = weights_hash
-        self.mixing = RandomMixing(widths)
+        self.mixing = RandomProjection(widths)
         sides = [[side // stride for side in self.size] for stride in (4, 8, 16, 32)]
         self.heads = torch.nn.ModuleList(
             Head(width, num_halvings(max(side)), c_dim) for width, side in zip(widths, sides, strict=True)
@@ -80,7 +80,7 @@ class Discriminator(ImageDiscriminator):
         return img.expand(-1, 3, -1, -1)
 
 
-class RandomMixing(torch.nn.Module):
+class RandomProjection(torch.nn.Module):
     """Fixed random convolutions (Sauer 2021, sec. 3.2): 1x1 at each level, then 3x3 from each level to the next finer one."""
 
     def __init__(self, widths: Sequence[int]):

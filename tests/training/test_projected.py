@@ -177,7 +177,7 @@ def test_fastgan_is_figures_3_and_4_of_liu_2021():
 
 def test_small_feature_maps_gate_large_ones():
     torch.manual_seed(0)
-    gate = networks_fastgan.Excitation(5, 7)
+    gate = networks_fastgan.SkipLayerExcitation(5, 7)
     gates = gate(torch.randn(2, 5, 8, 8))
     assert gates.shape == (2, 7, 1, 1) and gates.gt(0).all() and gates.lt(1).all()
     assert torch.allclose(gate(torch.ones(1, 5, 4, 4)), gate(torch.ones(1, 5, 16, 16)), atol=1e-6)

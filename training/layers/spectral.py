@@ -35,9 +35,19 @@ class SpectralNorm(torch.nn.Module):
 class SpectralConv2d(SpectralNorm):
     """Convolution that keeps the size, `[n, in, h, w] -> [n, out, h, w]`, or with its stride (and an even kernel) divides it."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, stride: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        stride: int = 1,
+        padding: int | None = None,
+    ):
+        """padding: None for what keeps the size."""
         super().__init__()
-        self.padding, self.stride = (kernel_size - 1) // 2, stride
+        self.padding = (kernel_size - 1) // 2 if padding is None else padding
+        self.stride = stride
         self.weight = torch.nn.Parameter(torch.empty([out_channels, in_channels, kernel_size, kernel_size]))
         self.bias = torch.nn.Parameter(torch.zeros([out_channels])) if bias else None
         self.start()
