@@ -14,7 +14,17 @@ import threading
 from collections.abc import Iterator
 
 EXIT_CODE = 130  # as shells have it
-SCRIPTS = ("calc_metrics", "calc_sid", "dataset_tool", "gen_images", "gen_video", "legacy", "project", "train")
+SCRIPTS = (
+    "calc_metrics",
+    "calc_sid",
+    "dataset_tool",
+    "gen_images",
+    "gen_video",
+    "legacy",
+    "project",
+    "style_mixing",
+    "train",
+)
 LAUNCHED = "SPIDER_STYLEGAN_LAUNCHED"  # in the environment of processes of ours
 STOPPED = 75  # exit code of a run that saved its state and left because a signal asked for it: try again later
 PASSED_ON = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
