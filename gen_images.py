@@ -33,6 +33,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,9 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
 @shared_options.SOURCE_IMAGES
 @click.option("--projected-w", help="Latents that project.py has found, instead of seeds", metavar="FILE.npz")
+@click.option(
+    "--direction", help="Move w along a direction that directions.py has found", metavar="FILE.npz:K=STRENGTH"
+)
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(
     "--prior-interpolate",
@@ -161,6 +165,7 @@ def main(
     outdir: str,
     source_images: str | None,
     projected_w: str | None,
+    direction: str | None,
     prior_images: str | None,
     prior_interpolate: int | None,
     prior_detector: str | None,
@@ -194,6 +199,8 @@ def main(
         move_image(sampler, translate, rotate)
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
     look = Look(class_idx, trunc, noise_mode)
+    if direction is not None:
+        sampler.move = open_direction(sampler, direction)
     if prior_images is not None:
         given = open_given(sampler, prior_images, prior_detector, prior_interpolate)
         prepare_folder(Path(outdir), "--outdir")
@@ -229,6 +236,22 @@ def save_projected(sampler: Sampler, path: str, folder: Path, finish: Finish) ->
         with writing("--outdir"):
             write_picture(folder / f"proj{index:02d}.png", encode_png(finish.enlarge(pixels)))
     print(f"Saved {len(ws)} image{'s'[: len(ws) > 1]} of {path} to {folder}")
+
+
+def open_direction(sampler: Sampler, text: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `FILE:K=STRENGTH` does to ws. Raises `UserError`."""
+    from dnnlib.errors import naming
+    from training.sampling.directions import Directions
+
+    match = re.fullmatch(r"(.+):(\d+)=([+-]?\d+(?:\.\d+)?)", text)
+    if match is None:
+        raise UserError(f"--direction={text}: give FILE.npz:K=STRENGTH, such as out/directions.npz:0=3")
+    with naming("--direction"):
+        found = Directions.load(match[1], sampler.generator)
+    number, strength = int(match[2]), float(match[3])
+    if number >= len(found.vectors):
+        raise UserError(f"--direction={text}: {match[1]} holds {len(found.vectors)}, 0 to {len(found.vectors) - 1}")
+    return lambda ws: found.moved(ws, number, strength)
 
 
 def check_class(sampler: Sampler, class_idx: int | None) -> None:

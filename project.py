@@ -30,13 +30,13 @@ import shared_options
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError, naming
 from dnnlib.interrupts import STOPPED, importing
+from training.settings import SPACES
 
 if TYPE_CHECKING:
     from training.sampling.projection import Found, Projector
     from training.sampling.sampler import Sampler
     from training.sampling.targets import Target
 
-SPACES = ("z", "w", "w+")
 FRAMES, FPS = 60, 15  # of a film
 TIMED_STEPS = 3  # after which the time is known
 

@@ -18,6 +18,7 @@ SCRIPTS = (
     "calc_metrics",
     "calc_sid",
     "dataset_tool",
+    "directions",
     "gen_images",
     "gen_video",
     "legacy",

@@ -32,7 +32,10 @@ FLOORS = (  # from the ground up; a name stands for a module, or for all modules
     ("training.training_loop", "training.loss"),
     ("training.cascades",),
     ("shared_options",),
-    ("train", "gen_images", "gen_video", "calc_sid", "calc_metrics", "dataset_tool", "legacy", "project", "style_mixing"),
+    (
+        "train", "gen_images", "gen_video", "calc_sid", "calc_metrics", "dataset_tool", "directions", "legacy",
+        "project", "style_mixing",
+    ),
     ("demo", "bench", "tools"),
 )  # fmt: skip
 LONGEST_FUNCTION, LONGEST_CLASS = 80, 250  # lines

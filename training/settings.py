@@ -13,3 +13,5 @@ PRIOR_NORMS = ("unit", "none")
 PRIOR_SAMPLINGS = ("memory", "kmeans", "gmm")
 LATEST = "latest"  # of --resume
 MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
+SPACES = ("z", "w", "w+")  # in which project.py looks
+DIRECTION_METHODS = ("sefa", "pca", "seeds")

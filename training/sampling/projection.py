@@ -23,7 +23,6 @@ from torch_utils.misc import Network
 from training.layers.precision import FLOAT32, MixedPrecision
 from training.sampling.sampler import Latents, Look, Sampler
 
-SPACES = ("z", "w", "w+")
 MEAN_SAMPLES, MEAN_BATCH = 1000, 100  # latents that the mean and the spread of w are taken from
 LARGEST_SEEN = 256  # pixels a side; larger pictures are averaged down for the perceptual distance
 NOISE_NAME = "noise_const"  # buffers of StyleGAN2's layers

@@ -5,7 +5,7 @@ the rounding of float32 arithmetic, not on the batch size.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,6 +88,7 @@ class Sampler:
         self.picks_images = picks_images
         self.prior = prior
         self.label_distribution = labels
+        self.move: Callable[[torch.Tensor], torch.Tensor] = lambda ws: ws  # what is done to ws before pictures are made
 
     @property
     def drawn_by(self) -> InstancePrior | LabelDistribution | None:
@@ -144,7 +145,7 @@ class Sampler:
             z = self.generator.mapping.encoder(self.network.first_images(z))
             z = z if latents.noise is None else z + latents.noise
         c = self.labels(len(z), look) if latents.c is None else latents.c
-        return self.generator.mapping(z, c, truncation_psi=look.truncation_psi)
+        return self.move(self.generator.mapping(z, c, truncation_psi=look.truncation_psi))
 
     @torch.no_grad()
     def synthesize(
