@@ -58,8 +58,6 @@ class MetricOptions:
     """The detector to use in place of a metric's usual one (`inception`, `vgg16`, `lpips`)."""
     real: Images | None = None
     """The data set; None for metrics that need none."""
-    reference: Reference | None = None
-    """What is known of the data set, in its place."""
     generated: Callable[[int], Images] | None = None
     """So many images of the generator (or those of a folder, at most)."""
     sampler: Any = None
@@ -76,6 +74,8 @@ class MetricOptions:
     """What to know about all of the numbers."""
     warnings: list[str] = field(default_factory=list)
     """What to know about the numbers since the last result."""
+    reference: Reference | None = None
+    """What is known of the data set, in its place."""
     _known: dict[tuple, FeatureSet] = field(default_factory=dict)
 
     def use_generator(self, generated: Callable[[int], Images], sampler: Any) -> None:

@@ -28,7 +28,7 @@ def test_the_page_is_that_of_the_declarations():
     [
         ({"p": 0.5}, "--p=0.5: needs --aug=fixed"),
         ({"target": 0.5, "aug": "fixed"}, "--target=0.5: needs --aug=ada"),
-        ({"augpipe": "blit", "aug": "noaug"}, "--augpipe=blit: needs an augmentation, and --aug=noaug has none"),
+        ({"augpipe": "blit", "aug": "noaug"}, "--augpipe=blit: is for --aug=ada and --aug=fixed"),
         ({"source_norm": "whiten"}, "--source-norm=whiten: needs --source="),
         ({"source_norm": "whiten", "source": "a.zip", "data": None}, "--source-norm=whiten: needs --source="),
         ({"source_noise": 0.5, "source": "noise"}, "--source-noise=0.5: needs --source="),
