@@ -4,7 +4,10 @@ from pathlib import Path
 
 NETWORKS = sorted(path.stem for path in Path(__file__).parent.glob("networks*.py"))
 BOTH = ("Generator", "Discriminator")
-KINDS = {"networks_fastgan": ("Generator",), "networks_projected": ("Discriminator",)}  # of those that have one of the two
+KINDS = {
+    "networks_fastgan": ("Generator",),
+    "networks_projected": ("Discriminator",),
+}  # of those that have one of the two
 
 # Classes that snapshots may name -> the modules that they live in. A class keeps the name under which files know it: whoever
 # moves one changes the right side only. No torch is imported for this.
