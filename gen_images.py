@@ -106,9 +106,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 )
 @shared_options.TRUNCATION
 @shared_options.CLASS
-@click.option(
-    "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
-)
+@shared_options.NOISE_MODE
 @click.option(
     "--translate",
     help="Move the image right and down, in image sizes (StyleGAN3)",

@@ -79,6 +79,7 @@ def main(
     with importing():
         from dnnlib.files import prepare_folder
         from gen_images import check_class
+        from metrics.detectors import open_perceptual_eye
         from training.sampling.projection import Projector, Search
         from training.sampling.sampler import Look, default_batch, open_sampler
         from training.sampling.targets import read_targets
@@ -89,7 +90,7 @@ def main(
     with naming("--target"):
         targets = read_targets(target_path, sampler.generator)
     search = Search(space=space, steps=num_steps, seed=seed, has_noise_maps=noise_maps)
-    projector = Projector(sampler, open_eye(sampler), search, Look(class_idx))
+    projector = Projector(sampler, open_perceptual_eye(sampler.device), search, Look(class_idx))
     describe(projector, targets)
     folder = Path(outdir)
     prepare_folder(folder, "--outdir")
@@ -116,13 +117,6 @@ def choose_space(sampler: Sampler, space: str | None) -> str:
     if space in ("w", "w+") and not has_w:
         raise UserError(f"--space={space}: this network has no w; use --space=z, or leave it out")
     return space or ("w" if has_w else "z")
-
-
-def open_eye(sampler: Sampler):
-    """What compares pictures: LPIPS where its weights are at hand, else EfficientNet, else the embedded network."""
-    from metrics.detectors import open_perceptual_eye
-
-    return open_perceptual_eye(sampler.device)
 
 
 def describe(projector: Projector, targets: list[Target]) -> None:

@@ -9,6 +9,9 @@ TRUNCATION = click.option(
     "--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=Finite(), default=1.0
 )
 CLASS = click.option("--class", "class_idx", help="Class of a conditional network", metavar="INT", type=int)
+NOISE_MODE = click.option(
+    "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
+)
 SOURCE_IMAGES = click.option(
     "--source-images",
     help="What goes in, instead of the source that the snapshot carries",

@@ -48,9 +48,7 @@ MAX_CELLS = 4096
 )
 @shared_options.TRUNCATION
 @shared_options.CLASS
-@click.option(
-    "--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "random", "none"]), default="const"
-)
+@shared_options.NOISE_MODE
 @click.option("--outdir", help="Where to save the pictures", metavar="DIR", default="out")
 @shared_options.SOURCE_IMAGES
 @shared_options.DEVICE

@@ -6,6 +6,8 @@ import os
 import tempfile
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -162,3 +164,19 @@ def writing(flag: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
         raise UserError(f"{flag}: {where}cannot be written ({reason}); choose another place") from error
+
+
+UNREADABLE = (  # what damaged and strange files of arrays raise
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError, MemoryError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def reading_arrays(path: str | os.PathLike, instead: str) -> Iterator[None]:
+    """Whatever goes wrong in the block, which reads arrays from a file, is a `UserError`. instead: what should be given."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{path} cannot be read ({reason}); give {instead}") from error

@@ -8,7 +8,6 @@ need. The .pkl files of the official code are read, too (as data: nothing in the
 import dataclasses
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,11 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, reading_arrays
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureSet
 from metrics.frechet_distance import Gaussian, fit_gaussian
 from torch_utils import official_pickles
-
-UNREADABLE = (  # what damaged and strange files raise
-    OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError, MemoryError, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,13 +84,8 @@ def write_reference(path: str | os.PathLike, features: torch.Tensor, detector: D
 def read_reference(path: str | os.PathLike) -> Reference:
     """Read an .npz or an official .pkl. Raises `UserError`."""
     name = os.path.basename(path)
-    try:
+    with reading_arrays(path, "an .npz with mu and sigma, or an official .pkl"):
         arrays = converted(read_npz(Path(path)) if zipfile.is_zipfile(path) else read_official(Path(path)))
-    except UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(
-            f"{path} cannot be read ({reason}); give an .npz with mu and sigma, or an official .pkl"
-        ) from error
     return dataclasses.replace(reference_of(arrays, str(path)), name=name)
 
 

@@ -4,7 +4,6 @@
 GANs"). `pca`: principal axes of w itself (Harkonen 2020, GANSpace). `seeds`: from the mean of some pictures to that of others.
 """
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, reading_arrays
 from torch_utils import seeding
 from torch_utils.misc import Network
 from training.sampling.sampler import Latents, Look, Sampler
@@ -55,14 +54,10 @@ class Directions:
     @classmethod
     def load(cls, path: str, G: Network) -> "Directions":
         """Raises `UserError` for other files, and directions of another network."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                vectors = torch.from_numpy(np.asarray(file["directions"], dtype=np.float32))
-                spread = torch.from_numpy(np.asarray(file["spread"], dtype=np.float32))
-                method, num_ws = str(file["method"]), int(file["num_ws"])
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise UserError(f"{path} cannot be read ({reason}); give a file of directions.py") from error
+        with reading_arrays(path, "a file of directions.py"), np.load(path, allow_pickle=False) as file:
+            vectors = torch.from_numpy(np.asarray(file["directions"], dtype=np.float32))
+            spread = torch.from_numpy(np.asarray(file["spread"], dtype=np.float32))
+            method, num_ws = str(file["method"]), int(file["num_ws"])
         if vectors.ndim != 2 or (vectors.shape[1], num_ws) != (G.w_dim, G.num_ws) or len(spread) != len(vectors):
             raise UserError(
                 f"{path}: holds directions {list(vectors.shape)} for {num_ws} layers, and this network has w of {G.w_dim} for "

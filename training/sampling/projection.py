@@ -6,7 +6,6 @@ perceptual distance. Noise on w, as wide as w itself at first, lets the search l
 """
 
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, reading_arrays
 from metrics.detectors import Detector
 from torch_utils import seeding
 from torch_utils.misc import Network
@@ -233,12 +232,8 @@ def save_latents(path: Path, found: Found, index: int) -> None:
 
 def load_latents(path: str, G: Network) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`(ws [n, num_ws, w_dim], noise maps by name)` of a file of `w` or `z`, ours or other people's. Raises `UserError`."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: np.asarray(file[key], dtype=np.float32) for key in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"{path} cannot be read ({reason}); give a projected_w.npz") from error
+    with reading_arrays(path, "a projected_w.npz"), np.load(path, allow_pickle=False) as file:
+        arrays = {key: np.asarray(file[key], dtype=np.float32) for key in file.files}
     maps = {
         key.removeprefix("noise."): torch.from_numpy(value) for key, value in arrays.items() if key.startswith("noise.")
     }
