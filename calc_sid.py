@@ -104,11 +104,11 @@ def main(target: str | None, sources: list[str], matrix: bool, best: bool, outdi
         from torch_utils.misc import choose_device
     device = choose_device(options["device"])
     images = open_all(target, sources, options["num_gen"], device, options["seed"])
+    resize = options["resize"] or ("clean" if options["published"] else "tf")
+    detector = open_detector(options["detector"], options["detector_weights"], resize, device, verbose=True)
     folder = Path(outdir or ".") if outdir is not None or not best else None
     if folder is not None:
         prepare_folder(folder, "--outdir")
-    resize = options["resize"] or ("clean" if options["published"] else "tf")
-    detector = open_detector(options["detector"], options["detector_weights"], resize, device, verbose=True)
     print(describe(detector), file=sys.stderr)
     request = Request(
         order=int(options["order"]),

@@ -115,3 +115,10 @@ def test_broken_images_are_named_counted_and_left_out(tmp_path, files):
     assert out.splitlines()[2].split()[2] == "11"
     status, _, err = calc(*args, "--strict")
     assert status == 2 and "05.png" in err and "leave --strict out" in err
+
+
+def test_nothing_is_left_where_the_detector_cannot_be_opened(tmp_path, files):
+    """An empty --outdir was."""
+    args = [f"--target={files['target']}", f"--source={files['target']}", f"--outdir={tmp_path / 'out'}"]
+    status, _, err = calc(*args, "--detector=nowhere.onnx")
+    assert status == 2 and "nowhere.onnx" in err and not (tmp_path / "out").exists()
