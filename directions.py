@@ -28,7 +28,6 @@ import dnnlib.cli
 import shared_options
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from gen_images import parse_range
 from training.settings import DIRECTION_METHODS
 
 if TYPE_CHECKING:
@@ -43,12 +42,17 @@ MAX_SEEDS = 64
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
 @click.option("--method", help="Where directions come from", type=click.Choice(DIRECTION_METHODS), default="sefa")
 @click.option("--count", help="How many", metavar="INT", type=click.IntRange(1, 512), default=5)
-@click.option("--seeds-a", help="With --method=seeds: pictures without something", metavar="LIST", type=parse_range)
-@click.option("--seeds-b", help="And pictures with it", metavar="LIST", type=parse_range)
-@click.option("--seeds", help="Pictures that the sheets show", metavar="LIST", type=parse_range, default="0-3")
+@click.option(
+    "--seeds-a", help="With --method=seeds: pictures without something", metavar="LIST", type=shared_options.parse_range
+)
+@click.option("--seeds-b", help="And pictures with it", metavar="LIST", type=shared_options.parse_range)
+@click.option(
+    "--seeds", help="Pictures that the sheets show", metavar="LIST", type=shared_options.parse_range, default="0-3"
+)
 @click.option("--most", help="Strength at the ends of the sheets, in standard deviations of w", type=float, default=3.0)
 @shared_options.TRUNCATION
 @shared_options.CLASS
+@shared_options.LABEL
 @click.option("--outdir", help="Where to save directions.npz and a sheet of each", metavar="DIR", default="out")
 @shared_options.DEVICE
 @shared_options.BATCH_BY_SIZE
@@ -61,22 +65,23 @@ def main(
     seeds: list[int],
     most: float,
     trunc: float,
-    class_idx: int | None,
+    class_idx: int | str | None,
+    label: tuple[float, ...] | None,
     outdir: str,
     device: str,
     batch: int | None,
 ) -> None:
     with importing():
         from dnnlib.files import prepare_folder
-        from gen_images import check_class
+        from training.sampling.conditions import check_look
         from training.sampling.directions import find_directions
         from training.sampling.sampler import Look, default_batch, open_sampler
     groups = check_groups(method, seeds_a, seeds_b)
     if len(seeds) > MAX_SEEDS:
         raise UserError(f"--seeds: {len(seeds)} rows; a sheet has {MAX_SEEDS} at most")
     sampler = open_sampler(network, None, device, verbose=True)
-    check_class(sampler, class_idx)
-    look = Look(class_idx, trunc)
+    look = Look(class_idx, trunc, label=label)
+    check_look(sampler, look)
     found = find_directions(sampler, method, count, look, groups)
     folder = Path(outdir)
     prepare_folder(folder, "--outdir")
@@ -115,7 +120,7 @@ def save_sheet(
     strengths = torch.linspace(-most, most, COLUMNS).tolist()
     moved = torch.stack([found.moved(ws, number, strength) for strength in strengths], dim=1).flatten(0, 1)
     with torch.no_grad():
-        images = torch.cat([sampler.synthesize(part).cpu() for part in moved.split(batch)])
+        images = torch.cat([sampler.synthesize(part, look).cpu() for part in moved.split(batch)])
     with writing("--outdir"):
         save_grid(path, images, COLUMNS)
 

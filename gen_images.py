@@ -31,48 +31,26 @@ import dnnlib.interrupts  # before what takes long
 # isort: split
 import math
 import re
-import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import dnnlib
 import dnnlib.cli
 import shared_options
-from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from training.data.pixels import CHANNEL_NAMES, encode_png
-from training.settings import MAX_SEED
+from training.data.pixels import CHANNEL_NAMES
 
 if TYPE_CHECKING:
-    import torch
-
-    from training.data.grids import Finish
+    from training.sampling.picture_files import Output
     from training.sampling.sampler import Look, Sampler
-    from training.sources.label_distribution import LabelDistribution
 
-COLUMNS = 8  # of the picture of pairs without --grid
-MAX_SEEDS = 1_000_000
 MAX_PIXELS = 1 << 27  # of an enlarged image
 PRIOR_SEEDS = range(4)  # for each of --prior-images without --seeds
-
-
-def parse_range(text: str | list[int]) -> list[int]:
-    """`0,3,5-10` as a list of numbers."""
-    if isinstance(text, list):
-        return text
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MAX_SEED or len(seeds) + last - first >= MAX_SEEDS:
-            raise click.BadParameter(f"{part.strip()!r} is no seed or range such as 5 or 5-10, in 0 to {MAX_SEED}")
-        seeds += range(first, last + 1)
-    return seeds
 
 
 def parse_vec2(text: str | tuple[float, float]) -> tuple[float, float]:
@@ -102,11 +80,13 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
     "--seeds",
     help="Seeds, one image each, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
     metavar="LIST",
-    type=parse_range,
+    type=shared_options.parse_range,
 )
 @shared_options.TRUNCATION
-@shared_options.CLASS
+@shared_options.CLASSES
+@shared_options.LABEL
 @shared_options.NOISE_MODE
+@shared_options.NOISE_SEED
 @click.option(
     "--translate",
     help="Move the image right and down, in image sizes (StyleGAN3)",
@@ -124,8 +104,10 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 @click.option("--outdir", help="Where to save the images", metavar="DIR", default="out")
 @shared_options.SOURCE_IMAGES
 @click.option("--projected-w", help="Latents that project.py has found, instead of seeds", metavar="FILE.npz")
+@shared_options.DIRECTION
+@click.option("--from-grid", help="Cells of this picture of a run, instead of seeds", metavar="fakesNNNNNN.png")
 @click.option(
-    "--direction", help="Move w along a direction that directions.py has found", metavar="FILE.npz:K=STRENGTH"
+    "--cells", help="Which, row by row from 0  [default: all]", metavar="LIST", type=shared_options.parse_range
 )
 @click.option("--prior-images", help="Images whose features the network shall follow (--prior)", metavar="[DIR|ZIP]")
 @click.option(
@@ -156,14 +138,18 @@ def main(
     network: str,
     seeds: list[int] | None,
     trunc: float,
-    class_idx: int | None,
+    classes: list[int | str] | None,
+    label: tuple[float, ...] | None,
     noise_mode: str,
+    noise_seed: int | None,
     translate: tuple[float, float],
     rotate: float,
     outdir: str,
     source_images: str | None,
     projected_w: str | None,
-    direction: str | None,
+    direction: tuple[str, ...],
+    from_grid: str | None,
+    cells: list[int] | None,
     prior_images: str | None,
     prior_interpolate: int | None,
     prior_detector: str | None,
@@ -175,115 +161,141 @@ def main(
     batch: int | None,
 ) -> None:
     with importing():
-        from dnnlib.files import prepare_folder, writing
         from training.data.grids import Finish
-        from training.sampling.prior_pictures import check_flags, open_given, save_for_images
-        from training.sampling.sampler import Look, choose_seeds, default_batch, move_image, open_sampler
+        from training.sampling.conditions import check_look, chosen_classes
+        from training.sampling.directions import add_direction
+        from training.sampling.picture_files import Output, Sheets
+        from training.sampling.prior_pictures import check_flags
+        from training.sampling.sampler import Look, default_batch, move_image, open_sampler
     start_time = time.time()
     check_flags(prior_images, prior_interpolate, prior_detector, has_pictures=grid is not None or pairs)
+    check_modes({
+        "--projected-w": projected_w, "--from-grid": from_grid, "--prior-images": prior_images, "--cells": cells,
+        "--seeds": seeds, "--source-images": source_images, "--pairs": pairs, "--class": classes, "--label": label,
+    })  # fmt: skip
     sampler = open_sampler(network, source_images, device, verbose=True)
-    if projected_w is not None:
-        save_projected(sampler, projected_w, Path(outdir), Finish(alpha_threshold, scale))
-        return
-    if prior_images is not None and seeds is None and not sampler.picks_images:
-        seeds = list(PRIOR_SEEDS)
-    seeds = choose_seeds(sampler, seeds)
-    check_class(sampler, class_idx)
-    check_pictures(sampler, len(seeds), grid, pairs)
-    cells = grid[0] * grid[1] if grid is not None else len(seeds) if pairs else 1
-    check_finish(sampler, alpha_threshold, scale, cells)
-    finish = Finish(alpha_threshold, scale)
+    mode = noise_mode if noise_seed is None or noise_mode == "none" else "random"
+    looks = [Look(class_idx, trunc, mode, label, noise_seed) for class_idx in chosen_classes(sampler, classes)]
+    for look in looks:
+        check_look(sampler, look, has_condition=projected_w is not None or from_grid is not None)
     if translate != (0, 0) or rotate != 0:
         move_image(sampler, translate, rotate)
-    batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
-    look = Look(class_idx, trunc, noise_mode)
-    if direction is not None:
-        sampler.move = open_direction(sampler, direction)
-    if prior_images is not None:
-        given = open_given(sampler, prior_images, prior_detector, prior_interpolate)
-        prepare_folder(Path(outdir), "--outdir")
-        with writing("--outdir"):
-            saved = save_for_images(sampler, seeds, given, prior_interpolate, look, batch, Path(outdir), finish)
-        print(f"Saved {saved} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
-        return
+    for text in direction:
+        add_direction(sampler, text)
+    out = Output(
+        Path(outdir),
+        batch or default_batch(sampler.generator.img_resolution, sampler.device),
+        Finish(alpha_threshold, scale),
+        Sheets(grid, pairs),
+    )
+    plan = Plan(sampler, looks, out)
+    if projected_w is not None:
+        saved = save_projected(plan, projected_w)
+    elif from_grid is not None:
+        saved = save_from_grid(plan, from_grid, cells)
+    elif prior_images is not None:
+        saved = save_of_prior(plan, seeds, prior_images, prior_detector, prior_interpolate)
+    else:
+        saved = save_of_seeds(plan, seeds)
+    print(f"Saved {saved} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
 
-    prepare_folder(Path(outdir), "--outdir")
-    images = generate(sampler, seeds, look, Path(outdir), batch, finish, is_kept=grid is not None or pairs)
-    names = save_pictures(sampler, seeds, look, images, Path(outdir), batch, grid, pairs, finish)
-    saved = ", ".join([f"{len(seeds)} image{'s'[: len(seeds) > 1]} of {describe_images(sampler, scale)}", *names])
-    print(f"Saved {saved} to {outdir} in {dnnlib.util.format_time(time.time() - start_time)} on {sampler.device}")
+
+@dataclass(frozen=True)
+class Plan:
+    """Of what, how, and where."""
+
+    sampler: Sampler
+    looks: list[Look]
+    out: Output
+
+    def check(self, num_images: int) -> None:
+        """Refuse sheets that cannot be; make the folder. Raises `UserError`."""
+        from dnnlib.files import prepare_folder
+
+        finish, grid = self.out.finish, self.out.sheets.grid
+        check_pictures(self.sampler, num_images, grid, self.out.sheets.pairs)
+        cells = grid[0] * grid[1] if grid is not None else num_images if self.out.sheets.pairs else 1
+        check_finish(self.sampler, finish.alpha_threshold, finish.scale, cells)
+        prepare_folder(self.out.folder, "--outdir")
+
+    def said(self, num_images: int, names: list[str]) -> str:
+        number = f"{num_images} image{'s'[: num_images > 1]} of {describe_images(self.sampler, self.out.finish.scale)}"
+        return f"{', '.join([number, *names])} to {self.out.folder}"
 
 
-def save_projected(sampler: Sampler, path: str, folder: Path, finish: Finish) -> None:
-    """The pictures of latents in a file, `proj00.png` and on."""
-    from torch.func import functional_call
+def check_modes(flags: dict[str, Any]) -> None:
+    """Refuse flags that say in two ways what goes in. Raises `UserError`."""
+    given = [flag for flag, value in flags.items() if value not in (None, False)]
+    if "--cells" in given and "--from-grid" not in given:
+        raise UserError("--cells needs --from-grid=fakesNNNNNN.png")
+    modes = [flag for flag in ("--projected-w", "--from-grid", "--prior-images") if flag in given]
+    if len(modes) > 1:
+        raise UserError(f"{modes[0]} and {modes[1]} both say what the pictures are of; leave one out")
+    if modes in (["--projected-w"], ["--from-grid"]):
+        also = [flag for flag in given if flag not in (*modes, "--cells")]
+        if also:
+            raise UserError(f"{modes[0]} goes without {also[0]}: the file says what the pictures are made from")
 
+
+def save_of_seeds(plan: Plan, seeds: list[int] | None) -> str:
+    """The images of seeds under all looks; what was saved, for people."""
+    from training.sampling.picture_files import save_shots, shots_of
+    from training.sampling.sampler import choose_seeds
+
+    shots = shots_of(plan.sampler, choose_seeds(plan.sampler, seeds), plan.looks)
+    plan.check(len(shots))
+    return plan.said(len(shots), save_shots(plan.sampler, shots, plan.out))
+
+
+def save_from_grid(plan: Plan, path: str, numbers: list[int] | None) -> str:
+    """Cells of a picture of a run."""
     from dnnlib.errors import naming
-    from dnnlib.files import prepare_folder, writing
-    from training.data.image_tensors import to_uint8
+    from training.data.grid_cells import read_cells
+    from training.sampling.picture_files import check_cells, save_cells
+
+    with naming("--from-grid"):
+        cells = read_cells(path)
+    numbers = list(range(len(cells.z))) if numbers is None else list(dict.fromkeys(numbers))
+    check_cells(plan.sampler, cells, numbers, path)
+    plan.check(len(numbers))
+    names = save_cells(plan.sampler, cells, numbers, plan.looks[0], plan.out)
+    return plan.said(len(numbers), names)
+
+
+def save_of_prior(plan: Plan, seeds: list[int] | None, images: str, weights: str | None, steps: int | None) -> str:
+    """Images for the features of given ones."""
+    from dnnlib.files import writing
+    from training.sampling.prior_pictures import open_given, save_for_images
+    from training.sampling.sampler import choose_seeds
+
+    sampler = plan.sampler
+    seeds = choose_seeds(sampler, list(PRIOR_SEEDS) if seeds is None and not sampler.picks_images else seeds)
+    given = open_given(sampler, images, weights, steps)
+    plan.check(len(seeds))
+    with writing("--outdir"):
+        return save_for_images(
+            sampler, seeds, given, steps, plan.looks[0], plan.out.batch, plan.out.folder, plan.out.finish
+        )
+
+
+def save_projected(plan: Plan, path: str) -> str:
+    """The pictures of latents in a file, `proj00.png` and on."""
+    from dnnlib.errors import naming
+    from training.sampling.picture_files import save_each, save_sheets
     from training.sampling.projection import load_latents
 
+    sampler, batch = plan.sampler, plan.out.batch
     with naming("--projected-w"):
         ws, maps = load_latents(path, sampler.generator)
-    maps = {name: value.to(sampler.device) for name, value in maps.items()}
-    prepare_folder(folder, "--outdir")
-    for index in range(len(ws)):
-        one = ws[index : index + 1].to(sampler.device)
-        images = functional_call(sampler.generator.synthesis, maps, (one,), {"noise_mode": "const"})
-        pixels = finish.threshold(to_uint8(images).cpu())[0].permute(1, 2, 0).numpy()
-        with writing("--outdir"):
-            write_picture(folder / f"proj{index:02d}.png", encode_png(finish.enlarge(pixels)))
-    print(f"Saved {len(ws)} image{'s'[: len(ws) > 1]} of {path} to {folder}")
-
-
-def open_direction(sampler: Sampler, text: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What `FILE:K=STRENGTH` does to ws. Raises `UserError`."""
-    from dnnlib.errors import naming
-    from training.sampling.directions import Directions
-
-    match = re.fullmatch(r"(.+):(\d+)=([+-]?\d+(?:\.\d+)?)", text)
-    if match is None:
-        raise UserError(f"--direction={text}: give FILE.npz:K=STRENGTH, such as out/directions.npz:0=3")
-    with naming("--direction"):
-        found = Directions.load(match[1], sampler.generator)
-    number, strength = int(match[2]), float(match[3])
-    if number >= len(found.vectors):
-        raise UserError(f"--direction={text}: {match[1]} holds {len(found.vectors)}, 0 to {len(found.vectors) - 1}")
-    return lambda ws: found.moved(ws, number, strength)
-
-
-def check_class(sampler: Sampler, class_idx: int | None) -> None:
-    """Raises `UserError` for a class that the network does not have; says so where it has none, or has never seen it."""
-    from training.sampling.sampler import label
-
-    if sampler.prior is not None:
-        if class_idx is not None:
-            print(f"Warning: --class={class_idx} is ignored: the network knows features, no classes", file=sys.stderr)
-        return
-    labels = sampler.label_distribution
-    if labels is not None and not labels.is_classes:
-        if class_idx is not None:
-            raise UserError(
-                f"--class={class_idx}: the network was trained with vectors of {labels.c_dim} numbers, not with classes; leave "
-                "--class out: each seed then draws one of the vectors that it was trained with"
-            )
-        return
-    if labels is not None and class_idx is not None and 0 <= class_idx < labels.c_dim:
-        warn_of_empty_class(class_idx, labels)
-    if label(sampler.network.c_dim, class_idx) is None and class_idx is not None:
-        print(f"Warning: --class={class_idx} is ignored, since the network is not conditional", file=sys.stderr)
-
-
-def warn_of_empty_class(class_idx: int, labels: LabelDistribution) -> None:
-    if labels.values[class_idx] > 0:
-        return
-    occurred = labels.occurred()
-    known = ", ".join(map(str, occurred[:10])) + (f" and {len(occurred) - 10} more" if len(occurred) > 10 else "")
-    print(
-        f"Warning: --class={class_idx}: the network never saw an image of this class, and nothing says what it makes of it; it "
-        f"was trained with images of {known}",
-        file=sys.stderr,
+    ws, maps = ws.to(sampler.device), {name: value.to(sampler.device) for name, value in maps.items()}
+    plan.check(len(ws))
+    images = (
+        sampler.synthesize(sampler.move(ws[rows]), plan.looks[0], range(len(ws))[rows], maps)
+        for rows in (slice(first, first + batch) for first in range(0, len(ws), batch))
     )
+    names = [f"proj{index:02d}" for index in range(len(ws))]
+    kept = save_each(names, images, plan.out)
+    return plan.said(len(ws), [] if kept is None else save_sheets(kept, plan.out))
 
 
 def check_pictures(sampler: Sampler, num_images: int, grid: tuple[int, int] | None, pairs: bool) -> None:
@@ -310,81 +322,12 @@ def check_finish(sampler: Sampler, alpha_threshold: float | None, scale: int, ce
         raise UserError(f"--scale={scale}: makes {what} of {pixels * scale**2:,} pixels; use {most} at most")
 
 
-def generate(
-    sampler: Sampler, seeds: list[int], look: Look, folder: Path, batch: int, finish: Finish, is_kept: bool
-) -> torch.Tensor | None:
-    """Write the image of every seed; all of them as uint8 `[N, C, h, w]` on the CPU, not enlarged, if they shall be kept."""
-    import torch
-
-    from dnnlib.files import writing
-    from training.data.image_tensors import to_uint8
-
-    kept = []
-    with tqdm(total=len(seeds), desc="Images", unit="img", disable=None, leave=False) as bar:
-        for first in range(0, len(seeds), batch):
-            part = seeds[first : first + batch]
-            images = finish.threshold(to_uint8(sampler.images(part, look)).cpu())
-            with writing("--outdir"):
-                for seed, pixels in zip(part, images.permute(0, 2, 3, 1).numpy(), strict=True):
-                    write_picture(folder / f"seed{seed:04d}.png", encode_png(finish.enlarge(pixels)))
-            if is_kept:
-                kept.append(images)
-            bar.update(len(part))
-    return torch.cat(kept) if is_kept else None
-
-
-def save_pictures(
-    sampler: Sampler,
-    seeds: list[int],
-    look: Look,
-    images: torch.Tensor | None,
-    folder: Path,
-    batch: int,
-    grid: tuple[int, int] | None,
-    pairs: bool,
-    finish: Finish,
-) -> list[str]:
-    """Write grid.png and pairs.png where they are asked for; the names of what was written."""
-    from dnnlib.files import writing
-    from training.data.grids import save_grid, save_stacks
-    from training.data.image_tensors import to_float
-
-    names = []
-    if images is not None and grid is not None:
-        names.append("grid.png")
-        with writing("--outdir"):
-            save_grid(folder / names[-1], to_float(images), grid[0], finish)
-    if images is not None and pairs:
-        names.append("pairs.png")
-        stages = [*pictures_before(sampler, seeds, look, batch), to_float(images)]
-        with writing("--outdir"):
-            save_stacks(folder / names[-1], stages, grid[0] if grid else min(len(seeds), COLUMNS), finish)
-    return names
-
-
-def pictures_before(sampler: Sampler, seeds: list[int], look: Look, batch: int) -> list[torch.Tensor]:
-    """Source images and the images of earlier stages, each `[N, C, h, w]` in [-1, 1] on the CPU."""
-    import torch
-
-    parts = [sampler.pictures_before(seeds[first : first + batch], look) for first in range(0, len(seeds), batch)]
-    return [torch.cat(images).cpu() for images in zip(*parts, strict=True)]
-
-
 def describe_images(sampler: Sampler, scale: int) -> str:
     from training.layers.pyramid import image_size
 
     height, width = image_size(sampler.generator.img_resolution)
     channels = sampler.generator.img_channels
     return f"{scale * width}x{scale * height} pixels, {CHANNEL_NAMES.get(channels, f'{channels} channels')}"
-
-
-def write_picture(path: Path, data: bytes) -> None:
-    """Write the whole file, or nothing where the disk is full."""
-    try:
-        path.write_bytes(data)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ import shared_options
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from gen_images import check_class, parse_range, parse_size
+from gen_images import parse_size
 
 KINDS = (".mp4", ".gif", ".png")
 
@@ -51,7 +51,7 @@ KINDS = (".mp4", ".gif", ".png")
     "--seeds",
     help="Seeds, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",
     metavar="LIST",
-    type=parse_range,
+    type=shared_options.parse_range,
 )
 @click.option("--shuffle-seed", help="Shuffle the seeds with this one", metavar="INT", type=click.IntRange(0))
 @click.option("--grid", help="Loops side by side, columns x rows", metavar="WxH", type=parse_size, default="1x1")
@@ -66,6 +66,7 @@ KINDS = (".mp4", ".gif", ".png")
 )
 @shared_options.TRUNCATION
 @shared_options.CLASS
+@shared_options.LABEL
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
 @shared_options.SOURCE_IMAGES
@@ -87,7 +88,8 @@ def main(
     num_keyframes: int | None,
     w_frames: int,
     trunc: float,
-    class_idx: int | None,
+    class_idx: int | str | None,
+    label: tuple[float, ...] | None,
     noise_mode: str,
     output: str | None,
     source_images: str | None,
@@ -100,11 +102,13 @@ def main(
     video_path, sheet_path = choose_paths(output, sheet)
     with importing():
         from dnnlib.files import prepare_folder
+        from training.sampling.conditions import check_look
         from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
         from training.sampling.walks import StageWalk, Walk, arrange_seeds
     start_time = time.time()
     sampler = open_sampler(network, source_images, device, verbose=True)
-    check_class(sampler, class_idx)
+    look = Look(class_idx, trunc, noise_mode, label)
+    check_look(sampler, look)
     if stages and len(sampler.stages) == 1:
         raise UserError("--stages: the network has a single stage; a cascade is trained with --source=snapshot.pkl")
     columns, rows = grid
@@ -115,7 +119,7 @@ def main(
         prepare_folder(path.parent, "--output")
 
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
-    walk = (StageWalk if stages else Walk)(sampler, arranged, Look(class_idx, trunc, noise_mode), batch)
+    walk = (StageWalk if stages else Walk)(sampler, arranged, look, batch)
     saved = []
     if video_path is not None:
         num_frames = walk.num_keys * w_frames

@@ -59,6 +59,7 @@ TIMED_STEPS = 3  # after which the time is known
 @click.option("--noise-maps", help="Look for pixel noise, too (StyleGAN2)", metavar="BOOL", type=bool, default=True)
 @click.option("--seed", help="Random seed", metavar="INT", type=click.IntRange(min=0), default=0)
 @shared_options.CLASS
+@shared_options.LABEL
 @click.option("--save-video", help="Save the search as a film", metavar="BOOL", type=bool, default=False)
 @click.option("--outdir", help="Where to save what is found", metavar="DIR", default="out")
 @shared_options.DEVICE
@@ -70,7 +71,8 @@ def main(
     num_steps: int,
     noise_maps: bool,
     seed: int,
-    class_idx: int | None,
+    class_idx: int | str | None,
+    label: tuple[float, ...] | None,
     save_video: bool,
     outdir: str,
     device: str,
@@ -78,19 +80,20 @@ def main(
 ) -> int:
     with importing():
         from dnnlib.files import prepare_folder
-        from gen_images import check_class
         from metrics.detectors import open_perceptual_eye
+        from training.sampling.conditions import check_look
         from training.sampling.projection import Projector, Search
         from training.sampling.sampler import Look, default_batch, open_sampler
         from training.sampling.targets import read_targets
     start_time = time.time()
     sampler = open_sampler(network, None, device, verbose=True)
-    check_class(sampler, class_idx)
+    look = Look(class_idx, label=label)
+    check_look(sampler, look)
     space = choose_space(sampler, space)
     with naming("--target"):
         targets = read_targets(target_path, sampler.generator)
     search = Search(space=space, steps=num_steps, seed=seed, has_noise_maps=noise_maps)
-    projector = Projector(sampler, open_perceptual_eye(sampler.device), search, Look(class_idx))
+    projector = Projector(sampler, open_perceptual_eye(sampler.device), search, look)
     describe(projector, targets)
     folder = Path(outdir)
     prepare_folder(folder, "--outdir")
@@ -160,11 +163,11 @@ def save(
     import torch
 
     from dnnlib.files import writing
-    from gen_images import write_picture
     from gen_video import save_video
     from training.data.grids import rgb_pixels
     from training.data.image_tensors import to_uint8
     from training.data.pixels import encode_png
+    from training.sampling.picture_files import write_picture
     from training.sampling.projection import save_latents
 
     psnr = found.psnr(torch.stack([target.image for target in targets]))

@@ -25,7 +25,6 @@ import dnnlib.cli
 import shared_options
 from dnnlib.errors import UserError
 from dnnlib.interrupts import importing
-from gen_images import parse_range
 from training.data.pixels import encode_png
 
 if TYPE_CHECKING:
@@ -38,17 +37,19 @@ MAX_CELLS = 4096
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
-@click.option("--rows", help="Seeds of the rows", metavar="LIST", type=parse_range, required=True)
-@click.option("--cols", help="Seeds of the columns", metavar="LIST", type=parse_range, required=True)
+@click.option("--rows", help="Seeds of the rows", metavar="LIST", type=shared_options.parse_range, required=True)
+@click.option("--cols", help="Seeds of the columns", metavar="LIST", type=shared_options.parse_range, required=True)
 @click.option(
     "--styles",
     help="Layers that the columns give  [default: the finer half]",
     metavar="LIST",
-    type=parse_range,
+    type=shared_options.parse_range,
 )
 @shared_options.TRUNCATION
 @shared_options.CLASS
+@shared_options.LABEL
 @shared_options.NOISE_MODE
+@shared_options.NOISE_SEED
 @click.option("--outdir", help="Where to save the pictures", metavar="DIR", default="out")
 @shared_options.SOURCE_IMAGES
 @shared_options.DEVICE
@@ -59,8 +60,10 @@ def main(
     cols: list[int],
     styles: list[int] | None,
     trunc: float,
-    class_idx: int | None,
+    class_idx: int | str | None,
+    label: tuple[float, ...] | None,
     noise_mode: str,
+    noise_seed: int | None,
     outdir: str,
     source_images: str | None,
     device: str,
@@ -68,16 +71,17 @@ def main(
 ) -> None:
     with importing():
         from dnnlib.files import prepare_folder
-        from gen_images import check_class
+        from training.sampling.conditions import check_look
         from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
     start_time = time.time()
     if len(rows) * len(cols) > MAX_CELLS:
         raise UserError(f"--rows and --cols: {len(rows) * len(cols):,} pictures; use {MAX_CELLS:,} at most")
     sampler = open_sampler(network, source_images, device, verbose=True)
-    check_class(sampler, class_idx)
+    mode = noise_mode if noise_seed is None or noise_mode == "none" else "random"
+    look = Look(class_idx, trunc, mode, label, noise_seed)
+    check_look(sampler, look)
     choose_seeds(sampler, [*rows, *cols])  # refuses numbers of images that are not there
     layers = choose_layers(sampler, styles)
-    look = Look(class_idx, trunc, noise_mode)
     prepare_folder(Path(outdir), "--outdir")
     save(
         sampler,
@@ -112,9 +116,9 @@ def save(
     import torch
 
     from dnnlib.files import writing
-    from gen_images import write_picture
     from training.data.grids import save_grid
     from training.data.image_tensors import to_float, to_uint8
+    from training.sampling.picture_files import write_picture
 
     seeds = list(dict.fromkeys([*rows, *cols]))
     ws = dict(zip(seeds, sampler.ws(sampler.latents(seeds, look), look), strict=True))
@@ -128,7 +132,7 @@ def save(
         strict=True,
     ):
         with torch.no_grad():
-            pictures.append(to_uint8(sampler.synthesize(part, look.noise_mode, owners)).cpu())
+            pictures.append(to_uint8(sampler.synthesize(part, look, owners)).cpu())
     images = torch.cat(pictures)
     with writing("--outdir"):
         for (row, col), image in zip(pairs, images, strict=False):

@@ -12,10 +12,12 @@ from PIL import Image
 
 import gen_images
 from dnnlib.errors import UserError
-from gen_images import parse_range, parse_size, parse_vec2
+from gen_images import parse_size, parse_vec2
+from shared_options import parse_range
 from tests.helpers.golden import ROOT
 from tests.helpers.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
 from training.data.grids import GAP
+from training.sampling.picture_files import write_picture
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
 
@@ -133,7 +135,7 @@ def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", write_some)
     with pytest.raises(OSError, match="No space left"):
-        gen_images.write_picture(tmp_path / "seed0000.png", b"a whole picture")
+        write_picture(tmp_path / "seed0000.png", b"a whole picture")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,3 +15,4 @@ LATEST = "latest"  # of --resume
 MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 SPACES = ("z", "w", "w+")  # in which project.py looks
 DIRECTION_METHODS = ("sefa", "pca", "seeds")
+ANY_CLASS, ALL_CLASSES = "any", "all"  # of --class: each seed draws one; each seed in each

@@ -1,5 +1,6 @@
 """Pictures of a run: grids of images with equal cells, source images above what they became."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +70,17 @@ def tile(pixels: np.ndarray, columns: int) -> np.ndarray:
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
 
 
-def save_png(path: Path, picture: Image.Image) -> None:
+def save_png(path: Path, picture: Image.Image, texts: Mapping[str, str] | None = None) -> None:
     """A sheet, marked as one. Whole or not at all: somebody may be looking, and the next one has the same name."""
     with whole_file(path) as file:
-        picture.save(file, format="PNG", pnginfo=png_info())
+        picture.save(file, format="PNG", pnginfo=png_info(texts))
 
 
-def save_grid(path: Path, images: torch.Tensor, columns: int, finish: Finish = PLAIN) -> None:
-    """Images `[n, C, h, w]` in [-1, 1] as one PNG. finish: its scale is that of the whole picture."""
-    save_png(path, Image.fromarray(finish.enlarge(tile(rgb_pixels(images), columns))))
+def save_grid(
+    path: Path, images: torch.Tensor, columns: int, finish: Finish = PLAIN, texts: Mapping[str, str] | None = None
+) -> None:
+    """Images `[n, C, h, w]` in [-1, 1] as one PNG. finish: its scale is that of the whole picture; texts: what the file says."""
+    save_png(path, Image.fromarray(finish.enlarge(tile(rgb_pixels(images), columns))), texts)
 
 
 def save_pairs(path: Path, sources: torch.Tensor, fakes: torch.Tensor, columns: int) -> None:

@@ -7,7 +7,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -35,10 +35,15 @@ class Start(NamedTuple):
     size: tuple[int, int] | None
 
 
-def png_info() -> PngInfo:
-    """What marks a PNG as a sheet, for Pillow's `save(pnginfo=…)`; for matplotlib's `savefig(metadata=…)`: `SHEET_TEXT`."""
+def png_info(texts: Mapping[str, str] | None = None) -> PngInfo:
+    """What marks a PNG as a sheet, for Pillow's `save(pnginfo=…)`; for matplotlib's `savefig(metadata=…)`: `SHEET_TEXT`.
+
+    texts: what else it says.
+    """
     info = PngInfo()
     info.add_text(KEY, VALUE)
+    for key, text in (texts or {}).items():
+        info.add_text(key, text, zip=True)
     return info
 
 

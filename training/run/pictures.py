@@ -7,10 +7,12 @@ import torch
 
 from torch_utils import seeding
 from training.config.run_config import TrainingConfig
+from training.data.grid_cells import GridCells
 from training.data.grids import grid_size, save_grid, save_pairs
 from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, Labels
 from training.run.state import TrainingState
+from training.sources.source import Draw
 
 
 class Pictures:
@@ -31,9 +33,9 @@ class Pictures:
         self.batch_gpu = batch_gpu
         _, height, width = dataset.image_shape
         self.columns, rows = grid_size(height, width, config.device)
-        num = self.columns * rows
+        self.seeds = tuple(range(self.columns * rows))
         gen = seeding.generator(config.seed, "pictures")
-        draw = state.feed.draw(num, gen)
+        draw = Draw.cat([state.feed.draw_of_seed(seed, seeding.generator("sample", seed)) for seed in self.seeds])
         self.indices = reals_by_row(dataset, self.columns, rows, gen)
         self.labels = labels[torch.from_numpy(self.indices)].to(state.device)
         self.draw = state.feed.match(draw, self.labels)
@@ -48,18 +50,20 @@ class Pictures:
 
     def save(self, suffix: str) -> None:
         """`fakes<suffix>.png`, and with a source of images `pairs<suffix>.png`."""
-        fakes = self.generate()
-        save_grid(self.run_dir / f"fakes{suffix}.png", fakes, self.columns)
+        fakes, cells = self.generate()
+        save_grid(self.run_dir / f"fakes{suffix}.png", fakes, self.columns, texts=cells.text())
         sources = self.state.feed.images(self.draw)
         if sources is not None:
             save_pairs(self.run_dir / f"pairs{suffix}.png", sources, fakes, self.columns)
 
     @torch.no_grad()
-    def generate(self) -> torch.Tensor:
+    def generate(self) -> tuple[torch.Tensor, GridCells]:
+        """Images `[n, C, h, w]` on the CPU, and what they are made from."""
         G = self.state.G_ema
         z = self.state.feed.latents(self.draw, G.mapping.encoder)
         parts = zip(z.split(self.batch_gpu), self.labels.split(self.batch_gpu), strict=True)
-        return torch.cat([G(z, c, noise_mode="const").cpu() for z, c in parts])
+        images = torch.cat([G(part, c, noise_mode="const").cpu() for part, c in parts])
+        return images, GridCells(z, self.labels if G.c_dim > 0 else None, self.seeds)
 
 
 def reals_by_row(dataset: ImageFolderDataset, columns: int, rows: int, gen: torch.Generator) -> np.ndarray:

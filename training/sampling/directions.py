@@ -4,6 +4,7 @@
 GANs"). `pca`: principal axes of w itself (Harkonen 2020, GANSpace). `seeds`: from the mean of some pictures to that of others.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dnnlib.errors import UserError
+from dnnlib.errors import UserError, naming
 from dnnlib.files import atomic_write, reading_arrays
 from torch_utils import seeding
 from torch_utils.misc import Network
@@ -66,6 +67,30 @@ class Directions:
         return cls(vectors, spread, method, num_ws)
 
 
+def add_direction(sampler: Sampler, text: str) -> None:
+    """Have a sampler move its ws as `FILE:K=STRENGTH` says, after what it does already. Raises `UserError`."""
+    found, number, strength, is_swept = parse_direction(sampler, text)
+    if is_swept:
+        raise UserError(
+            f"--direction={text}: a picture has one strength, such as =3; gen_video.py shows the way between two"
+        )
+    before = sampler.move
+    sampler.move = lambda ws: found.moved(before(ws), number, strength)
+
+
+def parse_direction(sampler: Sampler, text: str) -> tuple[Directions, int, float, bool]:
+    """The file, the number and the strength of `FILE:K=STRENGTH`, and whether it says `±`. Raises `UserError`."""
+    match = re.fullmatch(r"(.+):(\d+)=(±|\+-|)([+-]?\d+(?:\.\d+)?)", text)
+    if match is None:
+        raise UserError(f"--direction={text}: give FILE.npz:K=STRENGTH, such as out/directions.npz:0=3")
+    with naming("--direction"):
+        found = Directions.load(match[1], sampler.generator)
+    number = int(match[2])
+    if number >= len(found.vectors):
+        raise UserError(f"--direction={text}: {match[1]} holds {len(found.vectors)}, 0 to {len(found.vectors) - 1}")
+    return found, number, float(match[4]), match[3] != ""
+
+
 def find_directions(
     sampler: Sampler, method: str, count: int, look: Look, groups: tuple[Sequence[int], Sequence[int]] | None = None
 ) -> Directions:
@@ -93,9 +118,8 @@ def samples_of_w(sampler: Sampler, look: Look) -> torch.Tensor:
     parts = []
     for _ in range(SAMPLES // BATCH):
         z = sampler.feed.latents(sampler.feed.draw(BATCH, gen))
-        drawn_by = sampler.drawn_by
         seeds = torch.randint(1 << 30, [BATCH], generator=gen).tolist()
-        c = None if drawn_by is None else torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(sampler.device)
+        c = sampler.conditions(seeds, look)
         parts.append(sampler.ws(Latents(z, c=c), look)[:, 0].cpu())
     return torch.cat(parts)
 

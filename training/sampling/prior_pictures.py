@@ -106,7 +106,7 @@ def conditioned(
     for first in range(0, len(seeds), batch):
         part = seeds[first : first + batch]
         latents = replace(sampler.latents(part, look), c=c[first : first + batch].to(sampler.device))
-        made = sampler.synthesize(sampler.ws(latents, look), look.noise_mode, part).cpu()
+        made = sampler.synthesize(sampler.ws(latents, look), look, part).cpu()
         images.append(made if finish.alpha_threshold is None else to_float(finish.threshold(to_uint8(made))))
     return torch.cat(images)
 

@@ -24,7 +24,6 @@ from training.sampling.sampler import Latents, Look, Sampler
 
 MEAN_SAMPLES, MEAN_BATCH = 1000, 100  # latents that the mean and the spread of w are taken from
 LARGEST_SEEN = 256  # pixels a side; larger pictures are averaged down for the perceptual distance
-NOISE_NAME = "noise_const"  # buffers of StyleGAN2's layers
 MIN_NOISE_SIDE = 8  # of the noise maps that are kept from carrying signal
 
 
@@ -100,11 +99,9 @@ class Projector:
 
     def _conditions(self, gen: torch.Generator) -> torch.Tensor | None:
         """What the network is told where a prior or label vectors are drawn for every image; None for classes."""
-        drawn_by = self.sampler.drawn_by
-        if drawn_by is None:
+        if self.sampler.drawn_by(self.look) is None:
             return None
-        seeds = torch.randint(1 << 30, [MEAN_BATCH], generator=gen).tolist()
-        return torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(self.sampler.device)
+        return self.sampler.conditions(torch.randint(1 << 30, [MEAN_BATCH], generator=gen).tolist(), self.look)
 
     def run(self, targets: torch.Tensor, keep_every: int | None = None) -> Iterator[Found]:
         """What was found after every step, for targets `[n, C, h, w]` in [-1, 1]. keep_every: steps between frames."""
@@ -162,9 +159,8 @@ class Projector:
         if not self.search.has_noise_maps:
             return {}
         return {
-            name: buffer[None, None].repeat(n, 1, 1, 1).requires_grad_(True)
-            for name, buffer in self.G.synthesis.named_buffers()
-            if name.endswith(NOISE_NAME)
+            name: noise[None, None].repeat(n, 1, 1, 1).requires_grad_(True)
+            for name, noise in self.sampler.noise_maps.items()
         }
 
     def _images(self, latents: torch.Tensor, maps: dict[str, torch.Tensor]) -> torch.Tensor:

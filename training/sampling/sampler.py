@@ -4,12 +4,14 @@ Whatever a seed decides is drawn from a generator of its own, so that its image 
 the rounding of float32 arithmetic, not on the batch size.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.func import functional_call
 
 from dnnlib.errors import UserError, naming
 from torch_utils import seeding
@@ -18,6 +20,7 @@ from training.checkpoints.snapshot import known_source, load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
 from training.layers.pyramid import image_size
+from training.settings import ANY_CLASS
 from training.sources.cascade import Cascade, last_generator
 from training.sources.encoders import IdentityEncoder
 from training.sources.feed import LatentFeed
@@ -27,6 +30,7 @@ from training.sources.source import Draw, ImageSource, Source
 
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
+NOISE_NAME = "noise_const"  # buffers of StyleGAN2's layers
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -34,12 +38,20 @@ LUMA = (0.299, 0.587, 0.114)
 class Look:
     """How a latent is shown."""
 
-    class_idx: int | None = None
-    """Class of a conditional network; None for an unconditional one."""
+    class_idx: int | str | None = None
+    """Class of a conditional network, or `any`: each seed draws one; None for an unconditional one."""
     truncation_psi: float = 1.0
     """Distance from the mean w: 1 leaves w alone, 0 gives the mean image."""
     noise_mode: str = "const"
     """Pixel noise of StyleGAN2: const, random (drawn from the seed) or none."""
+    label: tuple[float, ...] | None = None
+    """What a conditional network is told in place of a class, or of what its seeds draw: c_dim numbers."""
+    noise_seed: int | None = None
+    """Other noise for the same seeds, where it is random."""
+
+    @property
+    def draws_class(self) -> bool:
+        return self.class_idx == ANY_CLASS
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class Latents:
     noise: torch.Tensor | None = None
     """`[n, z_dim of the last stage]`, what `--source-noise` adds to z of a cascade's last stage; None without it."""
     c: torch.Tensor | None = None
-    """`[n, c_dim]` where a prior draws conditions for each image; None for classes, which a look decides."""
+    """`[n, c_dim]` where each image draws its condition; None where a look decides for all of them."""
 
     def split(self, size: int) -> Iterator["Latents"]:
         for first in range(0, len(self.z), size):
@@ -90,16 +102,26 @@ class Sampler:
         self.label_distribution = labels
         self.move: Callable[[torch.Tensor], torch.Tensor] = lambda ws: ws  # what is done to ws before pictures are made
 
-    @property
-    def drawn_by(self) -> InstancePrior | LabelDistribution | None:
-        """What each seed draws its condition from; None for classes, which a look decides."""
+    def drawn_by(self, look: Look) -> InstancePrior | LabelDistribution | None:
+        """What each seed draws its condition from; None where the look decides for all of them."""
         labels = self.label_distribution
-        return self.prior if labels is None or labels.is_classes else labels
+        if look.label is not None or self.network.c_dim == 0:
+            return None
+        if self.prior is not None or (labels is not None and not labels.is_classes):
+            return self.prior if self.prior is not None else labels
+        if not look.draws_class:
+            return None
+        return labels or LabelDistribution.from_values(torch.ones([self.network.c_dim], dtype=torch.int64))
 
     @property
     def stages(self) -> list[Network]:
         """The generators from the first stage to the last."""
         return stages_of(self.network)
+
+    @property
+    def noise_maps(self) -> dict[str, torch.Tensor]:
+        """Pixel noise of StyleGAN2's layers, by the names of their buffers; none in other networks."""
+        return {name: noise for name, noise in self.generator.synthesis.named_buffers() if name.endswith(NOISE_NAME)}
 
     @property
     def has_pictures(self) -> bool:
@@ -121,20 +143,30 @@ class Sampler:
         """The random choices of several seeds, each `[n, ...]`; of images that the look's class is paired with."""
         draw = Draw.cat([self.draw(seed) for seed in seeds])
         is_paired = self.feed.source.pairs is not None
-        return self.feed.match(draw, self.labels(len(seeds), look or Look())) if is_paired else draw
+        return self.feed.match(draw, self.conditions(seeds, look or Look())) if is_paired else draw
+
+    def conditions(self, seeds: Sequence[int], look: Look) -> torch.Tensor | None:
+        """What the network is told for these seeds, `[n, c_dim]` on the device; None for an unconditional one."""
+        drawn_by = self.drawn_by(look)
+        if drawn_by is not None:
+            return torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(self.device)
+        return self.labels(len(seeds), look)
 
     def labels(self, n: int, look: Look) -> torch.Tensor | None:
-        """c `[n, c_dim]`, on the device; None for an unconditional network."""
-        c = label(self.network.c_dim, look.class_idx)
+        """What the look says, for each of n the same, `[n, c_dim]` on the device; None for an unconditional network."""
+        if look.label is not None:
+            c: torch.Tensor | None = torch.tensor([look.label])
+        else:
+            c = label(self.network.c_dim, look.class_idx)
         return None if c is None else c.to(self.device).expand(n, -1)
 
     @torch.no_grad()
     def latents(self, seeds: Sequence[int], look: Look | None = None) -> Latents:
-        """look: decides the class, where source images depend on it."""
+        """look: decides the class, where source images depend on it, and whether each seed draws one."""
+        look = look or Look()
         draw = self.draws(seeds, look)
         noise = None if draw.last_noise is None else draw.last_noise.to(self.device)
-        drawn_by = self.drawn_by
-        c = None if drawn_by is None else torch.cat([drawn_by.of_seed(seed) for seed in seeds]).to(self.device)
+        c = None if self.drawn_by(look) is None else self.conditions(seeds, look)
         return Latents(self.feed.latents(draw), noise, c)
 
     @torch.no_grad()
@@ -145,21 +177,36 @@ class Sampler:
             z = self.generator.mapping.encoder(self.network.first_images(z))
             z = z if latents.noise is None else z + latents.noise
         c = self.labels(len(z), look) if latents.c is None else latents.c
+        return self.last_ws(z, c, look)
+
+    @torch.no_grad()
+    def last_ws(self, z: torch.Tensor, c: torch.Tensor | None, look: Look) -> torch.Tensor:
+        """`[n, num_ws, w_dim]` from z `[n, z_dim]` of the last generator and its labels."""
         return self.move(self.generator.mapping(z, c, truncation_psi=look.truncation_psi))
 
     @torch.no_grad()
     def synthesize(
-        self, ws: torch.Tensor, noise_mode: str = "const", seeds: Sequence[int] | None = None
+        self,
+        ws: torch.Tensor,
+        look: Look,
+        seeds: Sequence[int] | None = None,
+        noise_maps: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """`[n, num_ws, w_dim]` -> images `[n, C, h, w]`; random noise is a function of the `seeds`."""
-        if noise_mode != "random" or seeds is None:
-            return self.generator.synthesis(ws, noise_mode=noise_mode)
-        with seeding.sample_rows([("sample-noise", seed) for seed in seeds]):
-            return self.generator.synthesis(ws, noise_mode=noise_mode)
+        """`[n, num_ws, w_dim]` -> images `[n, C, h, w]`; random noise is a function of the `seeds`.
+
+        noise_maps: fixed pixel noise by the names of its buffers, in place of the network's own.
+        """
+        with contextlib.ExitStack() as stack:
+            if look.noise_mode == "random" and seeds is not None:
+                others = () if look.noise_seed is None else (look.noise_seed,)
+                stack.enter_context(seeding.sample_rows([("sample-noise", seed, *others) for seed in seeds]))
+            if noise_maps:
+                return functional_call(self.generator.synthesis, noise_maps, (ws,), {"noise_mode": look.noise_mode})
+            return self.generator.synthesis(ws, noise_mode=look.noise_mode)
 
     def images(self, seeds: Sequence[int], look: Look) -> torch.Tensor:
         """Images `[n, C, h, w]` in [-1, 1]."""
-        return self.synthesize(self.ws(self.latents(seeds, look), look), look.noise_mode, seeds)
+        return self.synthesize(self.ws(self.latents(seeds, look), look), look, seeds)
 
     @torch.no_grad()
     def pictures_before(self, seeds: Sequence[int], look: Look | None = None) -> list[torch.Tensor]:
@@ -248,12 +295,12 @@ def match_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     return colors.round().to(torch.uint8)
 
 
-def label(c_dim: int, class_idx: int | None) -> torch.Tensor | None:
+def label(c_dim: int, class_idx: int | str | None) -> torch.Tensor | None:
     """One-hot label `[1, c_dim]`; None for an unconditional network. Raises `UserError` that names `--class`."""
     if c_dim == 0:
         return None
-    if class_idx is None:
-        raise UserError(f"--class is needed: the network is conditional; choose from 0 to {c_dim - 1}")
+    if not isinstance(class_idx, int):
+        raise UserError(f"--class is needed: the network is conditional; choose from 0 to {c_dim - 1}, or any")
     if not 0 <= class_idx < c_dim:
         raise UserError(f"--class={class_idx}: the network's classes are 0 to {c_dim - 1}")
     return torch.nn.functional.one_hot(torch.tensor([class_idx]), c_dim).to(torch.float32)

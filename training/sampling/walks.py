@@ -65,7 +65,7 @@ class Walk:
     def render(self, points: torch.Tensor) -> list[torch.Tensor]:
         """`[n, d]` -> images `[n, C, h, w]`, one tensor per stage that is shown."""
         ws = points.unsqueeze(1).expand(-1, self.sampler.generator.num_ws, -1)
-        return [self.sampler.synthesize(ws, self.look.noise_mode)]
+        return [self.sampler.synthesize(ws, self.look)]
 
     def pictures(self, times: np.ndarray) -> Iterator[np.ndarray]:
         """Yield for each time uint8 `[cells, stages, h, w, 3]`, all stages at the size of the last."""
@@ -95,7 +95,7 @@ class StageWalk(Walk):
     def render(self, points: torch.Tensor) -> list[torch.Tensor]:
         latents = Latents(**dict(zip(self.sizes, points.split(list(self.sizes.values()), dim=1), strict=True)))
         ws = self.sampler.ws(latents, self.look)
-        return [*self.sampler.network.stages(latents.z), self.sampler.synthesize(ws, self.look.noise_mode)]
+        return [*self.sampler.network.stages(latents.z), self.sampler.synthesize(ws, self.look)]
 
 
 def same_size(stages: list[torch.Tensor]) -> np.ndarray:

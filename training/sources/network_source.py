@@ -53,6 +53,9 @@ class NetworkSource(Source):
     def draw(self, n: int, generator: torch.Generator | None) -> Draw:
         return Draw(stage=self.feed.draw(n, generator))
 
+    def draw_of_seed(self, seed: int, generator: torch.Generator) -> Draw:
+        return Draw(stage=self.feed.draw_of_seed(seed, generator))
+
     def materialize(self, draw: Draw) -> torch.Tensor:
         assert draw.stage is not None
         return stage_images(self.network, self.feed.latents(draw.stage), self.labels)
