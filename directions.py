@@ -6,8 +6,9 @@ python directions.py --network=network-snapshot-000200.pkl --count=5 --seeds=0-3
 python directions.py --network=network-snapshot-000200.pkl --method=pca --count=5 --seeds=0-3
 
 \b
-# From pictures without something to pictures with it, by their seeds
-python directions.py --network=network-snapshot-000200.pkl --method=seeds --seeds-a=1,4,7 --seeds-b=2,3,9 --seeds=0-3
+# From pictures without something to pictures with it: by their seeds, or by folders in which project.py has saved their latents
+python directions.py --network=network-snapshot-000200.pkl --method=mean --seeds-a=1,4,7 --seeds-b=2,3,9 --seeds=0-3
+python directions.py --network=network-snapshot-000200.pkl --method=svm --folder-a=out/plain --folder-b=out/smiling --save-video=1
 
 \b
 # Pictures moved along the first one
@@ -19,8 +20,10 @@ from __future__ import annotations
 import dnnlib.interrupts  # before what takes long
 
 # isort: split
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,9 +34,13 @@ from dnnlib.interrupts import importing
 from training.settings import DIRECTION_METHODS
 
 if TYPE_CHECKING:
+    import torch
+
     from training.sampling.directions import Directions
     from training.sampling.sampler import Look, Sampler
 
+GROUPED, GROUP_FLAGS = ("mean", "svm"), ("--seeds-a", "--seeds-b", "--folder-a", "--folder-b")
+FRAMES, FPS, FILM_COLUMNS = 48, 24, 8
 COLUMNS = 7  # strengths of a sheet, from -most to +most
 MAX_SEEDS = 64
 
@@ -46,6 +53,8 @@ MAX_SEEDS = 64
     "--seeds-a", help="With --method=seeds: pictures without something", metavar="LIST", type=shared_options.parse_range
 )
 @click.option("--seeds-b", help="And pictures with it", metavar="LIST", type=shared_options.parse_range)
+@click.option("--folder-a", help="Or the folder with their latents, as project.py writes them", metavar="DIR")
+@click.option("--folder-b", help="And with those of pictures that have it", metavar="DIR")
 @click.option(
     "--seeds", help="Pictures that the sheets show", metavar="LIST", type=shared_options.parse_range, default="0-3"
 )
@@ -53,6 +62,7 @@ MAX_SEEDS = 64
 @shared_options.TRUNCATION
 @shared_options.CLASS
 @shared_options.LABEL
+@click.option("--save-video", help="Save a film of each direction, too", metavar="BOOL", type=bool, default=False)
 @click.option("--outdir", help="Where to save directions.npz and a sheet of each", metavar="DIR", default="out")
 @shared_options.DEVICE
 @shared_options.BATCH_BY_SIZE
@@ -62,11 +72,14 @@ def main(
     count: int,
     seeds_a: list[int] | None,
     seeds_b: list[int] | None,
+    folder_a: str | None,
+    folder_b: str | None,
     seeds: list[int],
     most: float,
     trunc: float,
     class_idx: int | str | None,
     label: tuple[float, ...] | None,
+    save_video: bool,
     outdir: str,
     device: str,
     batch: int | None,
@@ -76,53 +89,99 @@ def main(
         from training.sampling.conditions import check_look
         from training.sampling.directions import find_directions
         from training.sampling.sampler import Look, default_batch, open_sampler
-    groups = check_groups(method, seeds_a, seeds_b)
+    given = [seeds_a, seeds_b, folder_a, folder_b]
+    check_groups(method, given)
     if len(seeds) > MAX_SEEDS:
         raise UserError(f"--seeds: {len(seeds)} rows; a sheet has {MAX_SEEDS} at most")
     sampler = open_sampler(network, None, device, verbose=True)
     look = Look(class_idx, trunc, label=label)
     check_look(sampler, look)
+    groups = open_groups(sampler, look, given) if method in GROUPED else None
     found = find_directions(sampler, method, count, look, groups)
     folder = Path(outdir)
     prepare_folder(folder, "--outdir")
     found.save(folder / "directions.npz")
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
+    shown = Shown(sampler, found, seeds, most, look, batch)
     for number in range(len(found.vectors)):
-        save_sheet(folder / f"direction{number:02d}.png", sampler, found, number, seeds, most, look, batch)
+        save_sheet(folder / f"direction{number:02d}.png", shown, number)
+        if save_video:
+            save_film(folder / f"direction{number:02d}.gif", shown, number)
+    pictures = "a sheet and a film" if save_video else "a sheet"
     print(
-        f"Saved {len(found.vectors)} directions by {method}, and a sheet of each from -{most:g} to {most:g}, to {outdir}"
+        f"Saved {len(found.vectors)} directions by {method}, and {pictures} of each from -{most:g} to {most:g}, to {outdir}"
     )
 
 
-def check_groups(
-    method: str, without: list[int] | None, having: list[int] | None
-) -> tuple[list[int], list[int]] | None:
-    """The two sets of seeds, where they are asked for. Raises `UserError`."""
-    if method == "seeds":
-        if without is None or having is None:
-            raise UserError("--method=seeds needs --seeds-a and --seeds-b: pictures without something, and with it")
-        return without, having
-    if without is not None or having is not None:
-        raise UserError(f"--seeds-a and --seeds-b are for --method=seeds, not for --method={method}")
-    return None
+def check_groups(method: str, given: list[Any]) -> None:
+    """given: the four flags of groups. Raises `UserError` for groups without a method, and a method without groups."""
+    names = [name for name, value in zip(GROUP_FLAGS, given, strict=True) if value is not None]
+    if method not in GROUPED:
+        if names:
+            raise UserError(f"{names[0]} is for --method=mean or svm, not for --method={method}")
+    elif names not in (list(GROUP_FLAGS[:2]), list(GROUP_FLAGS[2:])):
+        raise UserError(
+            f"--method={method} needs --seeds-a and --seeds-b, or --folder-a and --folder-b: pictures without something, and "
+            "with it"
+        )
 
 
-def save_sheet(
-    path: Path, sampler: Sampler, found: Directions, number: int, seeds: list[int], most: float, look: Look, batch: int
-) -> None:
+def open_groups(sampler: Sampler, look: Look, given: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """w `[n, w_dim]` of pictures without something, and with it."""
+    from dnnlib.errors import naming
+    from training.sampling.directions import w_of_files, w_of_seeds
+
+    seeds_a, seeds_b, folder_a, folder_b = given
+    if seeds_a is not None:
+        return w_of_seeds(sampler, seeds_a, look), w_of_seeds(sampler, seeds_b, look)
+    with naming("--folder-a"):
+        without = w_of_files(folder_a, sampler.generator)
+    with naming("--folder-b"):
+        return without, w_of_files(folder_b, sampler.generator)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What sheets and films show: the pictures of some seeds, moved from `-most` to `most`."""
+
+    sampler: Sampler
+    found: Directions
+    seeds: list[int]
+    most: float
+    look: Look
+    batch: int
+
+    def images(self, number: int, strengths: list[float]) -> torch.Tensor:
+        """`[seeds * strengths, C, h, w]`, seed by seed."""
+        import torch
+
+        sampler = self.sampler
+        ws = sampler.ws(sampler.latents(self.seeds, self.look), self.look)
+        moved = torch.stack([self.found.moved(ws, number, strength) for strength in strengths], dim=1).flatten(0, 1)
+        with torch.no_grad():
+            return torch.cat([sampler.synthesize(part, self.look).cpu() for part in moved.split(self.batch)])
+
+
+def save_sheet(path: Path, shown: Shown, number: int) -> None:
     """A row for each seed: w as it is in the middle, moved one way to the left and the other way to the right."""
-    import torch
-
     from dnnlib.files import writing
     from training.data.grids import save_grid
 
-    ws = sampler.ws(sampler.latents(seeds, look), look)
-    strengths = torch.linspace(-most, most, COLUMNS).tolist()
-    moved = torch.stack([found.moved(ws, number, strength) for strength in strengths], dim=1).flatten(0, 1)
-    with torch.no_grad():
-        images = torch.cat([sampler.synthesize(part, look).cpu() for part in moved.split(batch)])
+    strengths = [shown.most * (2 * column / (COLUMNS - 1) - 1) for column in range(COLUMNS)]
+    images = shown.images(number, strengths)
     with writing("--outdir"):
         save_grid(path, images, COLUMNS)
+
+
+def save_film(path: Path, shown: Shown, number: int) -> None:
+    """The seeds side by side, from one end to the other and back."""
+    from training.data.grids import rgb_pixels, tile
+    from training.data.videos import save_video
+
+    strengths = [-shown.most * math.cos(2 * math.pi * frame / FRAMES) for frame in range(FRAMES)]
+    images = shown.images(number, strengths).unflatten(0, (len(shown.seeds), FRAMES))
+    frames = (tile(rgb_pixels(images[:, frame]), min(len(shown.seeds), FILM_COLUMNS)) for frame in range(FRAMES))
+    save_video(path, frames, FPS, "--outdir")
 
 
 if __name__ == "__main__":

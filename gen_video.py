@@ -21,16 +21,11 @@ from __future__ import annotations
 import dnnlib.interrupts  # before what takes long
 
 # isort: split
-import contextlib
-import errno
 import importlib.util
-import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
-import imageio.v2 as imageio
 import numpy as np
 from PIL import Image
 
@@ -68,6 +63,12 @@ KINDS = (".mp4", ".gif", ".png")
 @shared_options.CLASS
 @shared_options.LABEL
 @click.option("--noise-mode", help="Pixel noise of StyleGAN2", type=click.Choice(["const", "none"]), default="const")
+@click.option(
+    "--direction",
+    help="Move w along a direction that directions.py has found; with ±STRENGTH to and fro; may be given several times",
+    metavar="FILE.npz:K=[±]STRENGTH",
+    multiple=True,
+)
 @click.option("--output", help="Where to save the video; .gif needs no extra package", metavar="FILE.[mp4|gif]")
 @shared_options.SOURCE_IMAGES
 @click.option("--stages", help="Show the stages of a cascade side by side", is_flag=True)
@@ -91,6 +92,7 @@ def main(
     class_idx: int | str | None,
     label: tuple[float, ...] | None,
     noise_mode: str,
+    direction: tuple[str, ...],
     output: str | None,
     source_images: str | None,
     stages: bool,
@@ -102,7 +104,9 @@ def main(
     video_path, sheet_path = choose_paths(output, sheet)
     with importing():
         from dnnlib.files import prepare_folder
+        from training.data.videos import save_video
         from training.sampling.conditions import check_look
+        from training.sampling.directions import open_directions
         from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
         from training.sampling.walks import StageWalk, Walk, arrange_seeds
     start_time = time.time()
@@ -113,13 +117,14 @@ def main(
         raise UserError("--stages: the network has a single stage; a cascade is trained with --source=snapshot.pkl")
     columns, rows = grid
     arranged = arrange_seeds(choose_seeds(sampler, seeds), columns * rows, num_keyframes, shuffle_seed)
-    if video_path is not None:
+    sweeps = open_directions(sampler, direction)
+    if video_path is not None and not sweeps:
         check_moves(arranged)
     for path in filter(None, (video_path, sheet_path)):
         prepare_folder(path.parent, "--output")
 
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
-    walk = (StageWalk if stages else Walk)(sampler, arranged, look, batch)
+    walk = (StageWalk if stages else Walk)(sampler, arranged, look, batch, sweeps)
     saved = []
     if video_path is not None:
         num_frames = walk.num_keys * w_frames
@@ -163,15 +168,12 @@ def check_moves(arranged: np.ndarray) -> None:
         )
 
 
-def gif_delay(fps: int) -> int:
-    """Hundredths of a second for a frame: the format counts them, and viewers slow down what lasts less than two."""
-    return max(round(100 / fps), 2)
-
-
 def length_line(path: Path, num_frames: int, fps: int) -> str:
     """How long a video lasts, as the file says; and where that is not the speed asked for, the one that it has."""
     if path.suffix.lower() != ".gif":
         return f"{num_frames / fps:.1f} s"
+    from training.data.videos import gif_delay
+
     delay = gif_delay(fps)
     note = "" if delay * fps == 100 else f", {100 / delay:.4g} frames per second where a GIF cannot have {fps}"
     return f"{num_frames * delay / 100:.1f} s{note}"
@@ -192,47 +194,6 @@ def save_sheet(path: Path, pictures: list[np.ndarray]) -> None:
     cells = np.stack(pictures, axis=2)  # [cells, stages, N, h, w, 3]
     with writing("--output"):
         save_png(path, Image.fromarray(tile(cells.reshape(-1, *cells.shape[3:]), columns=len(pictures))))
-
-
-def save_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a video."""
-    from dnnlib.files import writing
-
-    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        with writing("--output"):
-            save = save_gif if path.suffix.lower() == ".gif" else save_mp4
-            save(temporary, frames, fps)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    writer = imageio.get_writer(
-        path, format="FFMPEG", mode="I", fps=fps, codec="libx264", pixelformat="yuv420p", quality=8, macro_block_size=1
-    )
-    with contextlib.closing(writer):
-        for frame in frames:
-            writer.append_data(even_sides(frame))
-    try:  # ffmpeg says nothing to us of a disk that was full when it wrote the last bytes
-        imageio.get_reader(path, format="FFMPEG").close()
-    except Exception as error:
-        raise OSError(errno.EIO, "ffmpeg left no readable video; is the disk full?", str(path)) from error
-
-
-def save_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    images = (Image.fromarray(frame) for frame in frames)
-    first = next(images)
-    first.save(path, save_all=True, append_images=images, duration=10 * gif_delay(fps), loop=0)
-
-
-def even_sides(frame: np.ndarray) -> np.ndarray:
-    """`[H, W, 3]` with a white line more where a side is odd, since the video's colours have half the resolution."""
-    from training.data.grids import BACKGROUND
-
-    height, width, _ = frame.shape
-    return np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], constant_values=BACKGROUND)
 
 
 if __name__ == "__main__":

@@ -533,11 +533,16 @@ def open_perceptual(weights: str | None = None, device: torch.device | str = "cp
     )
 
 
-def open_perceptual_eye(device: torch.device | str = "cpu") -> Detector:
-    """What compares two pictures, with gradients: LPIPS if its weights are at hand, else EfficientNet's levels, else `tiny`.
+def open_perceptual_eye(
+    device: torch.device | str = "cpu", vgg_weights: str | None = None, lpips_weights: str | None = None
+) -> Detector:
+    """What compares two pictures, with gradients: LPIPS if its weights are given or at hand, else EfficientNet's levels, else
+    `tiny`.
 
-    `network(normalise(pixels))` gives vectors whose squared distance counts.
+    `network(normalise(pixels))` gives vectors whose squared distance counts. Raises `UserError`.
     """
+    if vgg_weights is not None or lpips_weights is not None:
+        return open_lpips(vgg_weights, lpips_weights or LPIPS_URL, device=device)
     name = Detectors("auto")._perceptual()
     if name == PERCEPTUAL:
         return open_perceptual(device=device)

@@ -7,9 +7,17 @@ from PIL import Image
 
 import directions
 import gen_images
+import gen_video
 from tests.helpers import tiny
 from tests.test_project import call, networks, photos  # noqa: F401 (fixtures)
-from training.sampling.directions import Directions, find_directions, samples_of_w, style_axes
+from training.sampling.directions import (
+    Directions,
+    add_direction,
+    find_directions,
+    samples_of_w,
+    style_axes,
+    w_of_seeds,
+)
 from training.sampling.sampler import Look, Sampler
 from training.sources.source import GaussianSource
 
@@ -39,8 +47,9 @@ def test_principal_axes_hold_the_most_variance(sampler):
 
 
 def test_a_direction_leads_from_some_seeds_to_others(sampler):
-    found = find_directions(sampler, "seeds", 1, Look(), ([1, 2, 3], [4, 5, 6]))
-    means = [sampler.ws(sampler.latents(seeds, Look()), Look())[:, 0].mean(dim=0) for seeds in ([1, 2, 3], [4, 5, 6])]
+    groups = [w_of_seeds(sampler, seeds, Look()) for seeds in ([1, 2, 3], [4, 5, 6])]
+    means = [group.mean(dim=0) for group in groups]
+    found = find_directions(sampler, "mean", 1, Look(), groups)
     assert torch.nn.functional.cosine_similarity(found.vectors[0], means[1] - means[0], dim=0) > 0.9999
 
 
@@ -75,13 +84,70 @@ def test_sheets_and_moved_pictures(tmp_path, networks, name, method):  # noqa: F
         assert np.abs(picture - sheet[:side, column * side : (column + 1) * side]).max() <= 2
 
 
+def test_folders_of_latents_and_films(tmp_path, networks):  # noqa: F811
+    """Latents that lie at both ends of an axis give that axis, whichever way it is found."""
+    rng, G = np.random.default_rng(0), tiny.generator2()
+    axis = np.eye(G.w_dim)[3]
+    for name, sign in (("plain", -1), ("smiling", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            w = sign * 2 * axis + 0.1 * rng.normal(size=[1, G.num_ws, G.w_dim])
+            np.savez(tmp_path / name / f"{number}-projected_w.npz", w=w.astype(np.float32))
+    folders = [f"--folder-a={tmp_path / 'plain'}", f"--folder-b={tmp_path / 'smiling'}"]
+    for method in ("mean", "svm"):
+        out = tmp_path / method
+        args = [f"--network={networks['style']}", f"--method={method}", *folders, "--seeds=0-2", "--save-video=1"]
+        assert call(directions, *args, f"--outdir={out}") == 0
+        assert {path.name for path in out.iterdir()} == {"directions.npz", "direction00.png", "direction00.gif"}
+        assert np.load(out / "directions.npz")["directions"][0] @ axis > 0.97
+        with Image.open(out / "direction00.gif") as film:
+            assert film.n_frames == directions.FRAMES and film.size == (3 * G.img_resolution, G.img_resolution)
+
+
+def test_several_directions_add_up(tmp_path, networks, sampler):  # noqa: F811
+    G = sampler.generator
+    Directions(torch.eye(G.w_dim)[:2], torch.ones(2), "pca", G.num_ws).save(tmp_path / "file.npz")
+    for text in ("0=2", "1=-3"):
+        add_direction(sampler, f"{tmp_path / 'file.npz'}:{text}")
+    moved = sampler.move(torch.zeros(1, G.num_ws, G.w_dim))
+    assert moved[0, 0, :3].tolist() == [2, -3, 0]
+
+
+@pytest.mark.parametrize(("strength", "num"), [("3", 1), ("±3", 5), ("+-3", 5)])
+def test_films_along_a_direction(tmp_path, networks, sampler, strength, num):  # noqa: F811
+    """`±` goes to and fro, also from a single seed, whose film would stand still."""
+    G = sampler.generator
+    Directions(torch.eye(G.w_dim)[:2], torch.ones(2), "pca", G.num_ws).save(tmp_path / "file.npz")
+    args = [f"--network={networks['style']}", f"--direction={tmp_path / 'file.npz'}:0={strength}", "--w-frames=8"]
+    film = tmp_path / "a.gif"
+    assert call(gen_video, *args, "--seeds=0", f"--output={film}", "--sheet=8") == (0 if num > 1 else 2)
+    if num == 1:
+        return
+    with Image.open(tmp_path / "a-sheet.png") as sheet:
+        moments = np.split(np.asarray(sheet, dtype=int), 8, axis=1)
+    assert len({moment.tobytes() for moment in moments}) == num  # the way back is the way there
+    for share, column in ((3, 2), (-3, 6)):
+        still = tmp_path / f"still{share}"
+        direction = f"--direction={tmp_path / 'file.npz'}:0={share}"
+        assert call(gen_images, f"--network={networks['style']}", "--seeds=0", direction, f"--outdir={still}") == 0
+        assert np.abs(np.asarray(Image.open(still / "seed0000.png"), dtype=int) - moments[column]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["--network=dcgan"], "--method=sefa: this network has no style weights to factorise; use --method=pca"),
-        (["--network=style", "--method=seeds"], "--method=seeds needs --seeds-a and --seeds-b"),
-        (["--network=style", "--seeds-a=1"], "are for --method=seeds"),
-        (["--network=style", "--method=seeds", "--seeds-a=1", "--seeds-b=1"], "their means are the same"),
+        (["--network=style", "--method=mean"], "--method=mean needs --seeds-a and --seeds-b"),
+        (["--network=style", "--seeds-a=1"], "--seeds-a is for --method=mean or svm, not for --method=sefa"),
+        (["--network=style", "--method=mean", "--seeds-a=1", "--seeds-b=1"], "have the same mean"),
+        (
+            ["--network=style", "--method=svm", "--seeds-a=1", "--folder-b=x"],
+            "--method=svm needs --seeds-a and --seeds-b, or",
+        ),
+        (
+            ["--network=style", "--method=mean", "--folder-a=x", "--folder-b=x"],
+            "--folder-a: x: holds no projected_w.npz",
+        ),
         (["--network=style", "--seeds=0-99"], "100 rows; a sheet has 64 at most"),
     ],
 )
@@ -96,6 +162,7 @@ def test_what_has_no_direction_is_one_line(tmp_path, networks, capsys, args, wor
     ("text", "words"),
     [
         ("x", "give FILE.npz:K=STRENGTH"),
+        ("FILE:0=±3", "a picture has one strength"),
         ("nowhere.npz:0=1", "nowhere.npz cannot be read"),
         ("FILE:9=1", "holds 2, 0 to 1"),
         ("OTHER:0=1", r"holds directions [2, 3] for 4 layers"),

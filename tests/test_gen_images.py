@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -16,7 +17,8 @@ from gen_images import parse_size, parse_vec2
 from shared_options import parse_range
 from tests.helpers.golden import ROOT
 from tests.helpers.tiny import SIDE, Z_DIM, generator2, generator3, save, write_images
-from training.data.grids import GAP
+from training.data.grid_cells import GridCells
+from training.data.grids import GAP, save_grid
 from training.sampling.picture_files import write_picture
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
@@ -175,6 +177,83 @@ def test_class(run):
     assert not np.array_equal(*images)
     _, said = run("gaussian", "--seeds=0", "--class=1")
     assert "Warning: --class=1 is ignored" in said
+
+
+def test_several_classes_do_not_overwrite_each_other(run, snapshots):
+    folder, said = run("conditional", "--seeds=0,1", "--class=all", "--grid=2x3")
+    assert names(folder) == ["grid.png", *(f"seed{seed:04d}-class{c:02d}.png" for seed in (0, 1) for c in range(3))]
+    assert "6 images" in said
+    grid, (alone, _) = pixels(folder / "grid.png"), run("conditional", "--seeds=1", "--class=2", outdir="alone")
+    in_its_row = grid[2 * SIDE :, SIDE:]  # a row for each class
+    assert np.abs(in_its_row - pixels(alone / "seed0001.png")).max() <= 1
+    assert names(run("conditional", "--seeds=0", "--class=0,2", outdir="two")[0]) == [
+        "seed0000-class00.png",
+        "seed0000-class02.png",
+    ]
+
+
+def test_any_class_is_drawn_by_the_seed(run):
+    folder, _ = run("conditional", "--seeds=0-9", "--class=any", "--batch=3")
+    again, _ = run("conditional", "--seeds=9", "--class=any", outdir="again")
+    assert names(again)[0] in names(folder) and len({name[-6:] for name in names(folder)}) > 1
+    assert np.abs(pixels(again / names(again)[0]) - pixels(folder / names(again)[0])).max() <= 1
+
+
+def test_a_label_vector_takes_the_place_of_a_class(run):
+    one, _ = run("conditional", "--seeds=0", "--class=1", outdir="one")
+    vector, _ = run("conditional", "--seeds=0", "--label=0,1,0", outdir="vector")
+    between, _ = run("conditional", "--seeds=0", "--label=0.5,0.5,0", outdir="between")
+    assert np.array_equal(pixels(one / "seed0000.png"), pixels(vector / "seed0000.png"))
+    assert not np.array_equal(pixels(one / "seed0000.png"), pixels(between / "seed0000.png"))
+
+
+def test_a_noise_seed_leaves_the_latent(run):
+    plain, other, again, none = (
+        pixels(run("gaussian", "--seeds=3", *args, outdir=f"n{number}")[0] / "seed0003.png")
+        for number, args in enumerate(
+            [["--noise-mode=random"], ["--noise-seed=1"], ["--noise-seed=1", "--batch=1"], ["--noise-mode=none"]]
+        )
+    )
+    assert np.array_equal(other, again) and not np.array_equal(other, plain)
+    assert 0 < np.abs(other - none).mean() < np.abs(none - none.mean()).mean()  # the same picture, other details
+
+
+def test_cells_of_a_runs_picture_are_made_again(run, tmp_path):
+    G = generator2()
+    z = torch.randn(5, Z_DIM, generator=torch.Generator().manual_seed(1))
+    images = G(z, None, noise_mode="const")
+    save_grid(tmp_path / "fakes000001.png", images, 3, texts=GridCells(z, None, tuple(range(5))).text())
+    folder, said = run("gaussian", f"--from-grid={tmp_path / 'fakes000001.png'}", "--grid=3x2")
+    assert names(folder) == [*(f"cell{number:04d}.png" for number in range(5)), "grid.png"]
+    assert np.abs(pixels(folder / "grid.png") - pixels(tmp_path / "fakes000001.png")).max() <= 1
+    some, _ = run("gaussian", f"--from-grid={tmp_path / 'fakes000001.png'}", "--cells=4,0", outdir="some")
+    assert names(some) == ["cell0000.png", "cell0004.png"]
+    assert np.array_equal(pixels(some / "cell0004.png"), pixels(folder / "cell0004.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "words"),
+    [
+        ("gaussian", ["--seeds=0", "--class=all"], "--class=all: the network has no classes"),
+        ("gaussian", ["--seeds=0", "--label=1"], "--label: the network is not conditional"),
+        ("conditional", ["--seeds=0", "--label=1,2"], "--label: 2 numbers, and the network takes 3"),
+        ("conditional", ["--seeds=0", "--label=1,2,3", "--class=1"], "--label and --class both say"),
+        ("conditional", ["--seeds=0", "--class=1,7"], "--class=7: the network's classes are 0 to 2"),
+        ("stylegan3", ["--seeds=0", "--noise-seed=1"], "--noise-seed: this network has no pixel noise"),
+        ("gaussian", ["--seeds=0", "--noise-seed=1", "--noise-mode=none"], "do not go together"),
+        ("gaussian", ["--seeds=0", "--cells=1"], "--cells needs --from-grid"),
+        ("gaussian", ["--from-grid=GRID", "--seeds=1"], "--from-grid goes without --seeds"),
+        ("gaussian", ["--from-grid=GRID", "--projected-w=x.npz"], "--projected-w and --from-grid both say"),
+        ("gaussian", ["--from-grid=GRID", "--cells=2"], "there is no cell 2; "),
+        ("conditional", ["--from-grid=GRID"], f"was made from z of {Z_DIM} and labels of 0 numbers"),
+    ],
+)
+def test_looks_that_cannot_be_are_one_line(run, tmp_path, name, args, words):
+    cells = GridCells(torch.zeros(2, Z_DIM), None, (0, 1))
+    save_grid(tmp_path / "fakes.png", torch.zeros(2, 3, SIDE, SIDE), 2, texts=cells.text())
+    with pytest.raises(UserError, match=words):
+        run(name, *[arg.replace("GRID", str(tmp_path / "fakes.png")) for arg in args])
+    assert not (tmp_path / "out").exists()
 
 
 def test_translation(run):

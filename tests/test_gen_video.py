@@ -15,6 +15,7 @@ from dnnlib.errors import UserError
 from tests.helpers.golden import ROOT
 from tests.helpers.tiny import SIDE, Z_DIM, generator2, save, write_images
 from training.data.grids import rgb_pixels
+from training.data.videos import even_sides
 from training.sampling.sampler import Look, open_sampler
 from training.sources.cascade import Cascade
 from training.sources.source import GaussianSource, ImageSource
@@ -73,8 +74,8 @@ def test_mp4(run):
 
 def test_odd_sides_get_a_line():
     frame = np.zeros([5, 8, 3], dtype=np.uint8)
-    assert gen_video.even_sides(frame).shape == (6, 8, 3)
-    assert np.all(gen_video.even_sides(frame)[5] == 255)
+    assert even_sides(frame).shape == (6, 8, 3)
+    assert np.all(even_sides(frame)[5] == 255)
 
 
 def test_gif_needs_no_extra_package(run, monkeypatch):
@@ -185,7 +186,7 @@ def test_nothing_is_left_of_a_broken_video(run, monkeypatch):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gen_video, "save_gif", broken)
+    monkeypatch.setattr("training.data.videos.save_gif", broken)
     with pytest.raises(UserError, match=r"--output: .*No space left"):
         run("gaussian", "--seeds=0-1", "--output=loop.gif")
     assert list(Path.cwd().iterdir()) == []

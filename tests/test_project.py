@@ -1,6 +1,7 @@
 """project.py at the command line, and the pictures made again from what it found."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,8 @@ import project
 from tests.helpers import tiny
 from tests.helpers.golden import ROOT
 from training import networks_dcgan
-from training.sources.source import GaussianSource
+from training.sources.cascade import Cascade
+from training.sources.source import GaussianSource, ImageSource
 
 
 def call(script, *args):
@@ -33,7 +35,14 @@ def networks(tmp_path_factory):
     torch.manual_seed(0)
     dcgan = networks_dcgan.Generator(tiny.Z_DIM, 0, 16, 4, channel_base=64, channel_max=8)
     sources = {"style": tiny.generator2(), "three": tiny.generator3(), "dcgan": dcgan}
-    return {
+    images = ImageSource.open(tiny.write_images(root / "source", num=5))
+    spider = tiny.generator2(encoder={"kind": "flatten"})
+    spider.mapping.encoder.fit(images.all_batches())
+    cascade = Cascade.chain(spider, tiny.generator2(seed=1, encoder={"kind": "flatten"}))
+    fed = {"spider": (spider, images), "cascade": (cascade, images), "noise-cascade": (
+        Cascade.chain(tiny.generator2(), tiny.generator2(seed=1, encoder={"kind": "flatten"})), GaussianSource(tiny.Z_DIM)
+    ), "conditional": (tiny.generator2(c_dim=3), GaussianSource(tiny.Z_DIM))}  # fmt: skip
+    return {name: tiny.save(root / f"{name}.pkl", *pair) for name, pair in fed.items()} | {
         name: tiny.save(root / f"network-snapshot-00000{number}.pkl", G, GaussianSource(tiny.Z_DIM))
         for number, (name, G) in enumerate(sources.items())
     }
@@ -76,10 +85,75 @@ def test_several_pictures_have_files_of_their_own(tmp_path, networks, photos):
     }
 
 
+@pytest.mark.parametrize("name", ["spider", "cascade", "noise-cascade"])
+def test_a_source_image_is_looked_for(tmp_path, networks, name, capsys):
+    """The picture of one of them is found again, and source.png makes proj.png."""
+    network, out = f"--network={networks[name]}", tmp_path / "out"
+    pick = (
+        ["--seeds=3"]
+        if name == "noise-cascade"
+        else ["--seeds=3", f"--source-images={networks[name].parent / 'source'}"]
+    )
+    assert call(gen_images, network, *pick, f"--outdir={tmp_path / 'made'}") == 0
+    target = tmp_path / "made" / "seed0003.png"
+    assert call(project, network, f"--target={target}", "--space=source", "--num-steps=3", f"--outdir={out}") == 0
+    files = {path.name for path in out.iterdir()}
+    assert files == {"nearest-source.png", "nearest.png", "source.png", "target.png", "proj.png", "projected_w.npz"}
+    printed = capsys.readouterr().out
+    assert f"is {'seed' if name == 'noise-cascade' else 'image'} 3, " in printed
+    assert np.abs(pixels(out / "nearest.png") - pixels(target)).max() <= 1
+    if name == "spider":
+        (tmp_path / "photos").mkdir()
+        (out / "source.png").rename(tmp_path / "photos" / "source.png")
+        again = tmp_path / "again"
+        assert call(gen_images, network, f"--source-images={tmp_path / 'photos'}", f"--outdir={again}") == 0
+        assert np.abs(pixels(again / "seed0000.png") - pixels(out / "proj.png")).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "args"), [("style", ["--space=w+"]), ("dcgan", []), ("cascade", [])])
+def test_tuning_brings_the_network_nearer(tmp_path, networks, photos, capsys, name, args):
+    network, out = f"--network={networks[name]}", tmp_path / "out"
+    assert call(project, network, f"--target={photos}", "--num-steps=3", "--tune=60", *args, f"--outdir={out}") == 0
+    printed = capsys.readouterr().out
+    decibels = re.findall(r"(\S+) dB, tuned (\S+) dB", printed)
+    assert len(decibels) == 2 and all(float(after) > float(before) for before, after in decibels)
+    assert "The tuned network: " in printed
+    latents = out / f"b-projected_{'z' if name == 'dcgan' else 'w'}.npz"
+    again = tmp_path / "again"
+    assert (
+        call(gen_images, f"--network={out / 'network-tuned.pkl'}", f"--projected-w={latents}", f"--outdir={again}") == 0
+    )
+    assert np.abs(pixels(again / "proj00.png") - pixels(out / "b-tuned.png")).max() <= 2
+
+
+def test_time_is_said_before_the_search(tmp_path, networks, photos, capsys):
+    args = [f"--network={networks['style']}", f"--target={photos}", "--num-steps=6", f"--outdir={tmp_path / 'out'}"]
+    assert call(project, *args, "--batch=1") == 0
+    said = capsys.readouterr().out
+    assert "of processor time): 12 steps, 1 picture at a time" in said
+    assert said.index("About ") < said.index("after 6 steps")
+
+
+@pytest.mark.parametrize("choice", ["--class=1", "--class=any", "--label=0.5,0.5,0"])
+def test_conditional_networks_are_searched(tmp_path, networks, photos, choice):
+    args = [f"--network={networks['conditional']}", f"--target={photos / 'b.png'}", "--num-steps=2", choice]
+    assert call(project, *args, f"--outdir={tmp_path / 'out'}") == 0
+    w = np.load(tmp_path / "out" / "projected_w.npz")["w"]
+    assert w.shape == (1, tiny.generator2().num_ws, 16)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["--network=dcgan", "--target=PHOTOS", "--space=w"], "--space=w: this network has no w; use --space=z"),
+        (["--network=style", "--target=PHOTOS", "--space=source"], "--space=source: the network was trained on noise"),
+        (["--network=spider", "--target=PHOTOS", "--source-images=PHOTOS"], "--source-images: go with --space=source"),
+        (["--network=conditional", "--target=PHOTOS"], "--class is needed"),
+        (["--network=style", "--target=PHOTOS", "--vgg-weights=nowhere.pt"], "nowhere.pt"),
         (["--network=style", "--target=nowhere.png"], "--target: nowhere.png"),
         (["--network=style", "--target=TEXT"], "--target: "),
         (["--network=style", "--target=EMPTY"], "--target: "),

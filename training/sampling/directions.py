@@ -1,9 +1,11 @@
 """Directions in w along which pictures change in one way: where they come from, and files of them.
 
 `sefa`: the eigenvectors of what the style weights do to w (Shen & Zhou 2021, "Closed-Form Factorization of Latent Semantics in
-GANs"). `pca`: principal axes of w itself (Harkonen 2020, GANSpace). `seeds`: from the mean of some pictures to that of others.
+GANs"). `pca`: principal axes of w itself (Harkonen 2020, GANSpace). From two groups of pictures: `mean`, from the mean w of the
+one to that of the other; `svm`, across the plane that parts them (Shen 2020, InterFaceGAN).
 """
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +16,12 @@ import torch
 
 from dnnlib.errors import UserError, naming
 from dnnlib.files import atomic_write, reading_arrays
-from torch_utils import seeding
 from torch_utils.misc import Network
-from training.sampling.sampler import Latents, Look, Sampler
+from training.sampling.projection import load_latents
+from training.sampling.sampler import Look, Sampler
 
-SAMPLES, BATCH = 2000, 100  # of w, for principal axes and for the spread
+SAMPLES = 2000  # of w, for principal axes and for the spread
+PROJECTED = "projected_w.npz"  # ending of what project.py writes
 STYLE_WEIGHTS = "affine.weight"  # of every layer that takes w
 
 
@@ -34,10 +37,14 @@ class Directions:
     num_ws: int
 
     def moved(
-        self, ws: torch.Tensor, number: int, strength: float, layers: Sequence[int] | None = None
+        self, ws: torch.Tensor, number: int, strength: float | torch.Tensor, layers: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """ws `[n, num_ws, w_dim]` moved along direction `number`, in these layers (all for None)."""
-        step = strength * self.spread[number] * self.vectors[number]
+        """ws `[n, num_ws, w_dim]` moved along direction `number`, in these layers (all for None).
+
+        strength: one number, or `[n]`.
+        """
+        strengths = torch.as_tensor(strength, dtype=torch.float32).reshape(-1, 1, 1)
+        step = strengths * self.spread[number] * self.vectors[number]  # [n or 1, 1, w_dim]
         moved = ws.clone()
         moved[:, list(range(self.num_ws)) if layers is None else list(layers)] += step.to(ws)
         return moved
@@ -69,17 +76,40 @@ class Directions:
 
 def add_direction(sampler: Sampler, text: str) -> None:
     """Have a sampler move its ws as `FILE:K=STRENGTH` says, after what it does already. Raises `UserError`."""
-    found, number, strength, is_swept = parse_direction(sampler, text)
-    if is_swept:
+    move = parse_direction(sampler, text)
+    if move.is_swept:
         raise UserError(
-            f"--direction={text}: a picture has one strength, such as =3; gen_video.py shows the way between two"
+            f"--direction={text}: a picture has one strength, such as =3; gen_video.py goes from one end to the other"
         )
     before = sampler.move
-    sampler.move = lambda ws: found.moved(before(ws), number, strength)
+    sampler.move = lambda ws: move(before(ws))
 
 
-def parse_direction(sampler: Sampler, text: str) -> tuple[Directions, int, float, bool]:
-    """The file, the number and the strength of `FILE:K=STRENGTH`, and whether it says `±`. Raises `UserError`."""
+def open_directions(sampler: Sampler, texts: Sequence[str]) -> "list[Move]":
+    """Have a sampler move its ws as some directions say; those that go to and fro are left to whoever knows the time."""
+    moves = [parse_direction(sampler, text) for text in texts]
+    for text, move in zip(texts, moves, strict=True):
+        if not move.is_swept:
+            add_direction(sampler, text)
+    return [move for move in moves if move.is_swept]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Along one of some directions, by a strength; in a film to and fro between it and its opposite, if it `is_swept`."""
+
+    found: Directions
+    number: int
+    strength: float
+    is_swept: bool = False
+
+    def __call__(self, ws: torch.Tensor, share: float | torch.Tensor = 1.0) -> torch.Tensor:
+        """ws `[n, num_ws, w_dim]`; share: of the strength, one number or `[n]`."""
+        return self.found.moved(ws, self.number, self.strength * share)
+
+
+def parse_direction(sampler: Sampler, text: str) -> Move:
+    """What `FILE:K=STRENGTH`, or `FILE:K=±STRENGTH`, says. Raises `UserError`."""
     match = re.fullmatch(r"(.+):(\d+)=(±|\+-|)([+-]?\d+(?:\.\d+)?)", text)
     if match is None:
         raise UserError(f"--direction={text}: give FILE.npz:K=STRENGTH, such as out/directions.npz:0=3")
@@ -88,15 +118,17 @@ def parse_direction(sampler: Sampler, text: str) -> tuple[Directions, int, float
     number = int(match[2])
     if number >= len(found.vectors):
         raise UserError(f"--direction={text}: {match[1]} holds {len(found.vectors)}, 0 to {len(found.vectors) - 1}")
-    return found, number, float(match[4]), match[3] != ""
+    return Move(found, number, float(match[4]), match[3] != "")
 
 
 def find_directions(
-    sampler: Sampler, method: str, count: int, look: Look, groups: tuple[Sequence[int], Sequence[int]] | None = None
+    sampler: Sampler, method: str, count: int, look: Look, groups: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> Directions:
-    """The first `count` directions of a network. groups: for `seeds`, those without and those with what is looked for.
+    """The first `count` directions of a network.
 
-    Raises `UserError` where the network has no style weights to factorise.
+    groups: for `mean` and `svm`, w `[n, w_dim]` of pictures without and with what is looked for.
+
+    Raises `UserError` where the network has no style weights to factorise, and for groups that cannot be told apart.
     """
     G = sampler.generator
     w = samples_of_w(sampler, look)
@@ -106,22 +138,14 @@ def find_directions(
         vectors = principal_axes_of(w)[:count]
     else:
         assert groups is not None
-        vectors = mean_difference(sampler, look, *groups)
+        vectors = {"mean": mean_difference, "svm": across_the_plane}[method](*groups)
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     return Directions(vectors, ((w - w.mean(dim=0)) @ vectors.T).std(dim=0), method, G.num_ws)
 
 
-@torch.no_grad()
 def samples_of_w(sampler: Sampler, look: Look) -> torch.Tensor:
     """`[n, w_dim]` on the CPU."""
-    gen = seeding.generator("directions")
-    parts = []
-    for _ in range(SAMPLES // BATCH):
-        z = sampler.feed.latents(sampler.feed.draw(BATCH, gen))
-        seeds = torch.randint(1 << 30, [BATCH], generator=gen).tolist()
-        c = sampler.conditions(seeds, look)
-        parts.append(sampler.ws(Latents(z, c=c), look)[:, 0].cpu())
-    return torch.cat(parts)
+    return torch.cat([sampler.ws(latents, look)[:, 0].cpu() for latents in sampler.some_latents(SAMPLES, look, seed=0)])
 
 
 def style_axes(G: Network) -> torch.Tensor:
@@ -129,7 +153,7 @@ def style_axes(G: Network) -> torch.Tensor:
     weights = [value.detach().cpu() for name, value in G.synthesis.named_parameters() if name.endswith(STYLE_WEIGHTS)]
     if not weights:
         raise UserError(
-            "--method=sefa: this network has no style weights to factorise; use --method=pca or --seeds-a, --seeds-b"
+            "--method=sefa: this network has no style weights to factorise; use --method=pca, or mean with two groups of pictures"
         )
     stacked = torch.nn.functional.normalize(torch.cat(weights), dim=1)
     return torch.linalg.eigh(stacked.T @ stacked).eigenvectors.T.flip(0)
@@ -140,10 +164,38 @@ def principal_axes_of(w: torch.Tensor) -> torch.Tensor:
     return torch.linalg.svd(w - w.mean(dim=0), full_matrices=False).Vh
 
 
-def mean_difference(sampler: Sampler, look: Look, without: Sequence[int], having: Sequence[int]) -> torch.Tensor:
-    """From the mean w of some seeds to that of others, `[1, w_dim]`."""
-    means = [sampler.ws(sampler.latents(seeds, look), look)[:, 0].mean(dim=0) for seeds in (without, having)]
-    difference = (means[1] - means[0]).cpu()
+def w_of_seeds(sampler: Sampler, seeds: Sequence[int], look: Look) -> torch.Tensor:
+    """`[n, w_dim]` on the CPU."""
+    return sampler.ws(sampler.latents(seeds, look), look)[:, 0].cpu()
+
+
+def w_of_files(folder: str, G: Network) -> torch.Tensor:
+    """w `[n, w_dim]` of the `…projected_w.npz` of a folder, mean over layers. Raises `UserError`."""
+    paths = sorted(Path(folder).glob(f"*{PROJECTED}"))
+    if not paths:
+        raise UserError(
+            f"{folder}: holds no {PROJECTED}; find the latents of its pictures first: python project.py --network=… "
+            f"--target={folder} --outdir=…"
+        )
+    return torch.cat([load_latents(str(path), G)[0].mean(dim=1).cpu() for path in paths])
+
+
+def mean_difference(without: torch.Tensor, having: torch.Tensor) -> torch.Tensor:
+    """From the mean of w `[n, w_dim]` to that of others, `[1, w_dim]`."""
+    difference = having.mean(dim=0) - without.mean(dim=0)
     if not difference.norm() > 0:
-        raise UserError("--seeds-a and --seeds-b: their means are the same")
+        raise UserError("the two groups of pictures have the same mean, and nothing leads from one to the other")
     return difference[None]
+
+
+def across_the_plane(without: torch.Tensor, having: torch.Tensor) -> torch.Tensor:
+    """Normal `[1, w_dim]` of the plane that a linear support vector machine puts between w `[n, w_dim]` of two groups."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError('--method=svm needs scikit-learn: pip install -e ".[prior]", or use --method=mean')
+    from sklearn.svm import LinearSVC
+
+    mean_difference(without, having)  # refuses groups that are the same
+    w = torch.cat([without, having]).numpy()
+    spread = max(float(w.std()), 1e-12)
+    svm = LinearSVC(random_state=0, max_iter=20_000).fit(w / spread, [0] * len(without) + [1] * len(having))
+    return torch.from_numpy(svm.coef_.astype(np.float32))

@@ -6,7 +6,7 @@ perceptual distance. Noise on w, as wide as w itself at first, lets the search l
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from metrics.detectors import Detector
 from torch_utils import seeding
 from torch_utils.misc import Network
 from training.layers.precision import FLOAT32, MixedPrecision
-from training.sampling.sampler import Latents, Look, Sampler
+from training.sampling.latent_spaces import Space
+from training.sampling.sampler import Sampler
 
-MEAN_SAMPLES, MEAN_BATCH = 1000, 100  # latents that the mean and the spread of w are taken from
 LARGEST_SEEN = 256  # pixels a side; larger pictures are averaged down for the perceptual distance
+PIXEL_RATE = 0.02  # learning rate of the pixels of source images
 MIN_NOISE_SIDE = 8  # of the noise maps that are kept from carrying signal
 
 
@@ -31,8 +32,10 @@ MIN_NOISE_SIDE = 8  # of the noise maps that are kept from carrying signal
 class Search:
     """How latents are looked for. Numbers without a comment are those of Karras 2020."""
 
-    space: str = "w"
     steps: int = 500
+    has_noise_maps: bool = True
+    """Whether they are looked for, too."""
+    seed: int = 0
     learning_rate: float = 0.1
     rampup: float = 0.05  # share of the steps
     rampdown: float = 0.25
@@ -40,16 +43,21 @@ class Search:
     noise_ramp: float = 0.75
     pixel_weight: float = 1.0  # of the mean squared difference of pixels, which pins down what the eye passes over
     noise_weight: float = 1e5  # of the correlation within noise maps
-    has_noise_maps: bool = True  # whether they are looked for, too
-    seed: int = 0
+
+    @classmethod
+    def of_pixels(cls, steps: int, seed: int) -> "Search":
+        """Among source images, whose pixels reach from -1 to 1. Without noise maps: the image alone shall make the picture."""
+        return cls(steps, has_noise_maps=False, seed=seed, learning_rate=PIXEL_RATE)
 
 
 @dataclass
 class Found:
     """What a search has come to."""
 
-    latents: torch.Tensor
-    """`[n, num_ws, w_dim]`; `[n, z_dim]` in z."""
+    points: torch.Tensor
+    """Of the space that was searched, `[n, …]`."""
+    ws: torch.Tensor
+    """`[n, num_ws, w_dim]`, what these stand for."""
     noise_maps: dict[str, torch.Tensor]
     """By the names of the network's buffers, `[n, 1, h, w]` each; none where they were not looked for."""
     images: torch.Tensor
@@ -61,98 +69,78 @@ class Found:
     """Images on the way."""
 
     def psnr(self, targets: torch.Tensor) -> torch.Tensor:
-        """Peak signal-to-noise ratio in dB, `[n]`, of pixels in [-1, 1]."""
-        error = (self.images.clamp(-1, 1) - targets.to(self.images.device)).square().mean(dim=[1, 2, 3])
-        return 10 * torch.log10(4 / error.clamp(min=1e-10))
+        """Of the images, `[n]`."""
+        return psnr(self.images, targets)
+
+
+def psnr(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB, `[n]`, of pixels in [-1, 1]."""
+    error = (images.clamp(-1, 1) - targets.to(images.device)).square().mean(dim=[1, 2, 3])
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def joined(parts: Sequence[Found]) -> Found:
+    """What several searches have found, one after the other."""
+    maps = {name: torch.cat([part.noise_maps[name] for part in parts]) for name in parts[0].noise_maps}
+    points, ws, images, distances = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("points", "ws", "images", "distances")
+    )
+    return Found(points, ws, maps, images, distances, parts[0].steps)
 
 
 class Projector:
     """Looks for the latents of a batch of pictures in the last generator of a sampler."""
 
-    def __init__(self, sampler: Sampler, eye: Detector, search: Search, look: Look):
+    def __init__(self, sampler: Sampler, eye: Detector, space: Space, search: Search):
         """eye: its network is a perceptual one, whose vectors' squared distances count."""
-        self.sampler, self.eye, self.search, self.look = sampler, eye, search, look
+        self.sampler, self.eye, self.space, self.search = sampler, eye, space, search
         self.G: Network = sampler.generator
         computes_in_float32(self.G)
-        self.c = sampler.labels(1, look)
-        self.mean, self.spread = self._statistics()
-
-    @torch.no_grad()
-    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean of latents `[..., d]`, and the root of the mean squared distance from it, by dimension."""
-        gen = seeding.generator("projection", self.search.seed)
-        parts = []
-        for _ in range(MEAN_SAMPLES // MEAN_BATCH):
-            z = self.sampler.feed.latents(self.sampler.feed.draw(MEAN_BATCH, gen))
-            if self.search.space == "z":
-                parts.append(self._last_z(z))
-            else:
-                parts.append(self.sampler.ws(Latents(z, c=self._conditions(gen)), self.look)[:, 0])
-        all_of_them = torch.cat(parts)
-        mean = all_of_them.mean(dim=0, keepdim=True)
-        return mean, (all_of_them - mean).square().sum(dim=1).mean().sqrt()
-
-    def _last_z(self, z: torch.Tensor) -> torch.Tensor:
-        """z of the last generator, from latents of the first."""
-        first_images = getattr(self.sampler.network, "first_images", None)
-        return z if first_images is None else self.G.mapping.encoder(first_images(z))
-
-    def _conditions(self, gen: torch.Generator) -> torch.Tensor | None:
-        """What the network is told where a prior or label vectors are drawn for every image; None for classes."""
-        if self.sampler.drawn_by(self.look) is None:
-            return None
-        return self.sampler.conditions(torch.randint(1 << 30, [MEAN_BATCH], generator=gen).tolist(), self.look)
 
     def run(self, targets: torch.Tensor, keep_every: int | None = None) -> Iterator[Found]:
         """What was found after every step, for targets `[n, C, h, w]` in [-1, 1]. keep_every: steps between frames."""
         search, n = self.search, len(targets)
         targets = targets.to(self.sampler.device)
-        goal = self._seen(targets).detach()
-        latents = self._start(n).requires_grad_(True)
+        goal = self.seen(targets).detach()
+        points = self.space.start(n).requires_grad_(True)
         maps = self._noise_maps(n)
-        optimizer = torch.optim.Adam([latents, *maps.values()], betas=(0.9, 0.999), lr=search.learning_rate)
-        gen = seeding.generator("projection noise", search.seed, device=latents.device)
+        optimizer = torch.optim.Adam([points, *maps.values()], betas=(0.9, 0.999), lr=search.learning_rate)
+        gen = seeding.generator("projection noise", search.seed, device=points.device)
         frames: list[torch.Tensor] = []
         for step in range(search.steps):
             t = step / search.steps
-            for group in optimizer.param_groups:
-                group["lr"] = search.learning_rate * pace(t, search.rampup, search.rampdown)
-            scale = self.spread * search.initial_noise * max(0.0, 1 - t / search.noise_ramp) ** 2
-            images = self._images(
-                latents + torch.randn(latents.shape, generator=gen, device=latents.device) * scale, maps
-            )
-            distances = (self._seen(images) - goal).square().sum(dim=1)
-            loss = distances.sum() + search.pixel_weight * (images - targets).square().mean(dim=[1, 2, 3]).sum()
+            optimizer.param_groups[0]["lr"] = search.learning_rate * pace(t, search.rampup, search.rampdown)
+            width = self.space.spread * search.initial_noise * max(0.0, 1 - t / search.noise_ramp) ** 2
+            noise = torch.randn(points.shape, generator=gen, device=points.device) * width
+            ws = self.space.ws(points + noise)
+            images = self.images(ws, maps)
+            distances, loss = self.loss(images, targets, goal)
             loss = loss + search.noise_weight * sum(correlation(one) for one in maps.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            with torch.no_grad():
-                for one in maps.values():
-                    one.sub_(one.mean(dim=[1, 2, 3], keepdim=True))
-                    one.mul_(one.square().mean(dim=[1, 2, 3], keepdim=True).add(1e-12).rsqrt())
+            keep_white(maps.values())
             if keep_every is not None and step % keep_every == 0:
                 frames.append(images.detach().cpu())
-            yield Found(
-                latents.detach(), {name: one.detach() for name, one in maps.items()}, images.detach(), distances.detach(),
-                step + 1, frames,
-            )  # fmt: skip
+            found_maps = {name: one.detach() for name, one in maps.items()}
+            yield Found(points.detach(), ws.detach(), found_maps, images.detach(), distances, step + 1, frames)
+
+    def loss(
+        self, images: torch.Tensor, targets: torch.Tensor, goal: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Perceptual distances `[n]` without gradients, and what is minimised. goal: `seen(targets)`."""
+        distances = (self.seen(images) - goal).square().sum(dim=1)
+        pixels = (images - targets).square().mean(dim=[1, 2, 3])
+        return distances.detach(), (distances + self.search.pixel_weight * pixels).sum()
 
     @torch.no_grad()
     def finished(self, found: Found, targets: torch.Tensor) -> Found:
-        """The same with the images of the latents themselves, without noise on them."""
-        found.images = self._images(found.latents, found.noise_maps)
-        found.distances = (self._seen(found.images) - self._seen(targets.to(found.images.device))).square().sum(dim=1)
-        if self.search.space == "w":
-            found.latents = found.latents.expand(-1, self.G.num_ws, -1).contiguous()
+        """The same with the images of the points themselves, without noise on them, as files hold them."""
+        found.points = self.space.settled(found.points)
+        found.ws = self.space.ws(found.points).contiguous()
+        found.images = self.images(found.ws, found.noise_maps)
+        found.distances = (self.seen(found.images) - self.seen(targets.to(found.images.device))).square().sum(dim=1)
         return found
-
-    def _start(self, n: int) -> torch.Tensor:
-        """The mean, `[n, z_dim]`, `[n, 1, w_dim]` or `[n, num_ws, w_dim]`."""
-        if self.search.space == "z":
-            return self.mean.repeat(n, 1)
-        layers = self.G.num_ws if self.search.space == "w+" else 1
-        return self.mean[:, None].repeat(n, layers, 1)
 
     def _noise_maps(self, n: int) -> dict[str, torch.Tensor]:
         """Those of the network, one for each picture, with gradients."""
@@ -163,16 +151,11 @@ class Projector:
             for name, noise in self.sampler.noise_maps.items()
         }
 
-    def _images(self, latents: torch.Tensor, maps: dict[str, torch.Tensor]) -> torch.Tensor:
+    def images(self, ws: torch.Tensor, maps: dict[str, torch.Tensor]) -> torch.Tensor:
         """`[n, C, h, w]`."""
-        if self.search.space == "z":
-            c = None if self.c is None else self.c.expand(len(latents), -1)
-            ws = self.G.mapping(latents, c)
-        else:
-            ws = latents.expand(-1, self.G.num_ws, -1)
         return functional_call(self.G.synthesis, maps, (ws,), {"noise_mode": "const", "force_fp32": True})
 
-    def _seen(self, images: torch.Tensor) -> torch.Tensor:
+    def seen(self, images: torch.Tensor) -> torch.Tensor:
         """Vectors of the perceptual distance."""
         return perceived(self.eye, images)
 
@@ -202,6 +185,14 @@ def pace(t: float, rampup: float, rampdown: float) -> float:
     return down * min(1.0, t / rampup) if rampup > 0 else down
 
 
+@torch.no_grad()
+def keep_white(maps: Iterable[torch.Tensor]) -> None:
+    """Noise maps `[n, 1, h, w]` to zero mean and unit mean square, in place."""
+    for one in maps:
+        one.sub_(one.mean(dim=[1, 2, 3], keepdim=True))
+        one.mul_(one.square().mean(dim=[1, 2, 3], keepdim=True).add(1e-12).rsqrt())
+
+
 def correlation(noise: torch.Tensor) -> torch.Tensor:
     """How much of `[n, 1, h, w]` can be told from the neighbour to the right and below, at all scales (Karras 2020, eq. 5 of
     appendix D)."""
@@ -217,10 +208,11 @@ def correlation(noise: torch.Tensor) -> torch.Tensor:
 # Files
 
 
-def save_latents(path: Path, found: Found, index: int) -> None:
-    """Write one picture's `w [1, num_ws, w_dim]`, as other people's programs have it, or `z [1, z_dim]`, and its noise maps."""
-    name = "w" if found.latents.ndim == 3 else "z"
-    arrays = {name: found.latents[index : index + 1].cpu().numpy()}
+def save_latents(path: Path, found: Found, index: int, space: str) -> None:
+    """Write one picture's `w [1, num_ws, w_dim]`, as other people's programs have it, and its noise maps; of `z` its z, too."""
+    arrays = {"w": found.ws[index : index + 1].cpu().numpy()}
+    if space == "z":
+        arrays["z"] = found.points[index : index + 1].cpu().numpy()
     arrays |= {f"noise.{key}": maps[index, 0].cpu().numpy() for key, maps in found.noise_maps.items()}
     with atomic_write(path) as file:
         np.savez(file, **arrays)
@@ -249,8 +241,6 @@ def load_latents(path: str, G: Network) -> tuple[torch.Tensor, dict[str, torch.T
         if z.ndim != 2 or z.shape[1] != G.z_dim:
             raise UserError(f"{path}: z has shape {list(z.shape)}, and this network takes [n, {G.z_dim}]")
         if G.c_dim > 0:
-            raise UserError(
-                f"{path}: holds z, and what a conditional network makes of it depends on the class; look in w"
-            )
+            raise UserError(f"{path}: holds z alone, and what a conditional network makes of it depends on the class")
         return G.mapping(z.to(next(G.parameters()).device), None).detach(), maps
     raise UserError(f"{path}: holds neither w nor z")

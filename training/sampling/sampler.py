@@ -20,7 +20,7 @@ from training.checkpoints.snapshot import known_source, load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
 from training.layers.pyramid import image_size
-from training.settings import ANY_CLASS
+from training.settings import ANY_CLASS, MAX_SEED
 from training.sources.cascade import Cascade, last_generator
 from training.sources.encoders import IdentityEncoder
 from training.sources.feed import LatentFeed
@@ -169,15 +169,30 @@ class Sampler:
         c = None if self.drawn_by(look) is None else self.conditions(seeds, look)
         return Latents(self.feed.latents(draw), noise, c)
 
+    def some_latents(self, count: int, look: Look, seed: int, batch: int = 100) -> Iterator[Latents]:
+        """Yield latents of `count` samples as training draws them, `batch` at a time."""
+        seeds = torch.randint(self.num_seeds, [count], generator=seeding.generator("some latents", seed)).tolist()
+        for first in range(0, count, batch):
+            yield self.latents(seeds[first : first + batch], look)
+
+    @property
+    def num_seeds(self) -> int:
+        source = self.feed.source
+        return len(source.images) if self.picks_images and isinstance(source, ImageSource) else MAX_SEED + 1
+
+    @torch.no_grad()
+    def last_z(self, latents: Latents) -> torch.Tensor:
+        """z `[n, z_dim]` of the last generator, through all stages before it."""
+        if not isinstance(self.network, Cascade):
+            return latents.z
+        z = self.generator.mapping.encoder(self.network.first_images(latents.z))
+        return z if latents.noise is None else z + latents.noise
+
     @torch.no_grad()
     def ws(self, latents: Latents, look: Look) -> torch.Tensor:
         """`[n, num_ws, w_dim]` for the last generator, through all stages before it."""
-        z = latents.z
-        if isinstance(self.network, Cascade):
-            z = self.generator.mapping.encoder(self.network.first_images(z))
-            z = z if latents.noise is None else z + latents.noise
-        c = self.labels(len(z), look) if latents.c is None else latents.c
-        return self.last_ws(z, c, look)
+        c = self.labels(len(latents.z), look) if latents.c is None else latents.c
+        return self.last_ws(self.last_z(latents), c, look)
 
     @torch.no_grad()
     def last_ws(self, z: torch.Tensor, c: torch.Tensor | None, look: Look) -> torch.Tensor:

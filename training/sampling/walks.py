@@ -9,6 +9,7 @@ from scipy.interpolate import CubicSpline
 from dnnlib.errors import UserError
 from training.data.grids import rgb_pixels
 from training.data.image_tensors import resize
+from training.sampling.directions import Move
 from training.sampling.sampler import Latents, Look, Sampler
 
 
@@ -41,13 +42,15 @@ def root_mean_square(points: np.ndarray) -> np.ndarray:
 class Walk:
     """Closed loops through the latents of seeds, one loop per cell of a grid, in w of the last generator.
 
-    seeds: `[cells, K]`; loop i passes through row i. batch: images at a time.
+    seeds: `[cells, K]`; loop i passes through row i. batch: images at a time. sweeps: directions of w that the pictures
+    move along, to and fro once in a loop.
     """
 
-    def __init__(self, sampler: Sampler, seeds: np.ndarray, look: Look, batch: int):
+    def __init__(self, sampler: Sampler, seeds: np.ndarray, look: Look, batch: int, sweeps: Sequence[Move] = ()):
         self.sampler = sampler
         self.look = look
         self.batch = batch
+        self.sweeps = sweeps
         self.num_cells, self.num_keys = seeds.shape
         keys = self.keys(sampler.latents(seeds.flatten().tolist(), look))
         self.loops = [Loop(key.reshape(*seeds.shape, -1).cpu().numpy()) for key in keys]
@@ -62,17 +65,26 @@ class Walk:
         return self.as_rows(self.loops[0].at(times))
 
     @torch.no_grad()
-    def render(self, points: torch.Tensor) -> list[torch.Tensor]:
-        """`[n, d]` -> images `[n, C, h, w]`, one tensor per stage that is shown."""
+    def render(self, points: torch.Tensor, shares: torch.Tensor) -> list[torch.Tensor]:
+        """`[n, d]` -> images `[n, C, h, w]`, one tensor per stage that is shown. shares: of the sweeps' strengths, `[n]`."""
         ws = points.unsqueeze(1).expand(-1, self.sampler.generator.num_ws, -1)
-        return [self.sampler.synthesize(ws, self.look)]
+        return [self.synthesize(ws, shares)]
+
+    def synthesize(self, ws: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        for sweep in self.sweeps:
+            ws = sweep(ws, shares)
+        return self.sampler.synthesize(ws, self.look)
 
     def pictures(self, times: np.ndarray) -> Iterator[np.ndarray]:
         """Yield for each time uint8 `[cells, stages, h, w, 3]`, all stages at the size of the last."""
         step = max(self.batch // self.num_cells, 1)
         for first in range(0, len(times), step):
-            points = self.points(times[first : first + step])
-            parts = [same_size(self.render(part)) for part in points.split(self.batch)]
+            some = times[first : first + step]
+            shares = (
+                torch.from_numpy(np.sin(2 * np.pi * some / self.num_keys)).float().repeat_interleave(self.num_cells)
+            )
+            rows = zip(self.points(some).split(self.batch), shares.split(self.batch), strict=True)
+            parts = [same_size(self.render(points, share)) for points, share in rows]
             pictures = np.concatenate(parts)  # [F * cells, stages, h, w, 3]
             yield from pictures.reshape(-1, self.num_cells, *pictures.shape[1:])
 
@@ -92,10 +104,10 @@ class StageWalk(Walk):
         return torch.cat([self.as_rows(loop.rescaled_at(times)) for loop in self.loops], dim=1)
 
     @torch.no_grad()
-    def render(self, points: torch.Tensor) -> list[torch.Tensor]:
+    def render(self, points: torch.Tensor, shares: torch.Tensor) -> list[torch.Tensor]:
         latents = Latents(**dict(zip(self.sizes, points.split(list(self.sizes.values()), dim=1), strict=True)))
         ws = self.sampler.ws(latents, self.look)
-        return [*self.sampler.network.stages(latents.z), self.sampler.synthesize(ws, self.look)]
+        return [*self.sampler.network.stages(latents.z), self.synthesize(ws, shares)]
 
 
 def same_size(stages: list[torch.Tensor]) -> np.ndarray:
