@@ -20,6 +20,7 @@ import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
     metavar="NPZ",
     type=click.Path(dir_okay=False),
 )
+@click.option("--per-class", help="Each class by itself: its generated images against its real ones", is_flag=True)
 @click.option("--mirror", help="Count the real images' mirrored copies, too", metavar="BOOL", type=bool, default=False)
 @click.option(
     "--detector",
@@ -136,27 +138,46 @@ def work(options: dict[str, Any], device: torch.device) -> int:
     from torch_utils import distributed
 
     check_flags(options)
-    opts = prepare(options, device)
+    opts, parts = prepare(options, device)
     write_statistics(options, opts)
     if options["network"] is None:
         distributed.shutdown()
         return 0
     failed = []
-    for name in options["metrics"]:
-        result, failure = metric_main.try_metric(name, opts)
-        if result is None:
-            distributed.print0(f"Warning: {failure}", file=sys.stderr)
-            failed.append(name)
-        elif distributed.get_rank() == 0:
-            for warning in result["warnings"]:
-                print(f"Warning: {warning}", file=sys.stderr)
-            report(result, options)
+    table: dict[str, dict[int, float]] = {}
+    for label, part in parts:
+        for name in options["metrics"]:
+            result, failure = metric_main.try_metric(name, part)
+            if result is None:
+                distributed.print0(f"Warning: {failure}", file=sys.stderr)
+                failed.append(name)
+            elif distributed.get_rank() == 0:
+                for warning in result["warnings"]:
+                    say_warning(warning)
+                report({**result, **label}, options)
+                for number in label.values():
+                    for value_name, value in result["results"].items():
+                        table.setdefault(value_name, {})[number] = value
+    say_classes(table)
     if failed:
         raise UserError(
-            f"--metrics: {len(failed)} of {len(options['metrics'])} could not be computed: {', '.join(failed)}"
+            f"--metrics: {len(failed)} of {len(options['metrics']) * len(parts)} could not be computed: {', '.join(failed)}"
         )
     distributed.shutdown()
     return 0
+
+
+def say_classes(table: dict[str, dict[int, float]]) -> None:
+    """A line for each number, from the class with the lowest to that with the highest."""
+    for name, values in table.items():
+        ranked = ", ".join(f"{number}: {values[number]:.4g}" for number in sorted(values, key=lambda one: values[one]))
+        print(f"{name} by class: {ranked}; mean {sum(values.values()) / len(values):.4g}", file=sys.stderr)
+
+
+@functools.cache
+def say_warning(warning: str) -> None:
+    """Once: every class has the same to say."""
+    print(f"Warning: {warning}", file=sys.stderr)
 
 
 def check_flags(options: dict[str, Any]) -> None:
@@ -164,6 +185,8 @@ def check_flags(options: dict[str, Any]) -> None:
     is_written = options["stats_out"] is not None or options["features_out"] is not None
     if options["network"] is None and not is_written:
         raise UserError("--network is missing: give a snapshot or images (--stats-out alone needs only --data)")
+    if options["per_class"] and options["stats"] is not None:
+        raise UserError("--per-class needs the images of --data; --stats is of all classes together")
     if options["stats"] is not None:
         for name in ("data", "stats_out", "features_out"):
             if options[name] is not None:
@@ -216,7 +239,7 @@ def write_statistics(options: dict[str, Any], opts: MetricOptions) -> None:
 def report(result: dict[str, Any], options: dict[str, Any]) -> None:
     """Print a result, and append it to the run's file of the metric and to --json; what cannot be written is a warning.
 
-    A run's file holds what compares with the run's own numbers: neither other data nor mirrored copies.
+    A run's file holds what compares with the run's own numbers: neither other data, nor mirrored copies, nor single classes.
     """
     from metrics import metric_main
 
@@ -224,7 +247,7 @@ def report(result: dict[str, Any], options: dict[str, Any]) -> None:
     line = metric_main.result_line({**result, **kimg}, run_dir, options["network"])
     print(line, flush=True)
     files = [] if options["json_path"] is None else [Path(options["json_path"])]
-    is_of_run = options["data"] is None and options["stats"] is None and not options["mirror"]
+    is_of_run = all(not options[name] for name in ("data", "stats", "mirror", "per_class"))
     if run_dir is not None and is_of_run:
         files.append(metric_main.report_path(run_dir, result["metric"]))
     for path in files:
@@ -251,8 +274,13 @@ def run_of(network: str) -> tuple[Path | None, dict[str, Any]]:
     return folder, {"kimg": meta.get("cur_nimg", 0) / 1000, "by": "calc_metrics"}
 
 
-def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
-    """Everything is opened and checked here, so that nothing fails in the middle of a long computation."""
+def prepare(
+    options: dict[str, Any], device: torch.device
+) -> tuple[MetricOptions, list[tuple[dict[str, int], MetricOptions]]]:
+    """Everything is opened and checked here, so that nothing fails in the middle of a long computation.
+
+    The options, and those of each part: one that is all, or the classes.
+    """
     from dnnlib.files import writing
     from metrics import metric_main
     from metrics.detectors import Detectors, describe
@@ -301,10 +329,33 @@ def prepare(options: dict[str, Any], device: torch.device) -> MetricOptions:
         is_verbose=is_verbose,
     )
     with naming_missing(missing):
-        detectors = list(metric_main.prepare(options["metrics"] if generated is not None else [], opts))
-    for detector in detectors:
+        parts = parts_of(options, opts, real)
+        names = options["metrics"] if generated is not None else []
+        detectors = {detector.key: detector for _, part in parts for detector in metric_main.prepare(names, part)}
+    for detector in detectors.values():
         distributed.print0(describe(detector), file=sys.stderr)
-    return opts
+    return opts, parts
+
+
+def parts_of(
+    options: dict[str, Any], opts: MetricOptions, real: ImageSet | None
+) -> list[tuple[dict[str, int], MetricOptions]]:
+    """What is measured by itself, and how its results are called. Raises `UserError`."""
+    from metrics.metric_main import NeedsData
+    from training.sampling.class_images import options_by_class
+
+    if not options["per_class"] or opts.generated is None:
+        return [({}, opts)]
+    if real is None:
+        raise NeedsData("--data is needed: --per-class compares with the real images of each class")
+    generated = opts.generated(0) if opts.sampler is None else opts.sampler
+    with naming("--per-class"):
+        parts = [
+            ({"class": number}, part) for number, part in options_by_class(opts, real, generated, options["mirror"])
+        ]
+    if not parts:
+        raise UserError("--per-class: the images of --network and --data have no class in common")
+    return parts
 
 
 def open_network(

@@ -96,7 +96,7 @@ def main(
     sampler = open_sampler(network, source_images, device, verbose=True)
     look = Look(class_idx, label=label)
     check_look(sampler, look)
-    space = choose_space(sampler, space)
+    space = choose_space(sampler, space, look)
     if source_images is not None and space != "source":
         raise UserError("--source-images: go with --space=source, which looks among them")
     with naming("--target"):

@@ -151,6 +151,51 @@ def test_a_metric_that_fails_leaves_the_others(files, tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == results
 
 
+@pytest.fixture(scope="module")
+def classes(files, tmp_path_factory):
+    """A conditional network, and two labelled sets: 12 images of class 0, 20 of class 2."""
+    root = tmp_path_factory.mktemp("classes")
+    G = tiny.generator2(c_dim=3)
+    network = tiny.save(root / "conditional.pkl", G, GaussianSource(tiny.Z_DIM))
+    sets = {}
+    for name, seed in (("data", 0), ("other", 1)):
+        sets[name] = write_images(root / name, 32, seed=seed)
+        labels = [[f"{index:02d}.png", 0 if index < 12 else 2] for index in range(32)]
+        (sets[name] / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return {"network": network, **sets}
+
+
+def test_each_class_by_itself(classes, files):
+    args = [f"--data={classes['data']}", "--metrics=fid1k_full", "--per-class"]
+    status, results, err = calc(f"--network={classes['network']}", *args)
+    assert status == 0 and [(one["class"], one["num_real"], one["num_gen"]) for one in results] == [
+        (0, 12, 1000),
+        (2, 20, 1000),
+    ]
+    values = [one["results"]["fid1k_full[tiny]"] for one in results]
+    low, high = sorted(range(2), key=lambda index: values[index])
+    assert f"fid1k_full[tiny] by class: {2 * low}: {values[low]:.4g}, {2 * high}: {values[high]:.4g}; mean" in err
+    status, same, _ = calc(f"--network={classes['data']}", *args)
+    assert status == 0 and all(one["results"]["fid1k_full[tiny]"] == pytest.approx(0, abs=1e-3) for one in same)
+    status, sets, _ = calc(f"--network={classes['other']}", *args)
+    assert status == 0 and [one["num_gen"] for one in sets] == [12, 20]
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "words"),
+    [
+        ("plain", "data", "--per-class: the network is not conditional"),
+        ("network", "plain", "--per-class: "),
+        ("network", None, "--data is needed: --per-class"),
+    ],
+)
+def test_what_has_no_classes_is_one_line(classes, files, network, data, words):
+    paths = {**classes, "plain": files["network"]}
+    args = [] if data is None else [f"--data={files['data'] if data == 'plain' else classes[data]}"]
+    status, results, err = calc(f"--network={paths[network]}", *args, "--metrics=fid1k_full", "--per-class")
+    assert status == 2 and not results and words in err.splitlines()[-1]
+
+
 def test_equivariance_of_a_stylegan3(files, monkeypatch):
     monkeypatch.setattr("metrics.metric_main.EQUIVARIANCE_IMAGES", 6)
     status, (result,), _ = calc(f"--network={files['three']}", "--metrics=eqt50k_int")

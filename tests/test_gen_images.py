@@ -223,7 +223,7 @@ def test_cells_of_a_runs_picture_are_made_again(run, tmp_path):
     z = torch.randn(5, Z_DIM, generator=torch.Generator().manual_seed(1))
     images = G(z, None, noise_mode="const")
     save_grid(tmp_path / "fakes000001.png", images, 3, texts=GridCells(z, None, tuple(range(5))).text())
-    folder, said = run("gaussian", f"--from-grid={tmp_path / 'fakes000001.png'}", "--grid=3x2")
+    folder, _ = run("gaussian", f"--from-grid={tmp_path / 'fakes000001.png'}", "--grid=3x2")
     assert names(folder) == [*(f"cell{number:04d}.png" for number in range(5)), "grid.png"]
     assert np.abs(pixels(folder / "grid.png") - pixels(tmp_path / "fakes000001.png")).max() <= 1
     some, _ = run("gaussian", f"--from-grid={tmp_path / 'fakes000001.png'}", "--cells=4,0", outdir="some")

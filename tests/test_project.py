@@ -153,6 +153,7 @@ def pixels(path):
         (["--network=style", "--target=PHOTOS", "--space=source"], "--space=source: the network was trained on noise"),
         (["--network=spider", "--target=PHOTOS", "--source-images=PHOTOS"], "--source-images: go with --space=source"),
         (["--network=conditional", "--target=PHOTOS"], "--class is needed"),
+        (["--network=conditional", "--target=PHOTOS", "--class=any", "--space=z"], "told; give one --class"),
         (["--network=style", "--target=PHOTOS", "--vgg-weights=nowhere.pt"], "nowhere.pt"),
         (["--network=style", "--target=nowhere.png"], "--target: nowhere.png"),
         (["--network=style", "--target=TEXT"], "--target: "),

@@ -14,6 +14,7 @@ from metrics.feature_stats import Images, Reading
 from torch_utils import seeding
 from training.data.image_files import BadImage, ImageFiles, content_fingerprint, open_files
 from training.data.image_tensors import to_uint8
+from training.data.labels import find_classes
 from training.data.shards import set_name
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
@@ -49,6 +50,10 @@ class ImageSet:
         except BadImage:
             return None
         return header.width, header.height
+
+    def classes(self) -> np.ndarray:
+        """The class number of every image, int64 `[N]`. Raises `UserError` where there are none."""
+        return find_classes(self._files)
 
     def identities(self, indices: np.ndarray) -> list[str]:
         """What an image is known by, whatever its file is called. indices: ascending."""

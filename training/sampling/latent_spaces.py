@@ -98,14 +98,23 @@ def open_space(name: str, sampler: Sampler, look: Look, seed: int) -> Space:
     return ZSpace(sampler, look, seed) if name == "z" else WSpace(sampler, look, seed, name == "w+")
 
 
-def choose_space(sampler: Sampler, name: str | None) -> str:
+def choose_space(sampler: Sampler, name: str | None, look: Look) -> str:
     """Where to look in this network: in w, unless its w is z. Raises `UserError` for a space that it does not have."""
     has_w = not isinstance(sampler.generator, ConvGenerator)
     if name in ("w", "w+") and not has_w:
         raise UserError(f"--space={name}: this network has no w; use --space=z, or leave it out")
     if name == "source" and isinstance(sampler.generator.mapping.encoder, IdentityEncoder):
         raise UserError("--space=source: the network was trained on noise and takes no images; use another space")
-    return name or ("w" if has_w else "z")
+    name = name or ("w" if has_w else "z")
+    if name in ("z", "source") and sampler.drawn_by(look) is not None:
+        what = "one --class" if sampler.prior is None and not is_told_vectors(sampler) else "--label"
+        raise UserError(f"--space={name}: what the network makes there depends on what it is told; give {what}")
+    return name
+
+
+def is_told_vectors(sampler: Sampler) -> bool:
+    labels = sampler.label_distribution
+    return labels is not None and not labels.is_classes
 
 
 def mean_and_spread(points: Iterable[torch.Tensor]) -> tuple[torch.Tensor, float]:
