@@ -103,7 +103,7 @@ class Projector:
         targets = targets.to(self.sampler.device)
         goal = self.seen(targets).detach()
         points = self.space.start(n).requires_grad_(True)
-        maps = self._noise_maps(n)
+        maps = self.start_of_maps(n)
         optimizer = torch.optim.Adam([points, *maps.values()], betas=(0.9, 0.999), lr=search.learning_rate)
         gen = seeding.generator("projection noise", search.seed, device=points.device)
         frames: list[torch.Tensor] = []
@@ -142,7 +142,7 @@ class Projector:
         found.distances = (self.seen(found.images) - self.seen(targets.to(found.images.device))).square().sum(dim=1)
         return found
 
-    def _noise_maps(self, n: int) -> dict[str, torch.Tensor]:
+    def start_of_maps(self, n: int) -> dict[str, torch.Tensor]:
         """Those of the network, one for each picture, with gradients."""
         if not self.search.has_noise_maps:
             return {}
