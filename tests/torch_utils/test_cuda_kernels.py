@@ -240,7 +240,7 @@ def test_the_kernel_cache_follows_text_constants_and_architecture(tmp_path, monk
 
 
 def nvrtc_or_skip():
-    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed, or cannot be imported", exc_type=ImportError)
     try:
         return cuda_build.nvrtc_version()
     except Exception as error:  # whatever loading the library says where it is missing
