@@ -248,7 +248,9 @@ def test_what_a_lost_state_takes_back_is_set_aside(tmp_path, judged_run):
     assert (twin / "earlier-network-snapshot-000000.032.pkl").read_bytes() == before
     assert (twin / "earlier-network-best.pkl").read_bytes() == before != old.read_bytes()
     lines = [json.loads(line) for line in (twin / "metric-fid1k.jsonl").read_text().splitlines()]
-    best = min(lines[-2:], key=lambda line: line["results"]["fid1k[tiny]"])  # which one is a matter of the processor's rounding
+    best = min(
+        lines[-2:], key=lambda line: line["results"]["fid1k[tiny]"]
+    )  # which one is a matter of the processor's rounding
     assert (twin / "network-best.pkl").read_bytes() == (twin / best["snapshot_pkl"]).read_bytes()
     assert snapshots_in(twin) == [16, 32]
 

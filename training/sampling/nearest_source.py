@@ -56,11 +56,15 @@ def nearest_sources(
         yield Nearest(numbers.tolist(), pictures, made, tried)
 
 
+def num_candidates(sampler: Sampler) -> int:
+    source = sampler.feed.source
+    return len(source.images) if isinstance(source, ImageSource) else SEEDS
+
+
 def candidates(sampler: Sampler, look: Look, batch: int) -> Iterator[tuple[torch.Tensor, int]]:
     """Pictures in front of the last encoder `[n, C, h, w]`, and how many they are by then: all images of the source, through the
     stages before the last; or those of the first seeds, where stage one is fed with noise."""
-    source = sampler.feed.source
-    num = len(source.images) if isinstance(source, ImageSource) else SEEDS
+    source, num = sampler.feed.source, num_candidates(sampler)
     for first in range(0, num, batch):
         rows = range(first, min(first + batch, num))
         draw = Draw(index=torch.tensor(rows)) if isinstance(source, ImageSource) else sampler.draws(rows, look)

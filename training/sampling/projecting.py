@@ -16,7 +16,7 @@ from training.data.image_tensors import to_uint8
 from training.data.pixels import encode_png
 from training.data.videos import save_video
 from training.sampling.latent_spaces import SourceSpace, Space, open_space
-from training.sampling.nearest_source import Nearest, nearest_sources
+from training.sampling.nearest_source import Nearest, nearest_sources, num_candidates
 from training.sampling.picture_files import write_picture
 from training.sampling.projection import Found, Projector, Search, joined, psnr, save_latents
 from training.sampling.sampler import Look, Sampler
@@ -138,7 +138,7 @@ def look_for(projector: Projector, goal: torch.Tensor, with_film: bool) -> tuple
 def look_among_sources(job: Job) -> Nearest:
     """The source image of every target that the network turns into something nearest to it."""
     nearest = None
-    with tqdm(desc="Source images", unit="img", disable=None, leave=False) as bar:
+    with tqdm(total=num_candidates(job.sampler), desc="Source images", unit="img", disable=None, leave=False) as bar:
         weight = job.search.pixel_weight
         for nearest in nearest_sources(job.sampler, job.eye, weight, job.goal, job.look, job.batch):
             bar.update(nearest.tried - bar.n)
