@@ -5,6 +5,7 @@ images of 8x8 pixels). The friendly source is drawn from the fonts that matplotl
 nothing links a printed image to a handwritten one.
 """
 
+import json
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -91,9 +92,12 @@ def load_font(path: Path) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, round(100 * height / (bottom - top)))
 
 
-def save_zip(path: Path, images: np.ndarray) -> None:
-    """uint8 `[N, h, w]` as a zip of grey PNGs, the same bytes for the same images."""
+def save_zip(path: Path, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+    """uint8 `[N, h, w]` as a zip of grey PNGs, with a dataset.json if there are labels `[N]`; the same bytes for the same images."""
+    names = [f"img{index:05d}.png" for index in range(len(images))]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for index, image in enumerate(images):
-            entry = zipfile.ZipInfo(f"img{index:05d}.png")  # without the time of day
-            archive.writestr(entry, encode_png(image[:, :, None]))
+        for name, image in zip(names, images, strict=True):
+            archive.writestr(zipfile.ZipInfo(name), encode_png(image[:, :, None]))  # an entry without the time of day
+        if labels is not None:
+            pairs = [[name, int(label)] for name, label in zip(names, labels, strict=True)]
+            archive.writestr(zipfile.ZipInfo("dataset.json"), json.dumps({"labels": pairs}))
