@@ -93,7 +93,7 @@ def load_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def save_zip(path: Path, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-    """uint8 `[N, h, w]` as a zip of grey PNGs, with a dataset.json if there are labels `[N]`; the same bytes for the same images."""
+    """uint8 `[N, h, w]` as a zip of grey PNGs, the same bytes for the same images; with labels `[N]` in a dataset.json."""
     names = [f"img{index:05d}.png" for index in range(len(images))]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, image in zip(names, images, strict=True):

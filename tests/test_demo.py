@@ -54,6 +54,14 @@ def test_printed_digits(printed):
     assert border.mean() < 20  # the digits lie inside
 
 
+def test_a_zip_of_them_has_labels(tmp_path, printed):
+    images, labels = printed
+    digits.save_zip(tmp_path / "printed.zip", images[:20], labels[:20])
+    dataset = ImageFolderDataset(str(tmp_path / "printed.zip"), use_labels=True)
+    assert dataset.get_classes().tolist() == labels[:20].tolist()
+    dataset.close()
+
+
 def test_printed_digits_depend_on_the_seed_alone(printed):
     again, classes = digits.printed_digits(400, seed=0)
     assert np.array_equal(again, printed[0]) and np.array_equal(classes, printed[1])
