@@ -61,9 +61,9 @@ def metric_names(context: click.Context, param: click.Parameter, value: str) -> 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option(
     "--network",
-    help="Snapshot, or a zip or folder of images in its place",
-    metavar="PKL|URL|DIR|ZIP",
-    type=dnnlib.cli.IMAGE_SETS,
+    help="Snapshot, or the folder of a run; or a zip or folder of images in its place",
+    metavar="PKL|URL|RUN|DIR|ZIP",
+    type=shared_options.Snapshot(),
 )
 @click.option(
     "--metrics", help="Names, with commas between them", metavar="NAME,…", callback=metric_names, default="fid50k_full"

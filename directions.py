@@ -46,7 +46,7 @@ MAX_SEEDS = 64
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
+@shared_options.NETWORK
 @click.option("--method", help="Where directions come from", type=click.Choice(DIRECTION_METHODS), default="sefa")
 @click.option("--count", help="How many", metavar="INT", type=click.IntRange(1, 512), default=5)
 @click.option(

@@ -75,7 +75,7 @@ def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
+@shared_options.NETWORK
 @click.option(
     "--seeds",
     help="Seeds, one image each, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",

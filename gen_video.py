@@ -41,7 +41,7 @@ KINDS = (".mp4", ".gif", ".png")
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
+@shared_options.NETWORK
 @click.option(
     "--seeds",
     help="Seeds, such as 0,3,5-10; with --source-images numbers of images  [default there: all]",

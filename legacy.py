@@ -114,10 +114,10 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
 @click.command(help=__doc__, context_settings=shared_options.HELP)
 @click.option(
     "--source",
-    help="Network pickle or safetensors file",
-    metavar="[PATH|URL]",
+    help="Network pickle or safetensors file, or the folder of a run",
+    metavar="PATH|URL|RUN",
     required=True,
-    type=dnnlib.cli.IMAGE_SETS,
+    type=shared_options.Snapshot(),
 )
 @click.option("--dest", help="What to write, by its ending: .pkl, .safetensors or .onnx", metavar="PATH", required=True)
 @click.option(

@@ -37,7 +37,7 @@ from training.settings import SPACES
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
+@shared_options.NETWORK
 @click.option(
     "--target",
     "target_path",

@@ -2,12 +2,16 @@
 
 import math
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from dnnlib.cli import IMAGE_SETS, Finite
-from training.settings import ALL_CLASSES, ANY_CLASS, MAX_SEED
+from dnnlib.cli import IMAGE_SETS, Finite, ImageSets
+from dnnlib.errors import UserError
+from dnnlib.interrupts import importing
+from training.settings import ALL_CLASSES, ANY_CLASS, LATEST, MAX_SEED, RUNS
 
 HELP = {"max_content_width": 110, "show_default": True}  # context settings of a command
 MAX_SEEDS = 1_000_000
@@ -25,6 +29,28 @@ def parse_range(text: str | list[int]) -> list[int]:
             raise click.BadParameter(f"{part.strip()!r} is no seed or range such as 5 or 5-10, in 0 to {MAX_SEED}")
         seeds += range(first, last + 1)
     return seeds
+
+
+class Snapshot(ImageSets):
+    """A snapshot by path or address; of a run's folder, and of `latest` in `training-runs`, the newest one."""
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> str:
+        super().convert(value, param, context)
+        flag = f"{param.opts[0]}={value}" if param is not None else value
+        folder = Path(RUNS if value == LATEST else value)
+        if not folder.is_dir():
+            if value == LATEST and not Path(value).exists():
+                raise UserError(f"{flag}: there is no folder {RUNS} here; give the folder of a run, or a snapshot")
+            return value
+        with importing():
+            from training.checkpoints.state_file import newest_run, newest_snapshot
+        if newest_run(folder) is None and value != LATEST:
+            return value  # for whoever takes folders of images, too
+        path = newest_snapshot(folder)
+        if path is None:
+            raise UserError(f"{flag}: no run in {folder} has saved a snapshot yet")
+        print(f"{flag}: {path}", file=sys.stderr)
+        return str(path)
 
 
 class ClassName(click.ParamType):
@@ -76,6 +102,13 @@ class Numbers(click.ParamType):
         return numbers
 
 
+NETWORK = click.option(
+    "--network",
+    help=f"Snapshot, or the folder of a run ({LATEST}: of the newest in {RUNS}), whose newest one counts",
+    metavar="PKL|URL|RUN",
+    required=True,
+    type=Snapshot(),
+)
 TRUNCATION = click.option(
     "--trunc", "--truncation-psi", "trunc", help="Truncation psi", metavar="FLOAT", type=Finite(), default=1.0
 )

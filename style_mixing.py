@@ -36,7 +36,7 @@ MAX_CELLS = 4096
 
 
 @click.command(help=__doc__, context_settings=shared_options.HELP)
-@click.option("--network", help="Snapshot", metavar="[PATH|URL]", required=True, type=dnnlib.cli.IMAGE_SETS)
+@shared_options.NETWORK
 @click.option("--rows", help="Seeds of the rows", metavar="LIST", type=shared_options.parse_range, required=True)
 @click.option("--cols", help="Seeds of the columns", metavar="LIST", type=shared_options.parse_range, required=True)
 @click.option(

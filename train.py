@@ -145,7 +145,7 @@ def with_preset(preset: str | None, options: dict[str, Any], given: set[str]) ->
     """The options with those of a preset, and which count as given; without --cfg and --preset, one that suits the data."""
     from torch_utils import distributed
     from torch_utils.misc import choose_device
-    from training.config.resume import newest_run
+    from training.checkpoints.state_file import newest_run
 
     resume, why = options["resume"], ""
     if resume is not None and newest_run(Path(options["outdir"] if resume == LATEST else resume)) is not None:

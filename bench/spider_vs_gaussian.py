@@ -50,8 +50,7 @@ from bench.common import describe_machine, save_result
 from dnnlib.errors import UserError
 from metrics import metric_main
 from torch_utils.launcher import STOPPED
-from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, STATS, numbered
-from training.config.resume import newest_run
+from training.checkpoints.state_file import OPTIONS_FILE, SNAPSHOT_PATTERN, STATS, newest_run, numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = "baseline"

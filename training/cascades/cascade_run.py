@@ -17,12 +17,12 @@ from training.augment import build_augmentation
 from training.cascades.cascade_report import CascadeReport
 from training.cascades.recipe import Recipe, Stage
 from training.checkpoints.snapshot import fingerprint_file, is_snapshot, load_snapshot
-from training.checkpoints.state_file import SNAPSHOT_PATTERN, numbered
+from training.checkpoints.state_file import SNAPSHOT_PATTERN, newest_run, numbered
 from training.config.flags import OnResume, flag_name
 from training.config.option_paths import absolute_options
 from training.config.options import FLAGS, TrainingOptions, names_where
 from training.config.resolve import Resolved, check_metrics, resolve
-from training.config.resume import ResumePoint, find_resume_point, is_finished, newest_run, read_options
+from training.config.resume import ResumePoint, find_resume_point, is_finished, read_options
 from training.config.run_config import TrainingConfig
 from training.config.source_choice import AUTO
 from training.data.image_files import content_fingerprint, open_files

@@ -65,6 +65,27 @@ def state_beside(snapshot: Path, cur_nimg: int) -> Path:
     return path
 
 
+def newest_run(folder: Path) -> Path | None:
+    """The folder itself if it is that of a run, else the run with the highest number in it."""
+    if (folder / OPTIONS_FILE).is_file():
+        return folder
+    if not folder.is_dir():
+        return None
+    runs = [
+        (int(match[0]), entry)
+        for entry in folder.iterdir()
+        if (match := re.match(r"^\d+", entry.name)) and (entry / OPTIONS_FILE).is_file()
+    ]
+    return max(runs)[1] if runs else None
+
+
+def newest_snapshot(folder: Path) -> Path | None:
+    """Of a run's folder, or of the run with the highest number in a folder of runs."""
+    run = newest_run(folder)
+    snapshots = [] if run is None else numbered(run, SNAPSHOT_PATTERN)
+    return snapshots[0] if snapshots else None
+
+
 def numbered(run_dir: Path, pattern: re.Pattern[str]) -> list[Path]:
     """The files of a kind, newest first: by their number, since names do not sort by it (`000001.500`, `000001`)."""
     found = [(images_of(match), path) for path in run_dir.iterdir() if (match := pattern.fullmatch(path.name))]

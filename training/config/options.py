@@ -41,6 +41,7 @@ from training.settings import (
     NORMS,
     PRIOR_NORMS,
     PRIOR_SAMPLINGS,
+    RUNS,
     SOURCE_MATCHES,
 )
 
@@ -77,7 +78,7 @@ class MainOptions:
     """The required and main features of `TrainingOptions`, and the optional ones."""
 
     outdir: str = option(
-        "training-runs", "Where to save the runs", FREE,
+        RUNS, "Where to save the runs", FREE,
         metavar="DIR", path=PathKind.FOLDER, is_of_stage=False, is_beside_cascade=True,
     )  # fmt: skip
     cfg: str | None = option(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from training.checkpoints.state_file import (
     STATS,
     images_of,
     newest_intact_state,
+    newest_run,
     numbered,
 )
 from training.config.flags import OnResume, flag_name
@@ -114,20 +114,6 @@ def find_resume_point(options: Mapping[str, Any], given: set[str]) -> ResumePoin
 def is_finished(point: ResumePoint) -> bool:
     """Whether nothing is left to do: the run came to its end, which is not further away now."""
     return point.config.get("finished_kimg", -1) >= point.options.kimg
-
-
-def newest_run(folder: Path) -> Path | None:
-    """The folder itself if it is that of a run, else the run with the highest number in it."""
-    if (folder / OPTIONS_FILE).is_file():
-        return folder
-    if not folder.is_dir():
-        return None
-    runs = [
-        (int(match[0]), entry)
-        for entry in folder.iterdir()
-        if (match := re.match(r"^\d+", entry.name)) and (entry / OPTIONS_FILE).is_file()
-    ]
-    return max(runs)[1] if runs else None
 
 
 def read_options(run_dir: Path) -> dict[str, Any]:
