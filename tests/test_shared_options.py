@@ -69,9 +69,7 @@ def test_classes(text, expected):
     assert values("--network=x.pkl", f"--class={text}")[1] == expected
 
 
-@pytest.mark.parametrize(
-    "args", [["--class=x"], ["--class=1.5"], ["--class=3-1"], ["--label=1,x"], ["--label=nan"], ["--label="]]
-)
+@pytest.mark.parametrize("arg", ["--class=x", "--class=1.5", "--class=3-1", "--label=1,x", "--label=nan", "--label="])
 def test_what_is_no_list_is_refused(arg):
     with pytest.raises(click.BadParameter):
         values("--network=x.pkl", arg)
