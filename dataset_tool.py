@@ -42,6 +42,8 @@ EPILOG = """\b
 Sources, recognised by their names:
   FOLDER, *.zip                 PNG, JPEG, WebP, BMP, TIFF, GIF, PPM and TGA files, with subfolders and what links lead to
   A.zip,B.zip 'A-{00..63}.zip'  several of these as one (the quotes keep the braces from the shell)
+  FOLDER, *.parquet             Parquet as Hugging Face stores it (needs: pip install -e ".[parquet]"); the training split
+  *.tar                         WebDataset: images, with a .cls or .json of the same name for the class
   cifar-10-python.tar.gz        CIFAR-10, the training images
   train-images-idx3-ubyte.gz    MNIST and its kin, padded to 32x32; labels from the file beside it
   *_lmdb                        LSUN (needs: pip install lmdb)

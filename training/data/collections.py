@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import pickle
 import struct
 import tarfile
@@ -116,18 +115,6 @@ class LmdbCollection(Collection):
 
     def close(self) -> None:
         self._env.close()
-
-
-def open_collection(path: str | os.PathLike, max_images: int | None = None) -> Collection:
-    """Recognise the kind of source by its name. Raises `UserError` for what cannot be read."""
-    path = Path(path)
-    if path.is_dir() and (path.name.endswith("_lmdb") or (path / "data.mdb").is_file()):
-        return LmdbCollection(path, max_images)
-    if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
-        return ArrayCollection(str(path), *read_cifar10(path))
-    if path.is_file() and "-images-idx3-ubyte" in path.name:
-        return ArrayCollection(str(path), *read_mnist(path))
-    return FileCollection(path)
 
 
 def read_cifar10(path: Path) -> tuple[np.ndarray, list[int]]:

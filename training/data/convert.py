@@ -20,8 +20,9 @@ import numpy as np
 
 from dnnlib.bars import tqdm
 from dnnlib.errors import UserError
-from training.data.collections import Collection, open_collection
+from training.data.collections import Collection
 from training.data.file_index import HEADER_DTYPE
+from training.data.hub_collections import open_collection
 from training.data.image_files import BadImage
 from training.data.labels import LABEL_FILE, Label
 from training.data.pixels import CHANNEL_NAMES, encode_png, reason_for
