@@ -1,6 +1,6 @@
 """Turn image collections into data sets for training: one size, one pixel type, PNGs and `dataset.json`.
 
-The work behind dataset_tool.py: `open_collection` reads folders, zips, CIFAR-10, MNIST and LSUN; `convert` writes.
+The work behind dataset_tool.py: `open_collection` reads folders, zips, and sets as they are published; `convert` writes.
 """
 
 import contextlib
