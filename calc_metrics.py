@@ -156,7 +156,8 @@ def work(options: dict[str, Any], device: torch.device) -> int:
                     say_warning(warning)
                 report({**result, **label}, options)
                 for number in label.values():
-                    for value_name, value in result["results"].items():
+                    scores = {key: value for key, value in result["results"].items() if "_std" not in key}
+                    for value_name, value in scores.items():
                         table.setdefault(value_name, {})[number] = value
     say_classes(table)
     if failed:
@@ -185,6 +186,8 @@ def check_flags(options: dict[str, Any]) -> None:
     is_written = options["stats_out"] is not None or options["features_out"] is not None
     if options["network"] is None and not is_written:
         raise UserError("--network is missing: give a snapshot or images (--stats-out alone needs only --data)")
+    if options["per_class"] and options["network"] is None:
+        raise UserError("--per-class needs --network: statistics of single classes are not written")
     if options["per_class"] and options["stats"] is not None:
         raise UserError("--per-class needs the images of --data; --stats is of all classes together")
     if options["stats"] is not None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 GROUPED, GROUP_FLAGS = ("mean", "svm"), ("--seeds-a", "--seeds-b", "--folder-a", "--folder-b")
 FRAMES, FPS, FILM_COLUMNS = 48, 24, 8
+COUNT = 5
 COLUMNS = 7  # strengths of a sheet, from -most to +most
 MAX_SEEDS = 64
 
@@ -48,9 +49,12 @@ MAX_SEEDS = 64
 @click.command(help=__doc__, context_settings=shared_options.HELP)
 @shared_options.NETWORK
 @click.option("--method", help="Where directions come from", type=click.Choice(DIRECTION_METHODS), default="sefa")
-@click.option("--count", help="How many", metavar="INT", type=click.IntRange(1, 512), default=5)
+@click.option("--count", help="How many, by sefa and pca  [default: 5]", metavar="INT", type=click.IntRange(1, 512))
 @click.option(
-    "--seeds-a", help="With --method=seeds: pictures without something", metavar="LIST", type=shared_options.parse_range
+    "--seeds-a",
+    help="With --method=mean or svm: pictures without something",
+    metavar="LIST",
+    type=shared_options.parse_range,
 )
 @click.option("--seeds-b", help="And pictures with it", metavar="LIST", type=shared_options.parse_range)
 @click.option("--folder-a", help="Or the folder with their latents, as project.py writes them", metavar="DIR")
@@ -58,7 +62,12 @@ MAX_SEEDS = 64
 @click.option(
     "--seeds", help="Pictures that the sheets show", metavar="LIST", type=shared_options.parse_range, default="0-3"
 )
-@click.option("--most", help="Strength at the ends of the sheets, in standard deviations of w", type=float, default=3.0)
+@click.option(
+    "--most",
+    help="Strength at the ends of the sheets, in standard deviations of w",
+    type=dnnlib.cli.Finite(0.01, 100),
+    default=3.0,
+)
 @shared_options.TRUNCATION
 @shared_options.CLASS
 @shared_options.LABEL
@@ -69,7 +78,7 @@ MAX_SEEDS = 64
 def main(
     network: str,
     method: str,
-    count: int,
+    count: int | None,
     seeds_a: list[int] | None,
     seeds_b: list[int] | None,
     folder_a: str | None,
@@ -91,13 +100,15 @@ def main(
         from training.sampling.sampler import Look, default_batch, open_sampler
     given = [seeds_a, seeds_b, folder_a, folder_b]
     check_groups(method, given)
+    if method in GROUPED and count is not None:
+        raise UserError(f"--count={count}: --method={method} gives one direction; leave it out")
     if len(seeds) > MAX_SEEDS:
         raise UserError(f"--seeds: {len(seeds)} rows; a sheet has {MAX_SEEDS} at most")
     sampler = open_sampler(network, None, device, verbose=True)
     look = Look(class_idx, trunc, label=label)
     check_look(sampler, look)
     groups = open_groups(sampler, look, given) if method in GROUPED else None
-    found = find_directions(sampler, method, count, look, groups)
+    found = find_directions(sampler, method, count or COUNT, look, groups)
     folder = Path(outdir)
     prepare_folder(folder, "--outdir")
     found.save(folder / "directions.npz")
@@ -108,9 +119,8 @@ def main(
         if save_video:
             save_film(folder / f"direction{number:02d}.gif", shown, number)
     pictures = "a sheet and a film" if save_video else "a sheet"
-    print(
-        f"Saved {len(found.vectors)} directions by {method}, and {pictures} of each from -{most:g} to {most:g}, to {outdir}"
-    )
+    num = f"{len(found.vectors)} direction{'s'[: len(found.vectors) > 1]}"
+    print(f"Saved {num} by {method}, and {pictures} of each from -{most:g} to {most:g}, to {outdir}")
 
 
 def check_groups(method: str, given: list[Any]) -> None:

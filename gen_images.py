@@ -22,6 +22,12 @@ python gen_images.py --network=network-snapshot-000200.pkl --seeds=0-7 --alpha-t
 # Trained with --prior=features: images for the features of given ones, and from one to the next in eight steps
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --seeds=0-3
 python gen_images.py --network=network-snapshot-000200.pkl --prior-images=photos/ --prior-interpolate=8
+
+\b
+# Cells of a run's picture, each seed in each class, one's own picture moved along a direction (docs/editing.md)
+python gen_images.py --network=latest --from-grid=fakes000200.png --cells=0,5
+python gen_images.py --network=latest --seeds=0-7 --class=all --grid=8x10
+python gen_images.py --network=latest --projected-w=out/projected_w.npz --direction=out/directions.npz:0=3
 """
 
 from __future__ import annotations
@@ -162,7 +168,7 @@ def main(
 ) -> None:
     with importing():
         from training.data.grids import Finish
-        from training.sampling.conditions import check_look, chosen_classes
+        from training.sampling.conditions import check_look, chosen_classes, noise_mode_for
         from training.sampling.directions import add_direction
         from training.sampling.picture_files import Output, Sheets
         from training.sampling.prior_pictures import check_flags
@@ -174,7 +180,7 @@ def main(
         "--seeds": seeds, "--source-images": source_images, "--pairs": pairs, "--class": classes, "--label": label,
     })  # fmt: skip
     sampler = open_sampler(network, source_images, device, verbose=True)
-    mode = noise_mode if noise_seed is None or noise_mode == "none" else "random"
+    mode = noise_mode_for(noise_mode, noise_seed)
     looks = [Look(class_idx, trunc, mode, label, noise_seed) for class_idx in chosen_classes(sampler, classes)]
     for look in looks:
         check_look(sampler, look, has_condition=projected_w is not None or from_grid is not None)
@@ -288,6 +294,8 @@ def save_projected(plan: Plan, path: str) -> str:
     with naming("--projected-w"):
         ws, maps = load_latents(path, sampler.generator)
     ws, maps = ws.to(sampler.device), {name: value.to(sampler.device) for name, value in maps.items()}
+    if plan.looks[0].truncation_psi != 1:
+        ws = sampler.generator.mapping.truncate(ws, plan.looks[0].truncation_psi, None)
     plan.check(len(ws))
     images = (
         sampler.synthesize(sampler.move(ws[rows]), plan.looks[0], range(len(ws))[rows], maps)

@@ -14,6 +14,10 @@ python gen_video.py --network=cascade.pkl --seeds=0-7 --stages --output=stages.m
 \b
 # A still picture of the same loop for papers: one row per loop, eight moments from left to right
 python gen_video.py --network=network-snapshot-000200.pkl --seeds=0-7 --sheet=8
+
+\b
+# A single picture to and fro along a direction that directions.py has found
+python gen_video.py --network=network-snapshot-000200.pkl --seeds=3 --direction=out/directions.npz:0=±3 --output=film.gif
 """
 
 from __future__ import annotations

@@ -51,7 +51,12 @@ from training.settings import SPACES
     type=click.Choice(SPACES),
 )
 @click.option("--num-steps", help="Steps of the search", metavar="INT", type=click.IntRange(1, 100_000), default=500)
-@click.option("--noise-maps", help="Look for pixel noise, too (StyleGAN2)", metavar="BOOL", type=bool, default=True)
+@click.option(
+    "--noise-maps",
+    help="Look for pixel noise, too (StyleGAN2)  [default: 1 where there is any]",
+    metavar="BOOL",
+    type=bool,
+)
 @click.option(
     "--tune", help="Then move the network itself for so many steps", metavar="INT", type=click.IntRange(1, 100_000)
 )
@@ -70,7 +75,7 @@ def main(
     target_path: str,
     space: str | None,
     num_steps: int,
-    noise_maps: bool,
+    noise_maps: bool | None,
     tune: int | None,
     seed: int,
     class_idx: int | str | None,
@@ -101,12 +106,20 @@ def main(
         raise UserError("--source-images: go with --space=source, which looks among them")
     with naming("--target"):
         targets = read_targets(target_path, sampler.generator)
-    eye = open_perceptual_eye(sampler.device, vgg_weights, lpips_weights)
-    search = Search.of_pixels(num_steps, seed) if space == "source" else Search(num_steps, noise_maps, seed)
+    if noise_maps and (space == "source" or not sampler.noise_maps):
+        where = "source images" if space == "source" else "this network"
+        raise UserError(f"--noise-maps=1: there is no pixel noise to look for in {where}; leave it out")
+    if (vgg_weights is None) != (lpips_weights is None):
+        raise UserError("--vgg-weights and --lpips-weights go together: give both, or none")
+    with naming("--vgg-weights"):
+        eye = open_perceptual_eye(sampler.device, vgg_weights, lpips_weights)
+    search = (
+        Search.of_pixels(num_steps, seed) if space == "source" else Search(num_steps, noise_maps is not False, seed)
+    )
     batch = batch or default_batch(sampler.generator.img_resolution, sampler.device)
     job = Job(sampler, eye, look, space, search, targets, batch, Path(outdir))
-    job.describe()
     prepare_folder(job.folder, "--outdir")
+    job.describe()
     is_whole = run(job, network, tune, save_video)
     elapsed = dnnlib.util.format_time(time.time() - start_time)
     print(

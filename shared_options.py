@@ -15,6 +15,7 @@ from training.settings import ALL_CLASSES, ANY_CLASS, LATEST, MAX_SEED, RUNS
 
 HELP = {"max_content_width": 110, "show_default": True}  # context settings of a command
 MAX_SEEDS = 1_000_000
+FLOAT32_MAX = 3.4e38
 
 
 def parse_range(text: str | list[int]) -> list[int]:
@@ -96,8 +97,8 @@ class Numbers(click.ParamType):
         try:
             numbers = tuple(float(part) for part in value.split(","))
         except ValueError:
-            numbers = (math.nan,)
-        if not all(map(math.isfinite, numbers)):
+            numbers = (math.inf,)
+        if not all(abs(number) <= FLOAT32_MAX for number in numbers):
             self.fail(f"{value!r} is no list of numbers such as 0.2,0.5,0.3", param, context)
         return numbers
 

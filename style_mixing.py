@@ -71,16 +71,17 @@ def main(
 ) -> None:
     with importing():
         from dnnlib.files import prepare_folder
-        from training.sampling.conditions import check_look
+        from training.sampling.conditions import check_look, noise_mode_for
         from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
     start_time = time.time()
     if len(rows) * len(cols) > MAX_CELLS:
         raise UserError(f"--rows and --cols: {len(rows) * len(cols):,} pictures; use {MAX_CELLS:,} at most")
     sampler = open_sampler(network, source_images, device, verbose=True)
-    mode = noise_mode if noise_seed is None or noise_mode == "none" else "random"
+    mode = noise_mode_for(noise_mode, noise_seed)
     look = Look(class_idx, trunc, mode, label, noise_seed)
     check_look(sampler, look)
-    choose_seeds(sampler, [*rows, *cols])  # refuses numbers of images that are not there
+    for flag, seeds in {"--rows": rows, "--cols": cols}.items():
+        choose_seeds(sampler, seeds, flag)  # refuses numbers of images that are not there
     layers = choose_layers(sampler, styles)
     prepare_folder(Path(outdir), "--outdir")
     save(
@@ -100,7 +101,9 @@ def choose_layers(sampler: Sampler, styles: list[int] | None) -> list[int]:
     """Which layers the columns give. Raises `UserError` for layers that are not there, and networks with one."""
     num = sampler.generator.num_ws
     if num < 2:
-        raise UserError("--network: every layer of this network sees the same latent, and there are no styles to mix")
+        raise UserError(
+            "--network: every layer of this network sees the same latent, and there are no styles to mix; use StyleGAN2 or 3"
+        )
     if styles is None:
         return list(range(num // 2, num))
     beyond = [layer for layer in styles if layer >= num]

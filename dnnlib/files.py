@@ -179,4 +179,6 @@ def reading_arrays(path: str | os.PathLike, instead: str) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if "pickle" in reason or isinstance(error, TypeError | LookupError):  # NumPy speaks to programmers
+            reason = "it holds something else"
         raise UserError(f"{path} cannot be read ({reason}); give {instead}") from error

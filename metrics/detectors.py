@@ -542,7 +542,7 @@ def open_perceptual_eye(
     `network(normalise(pixels))` gives vectors whose squared distance counts. Raises `UserError`.
     """
     if vgg_weights is not None or lpips_weights is not None:
-        return open_lpips(vgg_weights, lpips_weights or LPIPS_URL, device=device)
+        return open_lpips(vgg_weights, lpips_weights or LPIPS_URL, device=device)  # both, or the published ones
     name = Detectors("auto")._perceptual()
     if name == PERCEPTUAL:
         return open_perceptual(device=device)

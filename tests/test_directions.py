@@ -38,6 +38,14 @@ def test_style_axes_are_eigenvectors_of_the_weights(sampler):
     assert torch.allclose(unit.T @ (unit @ axes[0]), gains[0] * axes[0], atol=1e-3)
 
 
+def test_how_pictures_are_turned_is_no_style():
+    G = tiny.generator3()
+    assert "input.affine.weight" in dict(G.synthesis.named_parameters())
+    before = style_axes(G)
+    G.synthesis.input.affine.weight.normal_()
+    assert torch.equal(style_axes(G), before)
+
+
 def test_principal_axes_hold_the_most_variance(sampler):
     found = find_directions(sampler, "pca", 3, Look())
     w = samples_of_w(sampler, Look())
@@ -148,6 +156,11 @@ def test_films_along_a_direction(tmp_path, networks, sampler, strength, num):  #
             ["--network=style", "--method=mean", "--folder-a=x", "--folder-b=x"],
             "--folder-a: x: holds no projected_w.npz",
         ),
+        (
+            ["--network=style", "--method=mean", "--seeds-a=1", "--seeds-b=2", "--count=7"],
+            "gives one direction; leave it out",
+        ),
+        (["--network=style", "--count=500"], "--count=500: w has 16 dimensions"),
         (["--network=style", "--seeds=0-99"], "100 rows; a sheet has 64 at most"),
     ],
 )
@@ -165,6 +178,9 @@ def test_what_has_no_direction_is_one_line(tmp_path, networks, capsys, args, wor
         ("FILE:0=±3", "a picture has one strength"),
         ("nowhere.npz:0=1", "nowhere.npz cannot be read"),
         ("FILE:9=1", "holds 2, 0 to 1"),
+        ("FILE:0=1e9", "use 1000 at most"),
+        ("WIDE:0=1", "holds directions [2, 16]"),
+        ("NAN:0=1", "holds NaN or infinite"),
         ("OTHER:0=1", r"holds directions [2, 3] for 4 layers"),
     ],
 )
@@ -172,6 +188,9 @@ def test_other_directions_are_one_line(tmp_path, networks, capsys, sampler, text
     G = sampler.generator
     Directions(torch.eye(G.w_dim)[:2], torch.ones(2), "pca", G.num_ws).save(tmp_path / "file.npz")
     Directions(torch.eye(3)[:2], torch.ones(2), "pca", 4).save(tmp_path / "other.npz")
+    Directions(torch.eye(G.w_dim)[:2], torch.ones(2, 2), "pca", G.num_ws).save(tmp_path / "wide.npz")
+    Directions(torch.full([2, G.w_dim], torch.nan), torch.ones(2), "pca", G.num_ws).save(tmp_path / "nan.npz")
+    text = text.replace("WIDE", str(tmp_path / "wide.npz")).replace("NAN", str(tmp_path / "nan.npz"))
     text = text.replace("FILE", str(tmp_path / "file.npz")).replace("OTHER", str(tmp_path / "other.npz"))
     assert (
         call(gen_images, f"--network={networks['style']}", "--seeds=0", f"--direction={text}", f"--outdir={tmp_path}")

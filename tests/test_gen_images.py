@@ -177,6 +177,9 @@ def test_class(run):
     assert not np.array_equal(*images)
     _, said = run("gaussian", "--seeds=0", "--class=1")
     assert "Warning: --class=1 is ignored" in said
+    for choice in ("all", "any", "3-5"):
+        _, said = run("gaussian", "--seeds=0", f"--class={choice}", outdir="out")
+        assert "is ignored, since the network is not conditional" in said
 
 
 def test_several_classes_do_not_overwrite_each_other(run, snapshots):
@@ -234,7 +237,6 @@ def test_cells_of_a_runs_picture_are_made_again(run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "args", "words"),
     [
-        ("gaussian", ["--seeds=0", "--class=all"], "--class=all: the network has no classes"),
         ("gaussian", ["--seeds=0", "--label=1"], "--label: the network is not conditional"),
         ("conditional", ["--seeds=0", "--label=1,2"], "--label: 2 numbers, and the network takes 3"),
         ("conditional", ["--seeds=0", "--label=1,2,3", "--class=1"], "--label and --class both say"),

@@ -58,11 +58,11 @@ class Pictures:
 
     @torch.no_grad()
     def generate(self) -> tuple[torch.Tensor, GridCells]:
-        """Images `[n, C, h, w]` on the CPU, and what they are made from."""
+        """Images `[n, C, h, w]` on the CPU, in full precision as the scripts make them, and what they are made from."""
         G = self.state.G_ema
         z = self.state.feed.latents(self.draw, G.mapping.encoder)
         parts = zip(z.split(self.batch_gpu), self.labels.split(self.batch_gpu), strict=True)
-        images = torch.cat([G(part, c, noise_mode="const").cpu() for part, c in parts])
+        images = torch.cat([G(part, c, noise_mode="const", force_fp32=True).cpu() for part, c in parts])
         return images, GridCells(z, self.labels if G.c_dim > 0 else None, self.seeds)
 
 

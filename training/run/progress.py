@@ -24,6 +24,11 @@ from training.checkpoints.state_file import STATS
 from training.run.state import TrainingState
 
 HEARTBEAT_SEC = 30  # between plain lines within a tick
+FORETOLD_SEC, FORETOLD_STEPS = (
+    5.0,
+    17,
+)  # after which it is known how long the run will take; the lazy penalties have come by then
+WORTH_SAYING_SEC, TOO_LONG_SEC = 60, 7 * 24 * 3600
 LOSSES = {"G": "Loss/G/loss", "D": "Loss/D/loss"}
 
 
@@ -108,6 +113,8 @@ class Progress:
         self.recent_stats = training_stats.Collector(regex="|".join(LOSSES.values()))
         self.start_time = self.tick_time = self.beat_time = self.pause_time = time.time()
         self.start_nimg = self.tick_nimg = self.beat_nimg = state.cur_nimg
+        self.steps = 0
+        self.is_foretold = False
         self.earlier_sec = 0.0  # spent on this run before it was resumed
         self.earlier_cpu = 0.0  # processor seconds of this process, likewise
         self.start_cpu = start_cpu
@@ -158,6 +165,7 @@ class Progress:
         now = time.time()
         if not self.is_writer:
             return
+        self.foretell(now)
         if self.has_bar:
             self.measure_speed(now)
             self._bar.set_postfix_str(self.short_status(), refresh=False)
@@ -167,6 +175,26 @@ class Progress:
             print(
                 f"  kimg {self.state.cur_nimg / 1000:<8.2f} {self.short_status()}, {self.time_left()} left", flush=True
             )
+
+    def foretell(self, now: float) -> None:
+        """Say once how long the run will take, from its first steps; warn where nobody would wait for its end."""
+        self.steps += 1
+        elapsed = now - self.start_time
+        if self.is_foretold or self.steps < FORETOLD_STEPS or elapsed < FORETOLD_SEC:
+            return
+        self.is_foretold = True
+        seconds, speed = self.seconds_left(), (self.state.cur_nimg - self.start_nimg) / elapsed
+        if seconds < WORTH_SAYING_SEC:
+            return
+        self.say(f"About {dnnlib.util.format_time(seconds)} to {self.total_kimg:g} kimg, at {speed:.3g} img/s so far.")
+        if seconds > TOO_LONG_SEC:
+            self.say(
+                "Warning: that is long. Stop with Ctrl-C, and choose a --preset, smaller images, a smaller --cbase or --kimg; "
+                "or a GPU"
+            )
+
+    def say(self, line: str) -> None:
+        tqdm.write(line) if self.has_bar else print(line, flush=True)
 
     def measure_speed(self, now: float) -> None:
         """Images per second since the last look, smoothed."""
@@ -182,11 +210,14 @@ class Progress:
         pipe = self.state.augment_pipe
         return 0.0 if pipe is None else float(pipe.p)
 
-    def time_left(self) -> str:
+    def seconds_left(self) -> float:
         done = self.state.cur_nimg - self.start_nimg
         left = self.total_kimg * 1000 - self.state.cur_nimg
         elapsed = time.time() - self.start_time
-        return dnnlib.util.format_time(elapsed / max(done, 1) * max(left, 0))
+        return elapsed / max(done, 1) * max(left, 0)
+
+    def time_left(self) -> str:
+        return dnnlib.util.format_time(self.seconds_left())
 
     def tick(self) -> None:
         """Write the line of a tick that ends, stats.jsonl, TensorBoard. On all ranks."""
@@ -247,7 +278,7 @@ class Progress:
             f"augment {timing['Progress/augment']:.3f}  {self.coverage()}"
             f"peak {timing['Resources/peak_gb']:.2f} GB  left {self.time_left()}"
         )
-        tqdm.write(line) if self.has_bar else print(line, flush=True)
+        self.say(line)
 
     def coverage(self) -> str:
         """What part of the data the samples of the tick cover, as a part of its line."""

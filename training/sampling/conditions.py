@@ -65,6 +65,11 @@ def check_label(sampler: Sampler, look: Look) -> None:
         raise UserError(f"--label: {len(look.label)} numbers, and the network takes {c_dim}")
 
 
+def noise_mode_for(noise_mode: str, noise_seed: int | None) -> str:
+    """--noise-seed draws noise; what says that there is none stays, and is refused."""
+    return noise_mode if noise_seed is None or noise_mode == "none" else "random"
+
+
 def check_noise(sampler: Sampler, look: Look) -> None:
     if not sampler.noise_maps:
         raise UserError("--noise-seed: this network has no pixel noise; leave it out")
@@ -75,7 +80,7 @@ def check_noise(sampler: Sampler, look: Look) -> None:
 def chosen_classes(sampler: Sampler, classes: list[int | str] | None) -> list[int | str | None]:
     """The classes that are meant, one after the other: `all` those that the network was trained with; None for no choice.
 
-    Raises `UserError` for `all` of a network that has none.
+    Of a network that has no classes, the first.
     """
     if classes is None:
         return [None]
@@ -83,7 +88,7 @@ def chosen_classes(sampler: Sampler, classes: list[int | str] | None) -> list[in
         return list(classes) if sampler.network.c_dim > 0 and sampler.prior is None else [classes[0]]
     labels, c_dim = sampler.label_distribution, sampler.network.c_dim
     if c_dim == 0 or sampler.prior is not None or (labels is not None and not labels.is_classes):
-        raise UserError(f"--class={ALL_CLASSES}: the network has no classes; leave it out")
+        return [ALL_CLASSES]  # which is warned of like any other
     return list(range(c_dim)) if labels is None else list(labels.occurred())
 
 

@@ -7,7 +7,7 @@ one to that of the other; `svm`, across the plane that parts them (Shen 2020, In
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from torch_utils.misc import Network
 from training.sampling.projection import load_latents
 from training.sampling.sampler import Look, Sampler
 
+MOST_STRENGTH = 1000.0
 SAMPLES = 2000  # of w, for principal axes and for the spread
-PROJECTED = "projected_w.npz"  # ending of what project.py writes
+PROJECTED = "projected_w.npz"  # ending of the names that project.py writes
 STYLE_WEIGHTS = "affine.weight"  # of every layer that takes w
+TRANSFORM = "input."  # StyleGAN3's input turns and moves the picture by w, which is no style
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Directions:
             vectors = torch.from_numpy(np.asarray(file["directions"], dtype=np.float32))
             spread = torch.from_numpy(np.asarray(file["spread"], dtype=np.float32))
             method, num_ws = str(file["method"]), int(file["num_ws"])
-        if vectors.ndim != 2 or (vectors.shape[1], num_ws) != (G.w_dim, G.num_ws) or len(spread) != len(vectors):
+        if not vectors.isfinite().all() or not spread.isfinite().all():
+            raise UserError(f"{path}: holds NaN or infinite numbers; find the directions again")
+        if vectors.ndim != 2 or spread.shape != vectors.shape[:1] or (vectors.shape[1], num_ws) != (G.w_dim, G.num_ws):
             raise UserError(
                 f"{path}: holds directions {list(vectors.shape)} for {num_ws} layers, and this network has w of {G.w_dim} for "
                 f"{G.num_ws} layers"
@@ -81,16 +85,19 @@ def add_direction(sampler: Sampler, text: str) -> None:
         raise UserError(
             f"--direction={text}: a picture has one strength, such as =3; gen_video.py goes from one end to the other"
         )
-    before = sampler.move
-    sampler.move = lambda ws: move(before(ws))
+    sampler.move = chained(sampler.move, move)
+
+
+def chained(first: Callable[[torch.Tensor], torch.Tensor], then: "Move") -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda ws: then(first(ws))
 
 
 def open_directions(sampler: Sampler, texts: Sequence[str]) -> "list[Move]":
     """Have a sampler move its ws as some directions say; those that go to and fro are left to whoever knows the time."""
     moves = [parse_direction(sampler, text) for text in texts]
-    for text, move in zip(texts, moves, strict=True):
+    for move in moves:
         if not move.is_swept:
-            add_direction(sampler, text)
+            sampler.move = chained(sampler.move, move)
     return [move for move in moves if move.is_swept]
 
 
@@ -110,9 +117,13 @@ class Move:
 
 def parse_direction(sampler: Sampler, text: str) -> Move:
     """What `FILE:K=STRENGTH`, or `FILE:K=±STRENGTH`, says. Raises `UserError`."""
-    match = re.fullmatch(r"(.+):(\d+)=(±|\+-|)([+-]?\d+(?:\.\d+)?)", text)
+    match = re.fullmatch(r"(.+):(\d{1,9})=(±|\+-|)([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text)
     if match is None:
         raise UserError(f"--direction={text}: give FILE.npz:K=STRENGTH, such as out/directions.npz:0=3")
+    if not abs(float(match[4])) <= MOST_STRENGTH:
+        raise UserError(
+            f"--direction={text}: a strength counts standard deviations of w; use {MOST_STRENGTH:g} at most"
+        )
     with naming("--direction"):
         found = Directions.load(match[1], sampler.generator)
     number = int(match[2])
@@ -131,6 +142,8 @@ def find_directions(
     Raises `UserError` where the network has no style weights to factorise, and for groups that cannot be told apart.
     """
     G = sampler.generator
+    if count > G.w_dim:
+        raise UserError(f"--count={count}: w has {G.w_dim} dimensions, and as many directions at most")
     w = samples_of_w(sampler, look)
     if method == "sefa":
         vectors = style_axes(G)[:count]
@@ -150,13 +163,17 @@ def samples_of_w(sampler: Sampler, look: Look) -> torch.Tensor:
 
 def style_axes(G: Network) -> torch.Tensor:
     """Eigenvectors of A^T A for the style weights A of all layers (Shen & Zhou 2021, eq. 6), the largest first, `[d, d]`."""
-    weights = [value.detach().cpu() for name, value in G.synthesis.named_parameters() if name.endswith(STYLE_WEIGHTS)]
+    weights = [value.detach().cpu() for name, value in G.synthesis.named_parameters() if is_style(name)]
     if not weights:
         raise UserError(
             "--method=sefa: this network has no style weights to factorise; use --method=pca, or mean with two groups of pictures"
         )
     stacked = torch.nn.functional.normalize(torch.cat(weights), dim=1)
     return torch.linalg.eigh(stacked.T @ stacked).eigenvectors.T.flip(0)
+
+
+def is_style(name: str) -> bool:
+    return name.endswith(STYLE_WEIGHTS) and not name.startswith(TRANSFORM)
 
 
 def principal_axes_of(w: torch.Tensor) -> torch.Tensor:
@@ -174,8 +191,8 @@ def w_of_files(folder: str, G: Network) -> torch.Tensor:
     paths = sorted(Path(folder).glob(f"*{PROJECTED}"))
     if not paths:
         raise UserError(
-            f"{folder}: holds no {PROJECTED}; find the latents of its pictures first: python project.py --network=… "
-            f"--target={folder} --outdir=…"
+            f"{folder}: holds no {PROJECTED}; find the latents of your pictures first: python project.py --network=… "
+            f"--target=PICTURES --outdir={folder}"
         )
     return torch.cat([load_latents(str(path), G)[0].mean(dim=1).cpu() for path in paths])
 

@@ -1,8 +1,9 @@
 """One call of project.py: the search part by part, the files that it writes, what it says."""
 
+import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,10 +26,10 @@ from training.sampling.tuning import drawn_again, save_tuned, tune
 
 FRAMES, FPS = 60, 15  # of a film
 TIMED_STEPS = 2  # after a first one, from which the time is known
-TUNED = "network-tuned.pkl"
+LATENTS, TUNED = "projected_w.npz", "network-tuned.pkl"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """What is looked for, where, by what."""
 
@@ -41,13 +42,12 @@ class Job:
     batch: int
     folder: Path
 
-    @property
+    @functools.cached_property
     def goal(self) -> torch.Tensor:
         """All targets, `[n, C, h, w]`."""
         return torch.stack([target.image for target in self.targets])
 
     def projector(self, space: Space) -> Projector:
-
         return Projector(self.sampler, self.eye, space, self.search)
 
     def parts(self) -> list[slice]:
@@ -56,10 +56,6 @@ class Job:
     def named(self, target: Target, file: str) -> str:
         """Under a target's name where there are several."""
         return file if len(self.targets) == 1 else f"{target.name}-{file}"
-
-    @property
-    def latents_file(self) -> str:
-        return f"projected_{'z' if self.space == 'z' else 'w'}.npz"
 
     def describe(self) -> None:
         for target in self.targets[:10]:
@@ -72,28 +68,43 @@ class Job:
 
 def run(job: Job, network: str, tuning_steps: int | None, with_film: bool) -> bool:
     """Search, part by part, save, and tune; whether that came to its end."""
-    space_of = spaces(job)
+    nearest, is_whole = look_among_sources(job) if job.space == "source" else (None, True)
+    if nearest is not None:
+        save_nearest(job, nearest)
+    if not is_whole:
+        say_missing(job, 0, tuning_steps)
+        return False
+    space_of = spaces(job, nearest)
     say_time(job, space_of, tuning_steps)
     all_found = []
     for part in job.parts():
-        found, is_whole = look_for(job.projector(space_of(part)), job.goal[part], with_film)
+        found, is_whole = look_for(job.projector(space_of(part)), job.goal[part], with_film, part.start)
         save(job, job.targets[part], found, with_film)
         if not is_whole:
+            say_missing(job, part.stop, tuning_steps)
             return False
-        all_found.append(found)
+        if tuning_steps is not None:
+            all_found.append(replace(found, frames=[]))
     if tuning_steps is None:
         return True
     return tune_network(job, job.projector(space_of(job.parts()[0])), joined(all_found), network, tuning_steps)
 
 
-def spaces(job: Job) -> Callable[[slice], Space]:
+def say_missing(job: Job, done: int, tuning_steps: int | None) -> None:
+    """What was not done when a search was interrupted."""
+    left = [target.name for target in job.targets[done:]]
+    if left:
+        print(f"Not looked for: {', '.join(left[:5])}" + (f" and {len(left) - 5:,} more" if len(left) > 5 else ""))
+    if tuning_steps is not None:
+        print("The network was not tuned")
+
+
+def spaces(job: Job, nearest: Nearest | None) -> Callable[[slice], Space]:
     """Where some of the targets are looked for: source images begin where the nearest ones are, each target elsewhere."""
-    if job.space != "source":
-        space = open_space(job.space, job.sampler, job.look, job.search.seed)
-        return lambda part: space
-    nearest = look_among_sources(job)
-    save_nearest(job, nearest)
-    return lambda part: SourceSpace(job.sampler, job.look, nearest.pictures[part])
+    if nearest is not None:
+        return lambda part: SourceSpace(job.sampler, job.look, nearest.pictures[part])
+    space = open_space(job.space, job.sampler, job.look, job.search.seed)
+    return lambda part: space
 
 
 def say_time(job: Job, space_of: Callable[[slice], Space], tuning_steps: int | None) -> None:
@@ -117,14 +128,17 @@ def say_time(job: Job, space_of: Callable[[slice], Space], tuning_steps: int | N
     )
 
 
-def look_for(projector: Projector, goal: torch.Tensor, with_film: bool) -> tuple[Found, bool]:
-    """Run the search; what it found, and whether it came to its end: Ctrl-C ends it with what it has."""
+def look_for(projector: Projector, goal: torch.Tensor, with_film: bool, first: int) -> tuple[Found, bool]:
+    """Run the search; what it found, and whether it came to its end: Ctrl-C ends it with what it has.
+
+    first: number of the first target among all.
+    """
     steps = projector.search.steps
-    keep_every = max(steps // FRAMES, 1) if with_film else None
+    keep_every = -(-steps // FRAMES) if with_film else None
     found, is_whole = None, True
     try:
         with tqdm(total=steps, desc="Search", unit="step", disable=None, leave=False) as bar:
-            for found in projector.run(goal, keep_every):
+            for found in projector.run(goal, keep_every, first):
                 bar.set_postfix_str(f"distance {float(found.distances.mean()):.3f}", refresh=False)
                 bar.update(1)
     except KeyboardInterrupt:
@@ -135,15 +149,20 @@ def look_for(projector: Projector, goal: torch.Tensor, with_film: bool) -> tuple
     return projector.finished(found, goal), is_whole
 
 
-def look_among_sources(job: Job) -> Nearest:
-    """The source image of every target that the network turns into something nearest to it."""
-    nearest = None
-    with tqdm(total=num_candidates(job.sampler), desc="Source images", unit="img", disable=None, leave=False) as bar:
-        weight = job.search.pixel_weight
-        for nearest in nearest_sources(job.sampler, job.eye, weight, job.goal, job.look, job.batch):
-            bar.update(nearest.tried - bar.n)
-    assert nearest is not None
-    return nearest
+def look_among_sources(job: Job) -> tuple[Nearest | None, bool]:
+    """The source image of every target that the network turns into something nearest to it, and whether all were looked at."""
+    nearest, num, start_time = None, num_candidates(job.sampler), time.time()
+    try:
+        with tqdm(total=num, desc="Source images", unit="img", disable=None, leave=False) as bar:
+            weight = job.search.pixel_weight
+            for nearest in nearest_sources(job.sampler, job.eye, weight, job.goal, job.look, job.batch):
+                if bar.n == 0 and nearest.tried < num:
+                    expected = (time.time() - start_time) / nearest.tried * num
+                    tqdm.write(f"About {dnnlib.util.format_time(expected)} to look at {num:,} source images first")
+                bar.update(nearest.tried - bar.n)
+    except KeyboardInterrupt:
+        return nearest, False
+    return nearest, True
 
 
 def tune_network(job: Job, projector: Projector, found: Found, network: str, steps: int) -> bool:
@@ -175,15 +194,14 @@ def save_nearest(job: Job, nearest: Nearest) -> None:
         names = [job.named(target, file) for file in ("nearest-source.png", "nearest.png")]
         for name, images in zip(names, (nearest.pictures, nearest.images), strict=True):
             save_picture(job.folder / name, images[index])
+        which = f"{what} {nearest.numbers[index]} (counted from 0)"
         print(
-            f"{target.name}: nearest of {nearest.tried:,} is {what} {nearest.numbers[index]}, {float(decibels[index]):.1f} dB: "
-            f"{', '.join(names)}"
+            f"{target.name}: nearest of {nearest.tried:,} is {which}, {float(decibels[index]):.1f} dB: {', '.join(names)}"
         )
 
 
 def save(job: Job, targets: list[Target], found: Found, with_film: bool) -> None:
     """Write the files of every target and say how near it came."""
-
     decibels = found.psnr(torch.stack([target.image for target in targets]))
     for index, target in enumerate(targets):
         pictures = {"target.png": target.image, "proj.png": found.images[index]}
@@ -191,18 +209,20 @@ def save(job: Job, targets: list[Target], found: Found, with_film: bool) -> None
             pictures["source.png"] = found.points[index]
         for file, image in pictures.items():
             save_picture(job.folder / job.named(target, file), image)
-        save_latents(job.folder / job.named(target, job.latents_file), found, index, job.space)
+        save_latents(job.folder / job.named(target, LATENTS), found, index, job.space)
         if with_film:
-            frames = (rgb_pixels(torch.cat([target.image, frame[index]], dim=2)[None])[0] for frame in found.frames)
+            film = [frame[index] for frame in found.frames] + [
+                found.images[index].cpu()
+            ] * FPS  # the last stays for a second
+            frames = (rgb_pixels(torch.cat([target.image, frame], dim=2)[None])[0] for frame in film)
             save_video(job.folder / job.named(target, "proj.gif"), frames, FPS, "--outdir")
         print(
             f"{target.name}: {float(decibels[index]):.1f} dB, distance {float(found.distances[index]):.4f} [{job.eye.name}] "
-            f"after {found.steps} steps: {job.named(target, 'proj.png')}, {job.named(target, job.latents_file)}"
+            f"after {found.steps} steps: {job.named(target, 'proj.png')}, {job.named(target, LATENTS)}"
         )
 
 
 def save_picture(path: Path, image: torch.Tensor) -> None:
     """`[C, h, w]` in [-1, 1] as a PNG."""
-
     with writing("--outdir"):
         write_picture(path, encode_png(to_uint8(image[None])[0].permute(1, 2, 0).cpu().numpy()))

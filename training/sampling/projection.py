@@ -21,10 +21,11 @@ from torch_utils import seeding
 from torch_utils.misc import Network
 from training.layers.precision import FLOAT32, MixedPrecision
 from training.sampling.latent_spaces import Space
-from training.sampling.sampler import Sampler
+from training.sampling.sampler import NOISE_NAME, Sampler
 
 LARGEST_SEEN = 256  # pixels a side; larger pictures are averaged down for the perceptual distance
 PIXEL_RATE = 0.02  # learning rate of the pixels of source images
+NOISE = "noise."  # before the names of maps in files
 MIN_NOISE_SIDE = 8  # of the noise maps that are kept from carrying signal
 
 
@@ -97,22 +98,25 @@ class Projector:
         self.G: Network = sampler.generator
         computes_in_float32(self.G)
 
-    def run(self, targets: torch.Tensor, keep_every: int | None = None) -> Iterator[Found]:
-        """What was found after every step, for targets `[n, C, h, w]` in [-1, 1]. keep_every: steps between frames."""
+    def run(self, targets: torch.Tensor, keep_every: int | None = None, first: int = 0) -> Iterator[Found]:
+        """What was found after every step, for targets `[n, C, h, w]` in [-1, 1].
+
+        keep_every: steps between frames; first: number of the first target among all, each of which has noise of its own.
+        """
         search, n = self.search, len(targets)
         targets = targets.to(self.sampler.device)
         goal = self.seen(targets).detach()
         points = self.space.start(n).requires_grad_(True)
         maps = self.start_of_maps(n)
         optimizer = torch.optim.Adam([points, *maps.values()], betas=(0.9, 0.999), lr=search.learning_rate)
-        gen = seeding.generator("projection noise", search.seed, device=points.device)
+        streams = [seeding.generator("projection noise", search.seed, first + row) for row in range(n)]
         frames: list[torch.Tensor] = []
         for step in range(search.steps):
             t = step / search.steps
             optimizer.param_groups[0]["lr"] = search.learning_rate * pace(t, search.rampup, search.rampdown)
             width = self.space.spread * search.initial_noise * max(0.0, 1 - t / search.noise_ramp) ** 2
-            noise = torch.randn(points.shape, generator=gen, device=points.device) * width
-            ws = self.space.ws(points + noise)
+            noise = torch.stack([torch.randn(points.shape[1:], generator=stream) for stream in streams])
+            ws = self.space.ws(points + noise.to(points.device) * width)
             images = self.images(ws, maps)
             distances, loss = self.loss(images, targets, goal)
             loss = loss + search.noise_weight * sum(correlation(one) for one in maps.values())
@@ -194,15 +198,17 @@ def keep_white(maps: Iterable[torch.Tensor]) -> None:
 
 
 def correlation(noise: torch.Tensor) -> torch.Tensor:
-    """How much of `[n, 1, h, w]` can be told from the neighbour to the right and below, at all scales (Karras 2020, eq. 5 of
-    appendix D)."""
+    """How much of `[n, 1, h, w]` can be told from the neighbour to the right and below, at all scales (Karras 2020, appendix D).
+
+    Averages of four are doubled, so that white noise keeps its variance from scale to scale.
+    """
     total = torch.zeros([], device=noise.device)
     while True:
         for dim in (2, 3):
             total = total + (noise * noise.roll(1, dim)).mean(dim=[1, 2, 3]).square().sum()
         if min(noise.shape[2:]) <= MIN_NOISE_SIDE:
             return total
-        noise = torch.nn.functional.avg_pool2d(noise, 2)
+        noise = 2 * torch.nn.functional.avg_pool2d(noise, 2)
 
 
 # Files
@@ -213,7 +219,7 @@ def save_latents(path: Path, found: Found, index: int, space: str) -> None:
     arrays = {"w": found.ws[index : index + 1].cpu().numpy()}
     if space == "z":
         arrays["z"] = found.points[index : index + 1].cpu().numpy()
-    arrays |= {f"noise.{key}": maps[index, 0].cpu().numpy() for key, maps in found.noise_maps.items()}
+    arrays |= {f"{NOISE}{key}": maps[index, 0].cpu().numpy() for key, maps in found.noise_maps.items()}
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
@@ -221,26 +227,36 @@ def save_latents(path: Path, found: Found, index: int, space: str) -> None:
 def load_latents(path: str, G: Network) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`(ws [n, num_ws, w_dim], noise maps by name)` of a file of `w` or `z`, ours or other people's. Raises `UserError`."""
     with reading_arrays(path, "a projected_w.npz"), np.load(path, allow_pickle=False) as file:
-        arrays = {key: np.asarray(file[key], dtype=np.float32) for key in file.files}
-    maps = {
-        key.removeprefix("noise."): torch.from_numpy(value) for key, value in arrays.items() if key.startswith("noise.")
-    }
-    buffers = dict(G.synthesis.named_buffers())
+        wanted = [key for key in file.files if key in ("w", "z") or key.startswith(NOISE)]
+        arrays = {key: torch.from_numpy(np.asarray(file[key].real, dtype=np.float32)) for key in wanted}
+    damaged = [key for key, value in arrays.items() if not value.isfinite().all()]
+    if damaged:
+        raise UserError(f"{path}: its {damaged[0]} holds NaN or infinite numbers; look for the picture again")
+    if "w" in arrays:
+        ws = checked_w(arrays["w"], path, G)
+    elif "z" in arrays:
+        ws = w_of_z(arrays["z"], path, G)
+    else:
+        raise UserError(f"{path}: holds neither w nor z; give what project.py has found")
+    maps = {key.removeprefix(NOISE): value for key, value in arrays.items() if key.startswith(NOISE)}
+    buffers = {name: buffer for name, buffer in G.synthesis.named_buffers() if name.endswith(NOISE_NAME)}
     for key, value in maps.items():
         if key not in buffers or buffers[key].shape != value.shape:
             raise UserError(f"{path}: its noise map {key} {list(value.shape)} is not one of this network's")
-    if "w" in arrays:
-        w = torch.from_numpy(arrays["w"])
-        if w.ndim == 2:  # some programs save [num_ws, w_dim]
-            w = w[None]
-        if w.ndim != 3 or w.shape[1:] != (G.num_ws, G.w_dim):
-            raise UserError(f"{path}: w has shape {list(w.shape)}, and this network takes [n, {G.num_ws}, {G.w_dim}]")
-        return w, maps
-    if "z" in arrays:
-        z = torch.from_numpy(arrays["z"])
-        if z.ndim != 2 or z.shape[1] != G.z_dim:
-            raise UserError(f"{path}: z has shape {list(z.shape)}, and this network takes [n, {G.z_dim}]")
-        if G.c_dim > 0:
-            raise UserError(f"{path}: holds z alone, and what a conditional network makes of it depends on the class")
-        return G.mapping(z.to(next(G.parameters()).device), None).detach(), maps
-    raise UserError(f"{path}: holds neither w nor z")
+    return ws, maps
+
+
+def checked_w(w: torch.Tensor, path: str, G: Network) -> torch.Tensor:
+    """`[n, num_ws, w_dim]`; some programs save `[num_ws, w_dim]`."""
+    w = w[None] if w.ndim == 2 else w
+    if w.ndim != 3 or len(w) == 0 or w.shape[1:] != (G.num_ws, G.w_dim):
+        raise UserError(f"{path}: w has shape {list(w.shape)}, and this network takes [n, {G.num_ws}, {G.w_dim}]")
+    return w
+
+
+def w_of_z(z: torch.Tensor, path: str, G: Network) -> torch.Tensor:
+    if z.ndim != 2 or len(z) == 0 or z.shape[1] != G.z_dim:
+        raise UserError(f"{path}: z has shape {list(z.shape)}, and this network takes [n, {G.z_dim}]")
+    if G.c_dim > 0:
+        raise UserError(f"{path}: holds z alone, and what a conditional network makes of it depends on the class")
+    return G.mapping(z.to(next(G.parameters()).device), None).detach()

@@ -321,7 +321,7 @@ def label(c_dim: int, class_idx: int | str | None) -> torch.Tensor | None:
     return torch.nn.functional.one_hot(torch.tensor([class_idx]), c_dim).to(torch.float32)
 
 
-def choose_seeds(sampler: Sampler, seeds: list[int] | None) -> list[int]:
+def choose_seeds(sampler: Sampler, seeds: list[int] | None, flag: str = "--seeds") -> list[int]:
     """The seeds as given, or all the images of `--source-images`. Raises `UserError` that names `--seeds`."""
     if not sampler.picks_images:
         if seeds is None:
@@ -333,7 +333,7 @@ def choose_seeds(sampler: Sampler, seeds: list[int] | None) -> list[int]:
     beyond = [seed for seed in seeds or [] if seed >= num_images]
     if beyond:
         raise UserError(
-            f"--seeds: there is no image {beyond[0]}; {source.path} holds {num_images}, 0 to {num_images - 1}"
+            f"{flag}: there is no image {beyond[0]}; {source.path} holds {num_images}, 0 to {num_images - 1}"
         )
     return list(range(num_images)) if seeds is None else seeds
 

@@ -1,18 +1,19 @@
 """Pictures that a network shall make: read safely, cropped and resized to what it makes."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from dnnlib.errors import UserError
 from torch_utils.misc import Network
 from training.data.image_files import open_files
 from training.data.image_names import is_image_name
 from training.data.image_tensors import resize, to_float
-from training.data.pixels import decode, reason_for
+from training.data.pixels import CHANNEL_NAMES, decode, reason_for
 from training.layers.pyramid import image_size
 from training.sampling.sampler import match_channels
 
@@ -34,6 +35,8 @@ class Target:
 def read_targets(path: str, G: Network) -> list[Target]:
     """An image file, or all images of a folder or zip. Raises `UserError`."""
     file = Path(path)
+    if not file.exists() and is_image_name(file.name):
+        raise UserError(f"{file}: no such file; give a picture, or a folder or zip of pictures")
     if file.is_file() and is_image_name(file.name):
         return [fitted(file.stem, decode_file(file), G)]
     files = open_files(path)
@@ -48,26 +51,40 @@ def decode_file(file: Path) -> np.ndarray:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"more than {MAX_FILE_BYTES >> 20} MB")
         return decode(file.read_bytes())
-    except (OSError, ValueError, SyntaxError, MemoryError, UnidentifiedImageError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        MemoryError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"{file} cannot be read ({reason_for(error)})") from error
 
 
 def fitted(name: str, pixels: np.ndarray, G: Network) -> Target:
     """Crop the middle to the network's shape, resize, give it the network's channels; pixels `[H, W, C]`."""
+    changes = []
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
+        changes.append("8 bits instead of 16")
     image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
     height, width = image_size(G.img_resolution)
     cropped = cropped_middle(image, height / width)
-    changes = []
     if cropped.shape != image.shape:
         changes.append(f"cropped to {cropped.shape[2]}x{cropped.shape[1]}")
     if tuple(cropped.shape[1:]) != (height, width):
         changes.append(f"resized to {width}x{height}")
     if image.shape[0] != G.img_channels:
-        changes.append(f"{G.img_channels} channels instead of {image.shape[0]}")
+        changes.append(
+            f"{CHANNEL_NAMES.get(G.img_channels, G.img_channels)} instead of {CHANNEL_NAMES.get(image.shape[0], image.shape[0])}"
+        )
     whole = to_float(match_channels(cropped[None], G.img_channels))
     return Target(name, resize(whole, (height, width))[0].clamp(-1, 1), ", ".join(changes))
+
+
+def channel_name(channels: int) -> str:
+    return CHANNEL_NAMES.get(channels, f"{channels} channels")
 
 
 def cropped_middle(image: torch.Tensor, ratio: float) -> torch.Tensor:
@@ -79,12 +96,16 @@ def cropped_middle(image: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def with_names_of_their_own(targets: list[Target]) -> list[Target]:
-    """Files of several folders may share a name; the second is called `name-2`."""
-    seen: dict[str, int] = {}
+    """Files of several folders may share a name; the second is called `name-2`, unless that is the name of another."""
+    taken = {target.name for target in targets}
+    seen: set[str] = set()
     named = []
     for target in targets:
-        seen[target.name] = seen.get(target.name, 0) + 1
-        number = seen[target.name]
-        name = target.name if number == 1 else f"{target.name}-{number}"
+        name = target.name
+        if name in seen:
+            numbers = (f"{target.name}-{number}" for number in itertools.count(2))
+            name = next(one for one in numbers if one not in taken)
+            taken.add(name)
+        seen.add(name)
         named.append(Target(name, target.image, target.changes))
     return named

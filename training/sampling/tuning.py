@@ -4,6 +4,7 @@ What it draws elsewhere changes little, so that the pictures can be edited by di
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -46,7 +47,7 @@ def drawn_again(projector: Projector, found: Found, targets: torch.Tensor, batch
     return Found(found.points, found.ws, found.noise_maps, images, distances, found.steps)
 
 
-def save_tuned(path: str, network: str, projector: Projector) -> None:
+def save_tuned(path: Path, network: str, projector: Projector) -> None:
     """The snapshot with its last generator tuned. Raises `UserError`."""
     contents = load_snapshot(network)
     last_generator(contents["G_ema"]).load_state_dict(projector.G.state_dict())

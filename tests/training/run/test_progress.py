@@ -47,12 +47,33 @@ def run(tmp_path, monkeypatch):
     progress.close()
 
 
+def test_how_long_it_takes_is_said_once(run, capsys):
+    run.steps(16)
+    assert "About" not in capsys.readouterr().out
+    run.steps(40)
+    said = capsys.readouterr().out
+    assert said.count("About ") == 1 and "About 16m 23s to 100 kimg, at 100 img/s so far." in said
+    assert "Warning" not in said
+
+
+def test_a_run_of_weeks_is_a_warning(run, capsys):
+    run.progress.total_kimg = 25_000_000
+    run.steps(17)
+    assert "Warning: that is long." in capsys.readouterr().out
+
+
+def test_a_short_run_says_nothing(run, capsys):
+    run.progress.total_kimg = 3
+    run.steps(20)
+    assert capsys.readouterr().out == ""
+
+
 def test_the_speed_is_that_of_training_whatever_ticks_and_snapshots_take(run, capsys):
     """260.0 img/s were printed: a snapshot set the beat's clock to 0 and left its images."""
     for maintenance_sec in (20, 20, 0, 20, 0, 0, 0):  # ticks of 12 s, snapshots after 1, 2 and 4
         run.steps(12)
         run.tick(maintenance_sec)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "img/s" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "img/s," in line]
     assert len(lines) == 2 and all(" 100.0 img/s" in line for line in lines)
 
 

@@ -1,5 +1,8 @@
 """The projector: pictures that a network made are found again, whatever the network; files of latents."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +73,9 @@ def test_correlation_sees_signal_at_every_scale():
     torch.manual_seed(0)
     noise = torch.randn(1, 1, 64, 64)
     coarse = torch.nn.functional.interpolate(torch.randn(1, 1, 16, 16), scale_factor=4)
-    assert correlation(noise) < 0.01 < 0.3 < correlation(coarse)
+    assert correlation(noise) < 0.1 < 0.3 < correlation(coarse)
+    pattern = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 8), scale_factor=8)
+    assert correlation(noise + 0.3 * pattern) > 0.5  # which is 8 % of the variance
 
 
 def test_the_pace_rises_stays_and_falls():
@@ -92,7 +97,8 @@ def test_files_of_other_programs(tmp_path):
     w = np.random.default_rng(0).normal(size=[1, G.num_ws, G.w_dim]).astype(np.float32)
     np.savez(tmp_path / "projected_w.npz", w=w)
     np.savez(tmp_path / "flat.npz", w=w[0])
-    for name in ("projected_w.npz", "flat.npz"):
+    np.savez(tmp_path / "more.npz", w=w, name="photo.png", steps=5)
+    for name in ("projected_w.npz", "flat.npz", "more.npz"):
         ws, maps = load_latents(str(tmp_path / name), G)
         assert np.array_equal(ws.numpy(), w) and maps == {}
 
@@ -103,8 +109,12 @@ def test_files_of_other_programs(tmp_path):
         ({"w": np.zeros([1, 3, 5])}, r"w has shape \[1, 3, 5\], and this network takes \[n, "),
         ({"z": np.zeros([1, 3])}, r"z has shape \[1, 3\], and this network takes \[n, "),
         ({"x": np.zeros(3)}, "holds neither w nor z"),
-        ({"w": np.zeros([1, 3, 5]), "noise.b9": np.zeros([2, 2])}, r"its noise map b9 \[2, 2\] is not one"),
-        (b"text", "cannot be read"),
+        ({"w": np.zeros([1, 6, 16]), "noise.b9": np.zeros([2, 2])}, r"its noise map b9 \[2, 2\] is not one"),
+        ({"w": np.zeros([1, 6, 16]), "noise.b4.conv1.resample_filter": np.zeros([4, 4])}, "is not one of this"),
+        ({"w": np.zeros([0, 6, 16])}, r"w has shape \[0, 6, 16\]"),
+        ({"w": np.full([1, 6, 16], np.nan)}, "its w holds NaN or infinite"),
+        ({"w": np.array(["a"], dtype=object)}, r"cannot be read \(it holds something else\)"),
+        (b"text", r"cannot be read \(it holds something else\)"),
     ],
 )
 def test_other_files_are_one_line(tmp_path, arrays, words):
@@ -125,7 +135,7 @@ def test_targets_of_any_size_and_kind(tmp_path):
     targets = read_targets(str(tmp_path), G)
     assert [target.name for target in targets] == ["a", "b", "c"]
     assert all(target.image.shape == (3, side, side) for target in targets)
-    assert targets[0].changes == f"cropped to 30x30, resized to {side}x{side}, 3 channels instead of 1"
+    assert targets[0].changes == f"cropped to 30x30, resized to {side}x{side}, RGB instead of gray"
     assert targets[2].changes == ""
     (alone,) = read_targets(str(tmp_path / "c.png"), G)
     assert torch.equal(alone.image, targets[2].image)
@@ -141,3 +151,23 @@ def test_sixteen_bits_are_eight_here():
     G = generator2()
     pixels = np.full([4, 4, 1], 65535, dtype=np.uint16)
     assert torch.equal(fitted("white", pixels, G).image, torch.ones(3, G.img_resolution, G.img_resolution))
+
+
+def test_names_that_are_taken_are_not_given_again(tmp_path):
+    G = generator2()
+    for name in ("x", "s/x", "x-2", "t/x"):
+        (tmp_path / f"{name}.png").parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    names = [target.name for target in read_targets(str(tmp_path), G)]
+    assert len(set(names)) == 4 and {"x", "x-2"} < set(names)
+
+
+def test_a_decompression_bomb_is_one_line(tmp_path):
+    header = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    (tmp_path / "bomb.png").write_bytes(header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
+    with pytest.raises(UserError, match=r"bomb\.png cannot be read"):
+        read_targets(str(tmp_path / "bomb.png"), generator2())
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
