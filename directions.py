@@ -175,12 +175,18 @@ class Shown:
 def save_sheet(path: Path, shown: Shown, number: int) -> None:
     """A row for each seed: w as it is in the middle, moved one way to the left and the other way to the right."""
     from dnnlib.files import writing
-    from training.data.grids import save_grid
+    from training.data.grids import rgb_pixels, save_labelled
 
     strengths = [shown.most * (2 * column / (COLUMNS - 1) - 1) for column in range(COLUMNS)]
-    images = shown.images(number, strengths)
+    cells = rgb_pixels(shown.images(number, strengths))
+    cells = cells.reshape(len(shown.seeds), COLUMNS, *cells.shape[1:])
     with writing("--outdir"):
-        save_grid(path, images, COLUMNS)
+        save_labelled(
+            path,
+            cells,
+            [f"{strength:+.3g}" if strength else "0" for strength in strengths],
+            [str(seed) for seed in shown.seeds],
+        )
 
 
 def save_film(path: Path, shown: Shown, number: int) -> None:

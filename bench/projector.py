@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.common import describe_machine, save_result
 from metrics.detectors import Detector, open_perceptual_eye
+from shared_options import Snapshot
 from training import networks_dcgan, networks_stylegan2, networks_stylegan3
 from training.sampling.latent_spaces import choose_space, open_space
 from training.sampling.projection import Projector, Search, perceived
@@ -38,7 +39,7 @@ SPACES = ("w", "w+", "z")
 @click.command()
 @click.option("--batch", default=8, help="Pictures at a time", show_default=True)
 @click.option("--repeats", default=7, help="Turns, of which the median counts", show_default=True)
-@click.option("--network", help="Snapshot whose own pictures are to be found again", metavar="PKL")
+@click.option("--network", help="Snapshot whose own pictures are to be found again", metavar="PKL|RUN", type=Snapshot())
 @click.option("--steps", default=500, help="Of that search", show_default=True)
 def main(batch: int, repeats: int, network: str | None, steps: int) -> None:
     """Print tables and write bench/results/projector.json, with --network projector-psnr.json."""
