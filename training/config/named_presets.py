@@ -29,7 +29,7 @@ NAMED_PRESETS = {
     "sprites": NamedPreset(
         "drawings with transparency, 16 to 64 pixels",
         f"{PLAIN} --kimg=160 --tick=8",
-        "On 3,583 emoji of 32x32: 9 processor minutes, fid2k_full[tiny] 19 (one seed); a projected discriminator draws them in two colours",
+        "On 3,583 emoji of 32x32: 9 processor minutes, fid2k_full[tiny] 19 (one seed); projected ones had two colours only",
         f"{PLAIN} --kimg=160 --tick=8",  # the same: it needs none
     ),
     "photos": NamedPreset(
