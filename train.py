@@ -122,6 +122,7 @@ def main(context: click.Context, preset: str | None, cascade: str | None, dry_ru
         from torch_utils import distributed
         from training.config.resolve import resolve
         from training.config.resume import find_resume_point, is_finished
+    typed_ones = given
     options, given = with_preset(preset, options, given)
     point = find_resume_point(options, given)
     if point is not None and is_finished(point):
@@ -132,13 +133,25 @@ def main(context: click.Context, preset: str | None, cascade: str | None, dry_ru
     if point is None and options["resume"] == LATEST:
         distributed.print0(f"--resume=latest: there is no run in {options['outdir']} yet; this is its first.")
         options["resume"] = None
-    resolved = resolve(TrainingOptions(**options) if point is None else point.options, point)
+    with explaining(preset is None and "cfg" in given - typed_ones):
+        resolved = resolve(TrainingOptions(**options) if point is None else point.options, point)
     if distributed.get_rank() == 0:
         resolved.print_summary()
     if dry_run:
         distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
     return start(resolved.config, point)
+
+
+@contextlib.contextmanager
+def explaining(is_chosen: bool) -> Iterator[None]:
+    """Say of an error that a preset which nobody named may be behind it."""
+    try:
+        yield
+    except UserError as error:
+        if not is_chosen:
+            raise
+        raise UserError(f"{error} (the preset above was chosen by --data; --cfg=NAME chooses otherwise)") from error
 
 
 def with_preset(preset: str | None, options: dict[str, Any], given: set[str]) -> tuple[dict[str, Any], set[str]]:
@@ -148,18 +161,22 @@ def with_preset(preset: str | None, options: dict[str, Any], given: set[str]) ->
     from training.checkpoints.state_file import newest_run
 
     resume, why = options["resume"], ""
+    if preset is not None and preset not in NAMED_PRESETS:
+        raise UserError(f"--preset={preset}: choose from {', '.join(NAMED_PRESETS)}")
     if resume is not None and newest_run(Path(options["outdir"] if resume == LATEST else resume)) is not None:
-        return options, given  # a run that is continued has its options
+        if preset is not None:
+            distributed.print0(f"--preset={preset} is not used: a run that goes on has the options that it began with")
+        return options, given
     if preset is None and options["cfg"] is None and options["data"] is not None and resume in (None, LATEST):
         device = choose_device(options["device"]).type
         chosen = choose_preset(options["data"], device, options["subset"])
         preset, why = chosen if chosen is not None else (None, "")
     if preset is None:
         return options, given
-    flags, line = flags_of(preset)
-    distributed.print0(f"{line} (chosen for {why})" if why else line)
+    flags, line = flags_of(preset, given)
+    distributed.print0(f"{line} (chosen for {why}; --cfg chooses otherwise)" if why else line)
     known = parse([*flags])  # click takes the list apart
-    named = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags} - given
+    named = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
     return options | {name: known[name] for name in named}, given | named
 
 

@@ -64,6 +64,7 @@ def compute(
     fid_inf kid pr dc is sid csid` of all images, or official names (`fid5k_full`). detector: a name, an .onnx file, a
     `Detector`, or a function of pixels in [0, 255]. Raises `UserError`.
     """
+    check_arguments(metrics, num, value_range, reference_range, batch_size)
     with naming("images"):
         generated = images_of(images, num, value_range, seed, "images")
     opts = metric_main.MetricOptions(
@@ -78,6 +79,9 @@ def compute(
             opts.reference = reference if isinstance(reference, Reference) else read_reference(reference)
         elif reference is not None:
             opts.real = images_of(reference, num, reference_range or value_range, seed + 1, "reference")
+    for name, one in {"images": generated, "reference": opts.real}.items():
+        if one is not None and len(one) == 0:
+            raise UserError(f"{name}: there are none")
     thousands = -(-len(generated) // metric_main.KILO)
     metrics = [metrics] if isinstance(metrics, str) else metrics
     names = {name: SHORT[name].format(k=thousands) if name in SHORT else name for name in metrics}
@@ -90,6 +94,22 @@ def compute(
                 warnings.warn(line, stacklevel=2)
         numbers |= {short + key.removeprefix(name): value for key, value in result["results"].items()}
     return numbers
+
+
+def check_arguments(metrics: Any, num: Any, value_range: Any, reference_range: Any, batch_size: Any) -> None:
+    """Refuse what is of another kind. Raises `UserError`."""
+    names = [metrics] if isinstance(metrics, str) else metrics
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"metrics={metrics!r}: give names, of {', '.join(SHORT)} or official ones such as fid5k_full")
+    for name, value in {"num": num, "batch_size": batch_size}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{name}={value!r}: give a whole number from 1")
+    for name, pair in {"value_range": value_range, "reference_range": reference_range}.items():
+        if pair is None and name == "reference_range":
+            continue
+        is_pair = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(end, int | float) for end in pair)
+        if not is_pair or not pair[0] < pair[1]:
+            raise UserError(f"{name}={pair!r}: give black and white, such as (-1, 1) or (0, 1)")
 
 
 def chooser(
@@ -159,6 +179,8 @@ class SampledImages:
             size = min(BATCH, self.num - number * BATCH)
             with torch.no_grad():
                 made = self.sample(size, seeding.generator("sampled images", self.seed, number))
+            if not isinstance(made, torch.Tensor | np.ndarray) or made.ndim != 4:
+                raise UserError(f"{self.name}: the function gave {type(made).__name__}, not images [n, C, H, W]")
             if len(made) != size:
                 raise UserError(f"{self.name}: the function gave {len(made)} images, {size} were asked for")
             self._block = number, torch.as_tensor(made)
@@ -169,21 +191,37 @@ def as_pixels(item: Any, value_range: tuple[float, float]) -> torch.Tensor:
     """uint8 `[C, H, W]` from an item of a data set. Raises `UserError`."""
     image = item[0] if isinstance(item, tuple | list) else item
     if isinstance(image, Image.Image):
+        image = eight_bits(image)
         has_alpha = "A" in image.getbands() or "transparency" in image.info
         is_gray = image.mode in ("1", "L", "LA") and not has_alpha
         pixels = np.array(image.convert("RGBA" if has_alpha else "L" if is_gray else "RGB"))
         image = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
     image = torch.as_tensor(image)
     image = image[None] if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4) or image.numel() == 0:
         raise UserError(f"an image has shape {list(image.shape)}, must be [C, H, W] with C 1, 3 or 4")
     if image.dtype == torch.uint8:
         return image.cpu()
+    if not image.dtype.is_floating_point:
+        raise UserError(f"pixels are {str(image.dtype).removeprefix('torch.')}; give uint8, or floats in value_range")
     low, high = value_range
     image = image.detach().to("cpu", torch.float32)
     margin = (high - low) * 0.1  # generators overshoot a little
-    if image.numel() and not (low - margin <= float(image.min()) and float(image.max()) <= high + margin):
+    if not image.isfinite().all():
+        raise UserError("an image holds NaN or infinite pixels; whatever made it has gone wrong")
+    if not (low - margin <= float(image.min()) and float(image.max()) <= high + margin):
         raise UserError(
             f"pixels reach from {float(image.min()):.3g} to {float(image.max()):.3g}, far beyond value_range={value_range}"
         )
     return ((image - low) * (255 / (high - low))).round().clamp(0, 255).to(torch.uint8)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Pictures of 16 bits as those of 8. Raises `UserError` for numbers whose white nobody knows."""
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"a picture of Pillow's mode {image.mode} does not say what is white; give 8 or 16 bits, or an array"
+        )
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))

@@ -7,6 +7,7 @@ h and w where it names them. Numbers carry the file's name and hash: `fid5k_full
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from metrics.detectors import Detector, resize_bilinear, to_rgb
 
 EXTRA = 'pip install -e ".[onnx]"'
 SUFFIX = ".onnx"
-TRIED_SIDE = 32  # of the image that a function without a size is tried on
+TRIED_SIDES = (32, 48)  # of the images that a function without a size is tried on
+MAX_SIDE = 4096
 
 Features = Callable[[torch.Tensor], torch.Tensor]  # float32 pixels `[n, 3, h, w]` in [0, 255] to `[n, d]`
 
@@ -67,11 +69,16 @@ def open_onnx(path: str, device: torch.device | str = "cpu") -> Detector:
     providers = [provider for provider in wanted if provider in onnxruntime.get_available_providers()]
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 4  # what is wrong comes as an exception, too
     try:
-        session = onnxruntime.InferenceSession(data, settings, providers=providers)
+        with tempfile.TemporaryDirectory() as empty:  # weights beside the file would be no part of its hash
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+            session = onnxruntime.InferenceSession(data, settings, providers=providers)
     except Exception as error:  # its errors have no common class
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--detector={path}: onnxruntime cannot open it ({reason})") from error
+        if "external" in reason.lower():
+            raise UserError(f"--detector={path}: keeps its weights in other files; save it as one file") from error
+        raise UserError(f"--detector={path}: onnxruntime cannot open it ({reason}); give an ONNX file") from error
     name, dtype, size = input_of(session, path)
 
     def features(x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +102,12 @@ def input_of(session: Any, path: str) -> tuple[str, str, tuple[int, int] | None]
     if inputs[0].type not in ("tensor(uint8)", "tensor(float)"):
         raise UserError(f"--detector={path}: takes {inputs[0].type}; uint8 or float32 pixels in [0, 255] are given")
     height, width = inputs[0].shape[2:]
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    known = [isinstance(side, int) for side in (height, width)]
+    if any(known) and not (all(known) and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise UserError(
+            f"--detector={path}: takes images of {height}x{width}; both sides are known, 1 to {MAX_SIDE}, or neither"
+        )
+    size = (height, width) if all(known) else None
     return inputs[0].name, inputs[0].type, size
 
 
@@ -109,8 +121,29 @@ def assembled(name: str, network: FunctionNetwork, size: tuple[int, int] | None,
         x = to_rgb(images)
         return normalise(x if size is None else resize_bilinear(x, size).clamp_(0, 255))
 
-    trial = torch.full([2, 3, *(size or (TRIED_SIDE, TRIED_SIDE))], 127, dtype=torch.uint8, device=network.place.device)
+    tried = [
+        num_features(name, network, prepare, sides)
+        for sides in ([size] if size else [(side, side) for side in TRIED_SIDES])
+    ]
+    if len(set(tried)) > 1:
+        raise UserError(f"--detector={name}: gives {tried} features for images of {TRIED_SIDES} pixels; give it a size")
+    return Detector(
+        name=name,
+        network=network,
+        weights_hash=weights_hash,
+        resize="bilinear",
+        prepare=prepare,
+        num_features=tried[0],
+        normalise=normalise,
+    )
+
+
+def num_features(
+    name: str, network: FunctionNetwork, prepare: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, int]
+) -> int:
+    """Of two grey images. Raises `UserError` for what gives none."""
     try:
+        trial = torch.full([2, 3, *size], 127, dtype=torch.uint8, device=network.place.device)
         with torch.no_grad():
             features = network(prepare(trial))
     except Exception as error:  # whatever the user's function or file raises
@@ -118,12 +151,4 @@ def assembled(name: str, network: FunctionNetwork, size: tuple[int, int] | None,
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(trial):
         shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UserError(f"--detector={name}: gives {shape} for 2 images, not features [2, d]")
-    return Detector(
-        name=name,
-        network=network,
-        weights_hash=weights_hash,
-        resize="bilinear",
-        prepare=prepare,
-        num_features=features.shape[1],
-        normalise=normalise,
-    )
+    return features.shape[1]

@@ -22,6 +22,8 @@ from metrics.feature_stats import FeatureSet
 from metrics.frechet_distance import Gaussian, fit_gaussian
 from torch_utils import official_pickles
 
+TOLERANCE = 1e-3  # of a covariance, relative to its size: other tools compute in float32
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -91,6 +93,8 @@ def read_reference(path: str | os.PathLike) -> Reference:
 
 def converted(arrays: dict[str, Any]) -> dict[str, Any]:
     """The arrays in the types that are computed with. Raises ValueError or TypeError."""
+    if any(np.iscomplexobj(arrays[name]) for name in ("mu", "sigma", "features") if name in arrays):
+        raise ValueError("complex numbers")
     kinds = {"mu": np.float64, "sigma": np.float64, "features": np.float32}
     result: dict[str, Any] = {
         name: np.ascontiguousarray(arrays[name], dtype=kinds[name]) for name in kinds if name in arrays
@@ -145,7 +149,25 @@ def reference_of(arrays: dict[str, Any], path: str) -> Reference:
         )
     if not all(np.isfinite(part).all() for part in gaussian) or not (features is None or features.isfinite().all()):
         raise UserError(f"{path}: its numbers are not all finite")
+    if not is_covariance(gaussian.covariance):
+        raise UserError(f"{path}: sigma is no covariance: it must be symmetric, without negative eigenvalues")
     num = arrays.get("num_images")
+    if num is not None and num < 2:
+        raise UserError(f"{path}: says that it is of {num} images; at least 2 have a covariance")
+    if features is not None and not np.allclose(features.double().mean(dim=0), gaussian.mean, rtol=1e-3, atol=1e-3):
+        raise UserError(f"{path}: mu is not the mean of its features; write both anew with --features-out")
     if features is not None and num not in (None, len(features)):
         raise UserError(f"{path}: says that it is of {num} images and holds the features of {len(features)}")
     return Reference(path, gaussian, num, features, arrays.get("detector"))
+
+
+def is_covariance(matrix: np.ndarray) -> bool:
+    """Symmetric and positive semidefinite, up to the rounding of float32."""
+    scale = float(np.trace(matrix)) / len(matrix)
+    if not scale >= 0 or np.abs(matrix - matrix.T).max() > TOLERANCE * max(np.abs(matrix).max(), 1e-12):
+        return False
+    try:
+        np.linalg.cholesky(matrix + (TOLERANCE * scale + 1e-12) * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from metrics import efficientnet
 from tests.helpers.runs import run_inside
 from tests.helpers.sources import write_images
 from training.checkpoints.state_file import OPTIONS_FILE
-from training.config.named_presets import NAMED_PRESETS, choose_preset
+from training.config.named_presets import NAMED_PRESETS, choose_preset, flags_of
 from training.config.options import TrainingOptions, check_together
 
 SMALL = [
@@ -42,14 +42,41 @@ def test_every_preset_trains_and_goes_on(tmp_path, folders, request, name, has_e
     args = [f"--preset={name}", f"--data={folders['RGBA']}", f"--outdir={tmp_path / 'runs'}", *SMALL]
     status, out, err = run_inside(*args)
     assert status == 0, out + err
-    flags = NAMED_PRESETS[name].flags if has_eye else NAMED_PRESETS[name].without_eye
-    assert out.startswith(f"--preset={name}") and flags in out
+    preset = NAMED_PRESETS[name]
+    flags = preset.flags if has_eye else preset.without_eye
+    first, _, _ = out.partition("\n")
+    assert first.startswith(f"--preset={name}: {flags.split()[0]}") and "--cbase" not in first  # which was typed
+    assert preset.expect not in out  # of other flags
     (run_dir,) = (tmp_path / "runs").iterdir()
     kept = json.loads((run_dir / OPTIONS_FILE).read_text())["options"]
     assert kept["cfg"] == ("fastgan" if "fastgan" in flags else "dcgan")
     assert (kept["cbase"], kept["kimg"]) == (64, 0.008)  # typed ones win
     status, out, err = run_inside(*args, "--resume=latest", "--kimg=0.012")
     assert status == 0 and "goes on from training-state" in out, out + err
+
+
+def test_what_to_expect_is_said_of_the_preset_as_it_is():
+    for name, preset in NAMED_PRESETS.items():
+        flags, line = flags_of(name)
+        assert flags in (preset.flags.split(), preset.without_eye.split())
+        assert (preset.expect in line) == (flags == preset.flags.split())
+        assert preset.expect not in flags_of(name, {"kimg"})[1]
+
+
+def test_a_preset_that_does_not_count_is_named(tmp_path, folders):
+    args = [f"--data={folders['L']}", f"--outdir={tmp_path / 'runs'}", *SMALL, "--resume=latest"]
+    assert run_inside("--preset=sprites", *args)[0] == 0
+    status, out, _ = run_inside("--preset=few", *args, "--kimg=0.012")
+    assert status == 0 and "--preset=few is not used" in out
+    status, _, err = run_inside("--preset=nosuch", *args, "--kimg=0.016")
+    assert status == 2 and "--preset=nosuch: choose from" in err
+
+
+def test_an_error_behind_a_chosen_preset_says_so(tmp_path, folders, request):
+    request.getfixturevalue("with_eye")
+    status, _, err = run_inside(f"--data={folders['L']}", f"--outdir={tmp_path / 'runs'}", "--gamma=5")
+    assert status == 2 and "(the preset above was chosen by --data; --cfg=NAME chooses otherwise)" in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_keeps_its_options_whatever_is_installed_since(tmp_path, folders, monkeypatch, random_eye):

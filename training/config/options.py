@@ -312,7 +312,8 @@ class TrainingOptions(MainOptions):
         """What each value may be by itself; raises `UserError` that names the flag."""
         if self.cfg is None:
             raise UserError(
-                f"--cfg is missing (only --resume=latest goes without, once there is a run): choose from {', '.join(PRESETS)}"
+                f"--cfg is missing (--resume=latest goes without, and on a processor --data of 16, 32 or 64 pixels): choose from "
+                f"{', '.join(PRESETS)}"
             )
         for name, flag in FLAGS.items():
             if (problem := problem_with(getattr(self, name), flag)) is not None:
