@@ -140,7 +140,8 @@ def main(
         save_sheet(sheet_path, list(walk.pictures(np.arange(sheet) * walk.num_keys / sheet)))
         saved.append(f"{sheet_path} ({sheet} moments)")
     elapsed = dnnlib.util.format_time(time.time() - start_time)
-    print(f"Saved {', '.join(saved)} through {arranged.size} latents in {elapsed} on {sampler.device}")
+    num = f"{arranged.size} latent{'s'[: arranged.size > 1]}"
+    print(f"Saved {', '.join(saved)} through {num} in {elapsed} on {sampler.device}")
 
 
 def choose_paths(output: str | None, sheet: int | None) -> tuple[Path | None, Path | None]:

@@ -25,7 +25,7 @@ def as_features(features: ArrayLike | torch.Tensor, name: str, at_least: int = 2
     if num_bad > 0:
         raise UserError(
             f"{name}: {num_bad} of {len(x)} samples have features that are NaN or infinite; "
-            "the network that made them has diverged, use an earlier snapshot"
+            "the network that made them has diverged, use an earlier snapshot; or the detector is damaged"
         )
     return x
 

@@ -411,7 +411,10 @@ def fid_infinity(size: str, full: str | None) -> Metric:
     def compute(opts: MetricOptions) -> Value:
         real, gen, detector, counts = opts.fit_both("inception", KILO * int(size), full)
         result = extrapolated_distance(real, gen.features, opts.seed)
-        return Value({"": result.value, "_at_all": result.at_all}, detector, counts=counts)
+        known = {
+            key: value for key, value in counts.items() if key == "num_real"
+        }  # only those generated are extrapolated
+        return Value({"": result.value, "_at_all": result.at_all}, detector, counts=counts, warnings=few_images(known))
 
     return Metric(
         compute,
