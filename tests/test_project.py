@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+import directions
 import dnnlib.cli
 import gen_images
 import project
+import style_mixing
 from dnnlib.interrupts import STOPPED
 from tests.helpers import tiny
-from tests.helpers.golden import ROOT
+from tests.helpers.golden import ROOT, SHARED
 from training import networks_dcgan
 from training.sampling import projecting
 from training.sampling.projection import Projector
@@ -188,6 +190,26 @@ def test_a_search_among_source_images_keeps_what_it_has(tmp_path, networks, phot
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"nearest-source.png", "nearest.png"}
     said = capsys.readouterr()
     assert "nearest of 2 is seed" in said.out and "to look at 1,000 source images first" in said.out + said.err
+
+
+@pytest.mark.parametrize("name", ["stylegan2_ada_c0", "stylegan2_c0", "stylegan3r_c0", "stylegan3t_c4"])
+def test_official_pickles(tmp_path, photos, name):
+    path = SHARED / "golden" / "pickles" / f"{name}.pkl"
+    if not path.is_file():
+        pytest.skip("the official pickles (../shared/golden) are not on this machine")
+    network = [f"--network={path}", *(["--class=any"] if name.endswith("c4") else [])]
+    found = tmp_path / "found"
+    assert (
+        call(project, *network, f"--target={photos / 'b.png'}", "--num-steps=2", "--tune=2", f"--outdir={found}") == 0
+    )
+    assert call(directions, *network, "--count=1", "--seeds=0", f"--outdir={tmp_path / 'directions'}") == 0
+    assert call(style_mixing, *network, "--rows=0", "--cols=1", f"--outdir={tmp_path / 'mixed'}") == 0
+    moved = f"--direction={tmp_path / 'directions' / 'directions.npz'}:0=2"
+    again = [f"--network={found / 'network-tuned.pkl'}", f"--projected-w={found / 'projected_w.npz'}"]
+    for strength, args in (("still", []), ("moved", [moved])):
+        assert call(gen_images, *again, *args, f"--outdir={tmp_path / strength}") == 0
+    still, other = (pixels(tmp_path / strength / "proj00.png") for strength in ("still", "moved"))
+    assert np.abs(still - pixels(found / "tuned.png")).max() <= 2 and not np.array_equal(still, other)
 
 
 def test_truncation_of_what_was_found(tmp_path, networks):
