@@ -153,10 +153,10 @@ def test_pairs_of_source_images(run, tmp_path):
     photos = write_images(tmp_path / "photos", num=3, seed=9)
     folder, _ = run("spider", f"--source-images={photos}", "--pairs", "--grid=3x1")
     pairs = pixels(folder / "pairs.png")
-    assert names(folder) == ["grid.png", "pairs.png", "seed0000.png", "seed0001.png", "seed0002.png"]
+    assert names(folder) == ["00.png", "01.png", "02.png", "grid.png", "pairs.png"]  # as the images are called
     assert pairs.shape == (2 * SIDE + GAP, 3 * SIDE, 3)
     assert np.array_equal(pairs[:SIDE, SIDE : 2 * SIDE], pixels(photos / "01.png"))
-    assert np.array_equal(pairs[SIDE : 2 * SIDE, SIDE : 2 * SIDE], pixels(folder / "seed0001.png"))
+    assert np.array_equal(pairs[SIDE : 2 * SIDE, SIDE : 2 * SIDE], pixels(folder / "01.png"))
 
 
 def test_pairs_of_a_cascade_show_all_stages(run):
@@ -168,8 +168,19 @@ def test_seeds_pick_among_the_chosen_images(run, tmp_path):
     photos = write_images(tmp_path / "photos", num=3, seed=9)
     every, _ = run("spider", f"--source-images={photos}", outdir="a")
     one, _ = run("spider", f"--source-images={photos}", "--seeds=2", outdir="b")
-    assert names(one) == ["seed0002.png"]
-    assert np.abs(pixels(every / "seed0002.png") - pixels(one / "seed0002.png")).max() <= 1
+    assert names(one) == ["02.png"]
+    assert np.abs(pixels(every / "02.png") - pixels(one / "02.png")).max() <= 1
+
+
+def test_images_unlike_those_of_the_training_are_named(run, tmp_path):
+    """Blocks of colours were the source; a checkerboard of black and white has a z three times as long."""
+    photos = write_images(tmp_path / "photos", num=2, seed=9)
+    board = np.kron([[0, 255] * 2, [255, 0] * 2] * 2, np.ones([4, 4]))[..., None].repeat(3, axis=2).astype(np.uint8)
+    Image.fromarray(board).save(photos / "board.png")
+    _, said = run("spider", f"--source-images={photos}")
+    assert (
+        "Warning: board.png: far outside of the images that the network was trained on" in said and "00.png" not in said
+    )
 
 
 def test_class(run):

@@ -1,6 +1,9 @@
 """Which files are images, by their names; and the others, counted for people."""
 
+import itertools
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from training.data.zip_index import printable
 
@@ -45,3 +48,18 @@ def counted(extensions: Counter[str], most: int = 8) -> str:
 def other_images(extensions: Counter[str]) -> Counter[str]:
     """The extensions among `left_out` that people take for images."""
     return Counter({kind: count for kind, count in extensions.items() if kind[1:] in OTHER_IMAGES})
+
+
+def distinct_stems(names: Sequence[str]) -> list[str]:
+    """Names without folders and endings. Files of several folders may share one; the second is called `name-2`, unless that is
+    the name of another."""
+    stems = [PurePosixPath(name).stem for name in names]
+    taken, seen, result = set(stems), set(), []
+    for stem in stems:
+        name = stem
+        if stem in seen:
+            name = next(one for one in (f"{stem}-{number}" for number in itertools.count(2)) if one not in taken)
+            taken.add(name)
+        seen.add(name)
+        result.append(name)
+    return result

@@ -55,12 +55,16 @@ class Shot:
 
 
 def shots_of(sampler: Sampler, seeds: Sequence[int], looks: Sequence[Look]) -> list[Shot]:
-    """Every seed under every look. With several classes their numbers stand in the names, so that no file overwrites another."""
+    """Every seed under every look; given images keep their names.
+
+    With several classes their numbers stand in the names, so that no file overwrites another.
+    """
     shots = []
     for look in looks:
         for seed in seeds:
             class_idx = class_shown(sampler, seed, look) if len(looks) > 1 or look.draws_class else None
-            shots.append(Shot(seed, look, f"seed{seed:04d}" + ("" if class_idx is None else f"-class{class_idx:02d}")))
+            start = f"seed{seed:04d}" if sampler.given_names is None else sampler.given_names[seed]
+            shots.append(Shot(seed, look, start + ("" if class_idx is None else f"-class{class_idx:02d}")))
     return shots
 
 

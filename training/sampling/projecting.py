@@ -195,6 +195,8 @@ def save_nearest(job: Job, nearest: Nearest) -> None:
         for name, images in zip(names, (nearest.pictures, nearest.images), strict=True):
             save_picture(job.folder / name, images[index])
         which = f"{what} {nearest.numbers[index]} (counted from 0)"
+        if job.sampler.given_names is not None:
+            which = job.sampler.given_names[nearest.numbers[index]]
         print(
             f"{target.name}: nearest of {nearest.tried:,} is {which}, {float(decibels[index]):.1f} dB: {', '.join(names)}"
         )

@@ -5,7 +5,9 @@ the rounding of float32 arithmetic, not on the batch size.
 """
 
 import contextlib
+import functools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +21,7 @@ from torch_utils.misc import Network, choose_device
 from training.checkpoints.snapshot import known_source, load_snapshot
 from training.checkpoints.whereabouts import locate_weights
 from training.data.grids import BACKGROUND
+from training.data.image_names import distinct_stems
 from training.layers.pyramid import image_size
 from training.settings import ANY_CLASS, MAX_SEED
 from training.sources.cascade import Cascade, last_generator
@@ -28,6 +31,7 @@ from training.sources.label_distribution import LabelDistribution
 from training.sources.prior import InstancePrior
 from training.sources.source import Draw, ImageSource, Source
 
+FAR = 1.5  # times the longest z of the training's own images
 BATCH_PIXELS = {"cpu": 2**14, "cuda": 2**19}  # in a batch that nobody chose the size of
 MAX_BATCH = 16
 NOISE_NAME = "noise_const"  # buffers of StyleGAN2's layers
@@ -175,6 +179,14 @@ class Sampler:
         for first in range(0, count, batch):
             yield self.latents(seeds[first : first + batch], look)
 
+    @functools.cached_property
+    def given_names(self) -> list[str] | None:
+        """What the given source images are called, without folders and endings, all different; None for the snapshot's own."""
+        source = self.feed.source
+        if not self.picks_images or not isinstance(source, ImageSource) or source.names is None:
+            return None
+        return distinct_stems(source.names)
+
     @property
     def num_seeds(self) -> int:
         source = self.feed.source
@@ -246,8 +258,10 @@ def open_sampler(
     with naming("--network"):
         source = known_source(contents, network)
     if source_images is not None:
+        own = source
         with naming("--source-images"):
             G_ema, source = replace_source(G_ema, source, source_images, verbose)
+        warn_of_far_images(G_ema.mapping.encoder, own, source)
     elif source.is_empty:
         raise UserError(f"--network: {network} carries no source images; choose some with --source-images=DIR|ZIP")
     prior, labels = contents.get("prior"), contents.get("labels")
@@ -281,6 +295,29 @@ def replace_source(network: Network, source: Source, path: str, verbose: bool = 
     for stage, labels in zip(stages[entry + 1 :], stage_labels(network)[entry:], strict=True):
         rest = Cascade.chain(rest, stage, labels)
     return rest, images
+
+
+def warn_of_far_images(encoder: torch.nn.Module, own: Source, given: ImageSource) -> None:
+    """Say which images lie far outside of what the network was trained on: what it makes of them says little about them."""
+    if not isinstance(own, ImageSource) or own.is_empty:
+        return
+    usual, theirs = max(lengths(encoder, own)), lengths(encoder, given)
+    far = [index for index, length in enumerate(theirs) if length > FAR * usual]
+    if not far:
+        return
+    names = given.names or [str(index) for index in range(len(theirs))]
+    more = f" and {len(far) - 3:,} more" if len(far) > 3 else ""
+    print(
+        f"Warning: {', '.join(names[index] for index in far[:3])}{more}: far outside of the images that the network was trained "
+        f"on: z is up to {max(theirs) / usual:.1f} times as long as the longest of theirs",
+        file=sys.stderr,
+    )
+
+
+@torch.no_grad()
+def lengths(encoder: torch.nn.Module, source: ImageSource) -> list[float]:
+    """Of z of every image."""
+    return [length for images in source.all_batches() for length in encoder(images).norm(dim=1).tolist()]
 
 
 def stages_of(network: Network) -> list[Network]:

@@ -1,6 +1,5 @@
 """Pictures that a network shall make: read safely, cropped and resized to what it makes."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from dnnlib.errors import UserError
 from torch_utils.misc import Network
 from training.data.image_files import open_files
-from training.data.image_names import is_image_name
+from training.data.image_names import distinct_stems, is_image_name
 from training.data.image_tensors import resize, to_float
 from training.data.pixels import CHANNEL_NAMES, decode, reason_for
 from training.layers.pyramid import image_size
@@ -40,9 +39,10 @@ def read_targets(path: str, G: Network) -> list[Target]:
     if file.is_file() and is_image_name(file.name):
         return [fitted(file.stem, decode_file(file), G)]
     files = open_files(path)
-    targets = [fitted(Path(files.names[index]).stem, files.decode(index), G) for index in range(len(files))]
+    names = distinct_stems(files.names)
+    targets = [fitted(names[index], files.decode(index), G) for index in range(len(files))]
     files.close()
-    return with_names_of_their_own(targets)
+    return targets
 
 
 def decode_file(file: Path) -> np.ndarray:
@@ -93,19 +93,3 @@ def cropped_middle(image: torch.Tensor, ratio: float) -> torch.Tensor:
     new_height, new_width = min(height, round(width * ratio)), min(width, round(height / ratio))
     top, left = (height - new_height) // 2, (width - new_width) // 2
     return image[:, top : top + max(new_height, 1), left : left + max(new_width, 1)]
-
-
-def with_names_of_their_own(targets: list[Target]) -> list[Target]:
-    """Files of several folders may share a name; the second is called `name-2`, unless that is the name of another."""
-    taken = {target.name for target in targets}
-    seen: set[str] = set()
-    named = []
-    for target in targets:
-        name = target.name
-        if name in seen:
-            numbers = (f"{target.name}-{number}" for number in itertools.count(2))
-            name = next(one for one in numbers if one not in taken)
-            taken.add(name)
-        seen.add(name)
-        named.append(Target(name, target.image, target.changes))
-    return named

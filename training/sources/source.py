@@ -220,6 +220,7 @@ class ImageSource(Source):
         self.fingerprint = fingerprint
         self.label_fingerprint = label_fingerprint  # of the classes of all images, where they are paired
         self.images = torch.zeros([0, *image_shape], dtype=torch.uint8)
+        self.names: list[str] | None = None  # of the images' files, where they have just been read
         self._thumbnails: torch.Tensor | None = None
 
     @property
@@ -261,6 +262,7 @@ class ImageSource(Source):
         arguments = {} if classes is None else {"label_fingerprint": hashlib.sha256(classes.tobytes()).hexdigest()}
         source = cls(str(path), len(files), list(shape), fingerprint, **arguments)
         source.images = torch.from_numpy(images)
+        source.names = [files.names[index] for index in indices]
         if classes is not None:
             source.pairs = ClassPairs(pairs, torch.from_numpy(classes[indices]))
         return source
