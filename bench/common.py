@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dnnlib.machine import processor_name
 from torch_utils import misc
 from training.config.options import TrainingOptions
 from training.config.resolve import resolve
@@ -40,14 +41,6 @@ def describe_machine() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     }
-
-
-def processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def save_result(name: str, result: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ SCRIPTS = (
     "calc_sid",
     "dataset_tool",
     "directions",
+    "doctor",
     "gen_images",
     "gen_video",
     "legacy",

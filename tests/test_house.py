@@ -33,7 +33,7 @@ FLOORS = (  # from the ground up; a name stands for a module, or for all modules
     ("training.cascades",),
     ("shared_options",),
     (
-        "train", "gen_images", "gen_video", "calc_sid", "calc_metrics", "dataset_tool", "directions", "legacy",
+        "train", "gen_images", "gen_video", "calc_sid", "calc_metrics", "dataset_tool", "directions", "doctor", "legacy",
         "project", "style_mixing",
     ),
     ("demo", "bench", "tools"),

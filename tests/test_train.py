@@ -72,6 +72,15 @@ def test_a_run_leaves_everything_behind(spider_run):
     assert options["run"]["source"]["num_images"] == 20
 
 
+def test_tensorboard_shows_the_pictures(spider_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(spider_run[0]))
+    events.Reload()
+    (picture,) = events.Images("fakes")
+    assert picture.step == 32 and (picture.width, picture.height) == (8 * 16, 5 * 16)
+
+
 def test_pictures_have_the_size_of_their_cells(spider_run):
     run_dir, _ = spider_run
     assert Image.open(run_dir / "reals.png").size == (8 * 16, 5 * 16)

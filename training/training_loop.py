@@ -149,7 +149,7 @@ class Run:
     def draw(self) -> None:
         if self.saver.is_writer:
             with tolerated("pictures"):
-                self.pictures.save(file_number(self.state.cur_nimg))
+                self.pictures.save(file_number(self.state.cur_nimg), self.progress.events)
                 self.watch.save_neighbours(self.run_dir / "neighbors.png")
 
     def evaluate(self) -> None:

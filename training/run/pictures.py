@@ -1,6 +1,7 @@
 """The pictures of a run: the data, what goes in, and what comes out of it at every snapshot."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from torch_utils import seeding
 from training.config.run_config import TrainingConfig
 from training.data.grid_cells import GridCells
-from training.data.grids import grid_size, save_grid, save_pairs
+from training.data.grids import grid_size, rgb_pixels, save_grid, save_pairs, tile
 from training.data.image_tensors import to_float
 from training.dataset import ImageFolderDataset, Labels
 from training.run.state import TrainingState
@@ -48,9 +49,12 @@ class Pictures:
             save_grid(self.run_dir / "sources.png", sources, self.columns)
         self.save("_init")
 
-    def save(self, suffix: str) -> None:
-        """`fakes<suffix>.png`, and with a source of images `pairs<suffix>.png`."""
+    def save(self, suffix: str, events: Any = None) -> None:
+        """`fakes<suffix>.png`, and with a source of images `pairs<suffix>.png`. events: of TensorBoard, which shows them, too."""
         fakes, cells = self.generate()
+        if events is not None:
+            picture = tile(rgb_pixels(fakes), self.columns)
+            events.add_image("fakes", picture, global_step=self.state.cur_nimg, dataformats="HWC")
         save_grid(self.run_dir / f"fakes{suffix}.png", fakes, self.columns, texts=cells.text())
         sources = self.state.feed.images(self.draw)
         if sources is not None:
