@@ -77,7 +77,7 @@ def test_tensorboard_shows_the_pictures(spider_run):
 
     events = EventAccumulator(str(spider_run[0]))
     events.Reload()
-    (picture,) = events.Images("fakes")
+    *_, picture = events.Images("fakes")
     assert picture.step == 32 and (picture.width, picture.height) == (8 * 16, 5 * 16)
 
 
