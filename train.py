@@ -135,10 +135,11 @@ def main(context: click.Context, preset: str | None, cascade: str | None, dry_ru
         options["resume"] = None
     with explaining(preset is None and "cfg" in given - typed_ones):
         resolved = resolve(TrainingOptions(**options) if point is None else point.options, point)
+    if dry_run:  # first: what people read stays on the screen
+        distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
     if distributed.get_rank() == 0:
         resolved.print_summary()
     if dry_run:
-        distributed.print0(json.dumps(resolved.config.as_dict(), indent=2))
         return 0
     return start(resolved.config, point)
 

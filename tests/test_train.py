@@ -256,8 +256,10 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, folders):
     outdir = tmp_path / "runs"
     status, out, _ = run_inside(f"--outdir={outdir}", "--cfg=stylegan3-t", f"--data={folders['target']}", "--dry-run")
     assert status == 0
-    assert "Kernels:" in out
-    assert json.loads(out[out.index("{") :])["cfg"] == "stylegan3-t"
+    start = out.index("{")
+    config, end = json.JSONDecoder().raw_decode(out[start:])
+    assert config["cfg"] == "stylegan3-t"
+    assert "Kernels:" in out[start + end :]  # the summary stays on the screen
     assert not outdir.exists()
 
 

@@ -378,7 +378,8 @@ def test_train_takes_them_for_data_and_source(three):
     assert result.returncode == 0, result.stderr
     assert re.search(r"Data: +6 images 16x16", result.stdout)
     assert re.search(r"Source: +6 RGB images", result.stdout)
-    assert json.loads(result.stdout[result.stdout.index("{\n") :])["training_set_kwargs"]["path"] == three
+    config, _ = json.JSONDecoder().raw_decode(result.stdout[result.stdout.index("{\n") :])
+    assert config["training_set_kwargs"]["path"] == three
 
 
 def test_braces_that_the_shell_has_opened_are_not_lost(three, tmp_path, monkeypatch, capsys):
