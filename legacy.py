@@ -16,6 +16,10 @@ python legacy.py --source=ffhq.pkl --dest=ffhq.onnx
 # A pickle for other people's programs, which legacy.load_network_pkl of StyleGAN3 and StyleGAN2-ADA-PyTorch reads
 python legacy.py --source=network-snapshot-000200.pkl --dest=theirs.pkl --format=official
 
+\b
+# A folder that can be uploaded as it is: safetensors, ONNX, facts as JSON, samples, a card
+python legacy.py --source=latest --dest=my-network --model-card --license=cc-by-4.0
+
 In Python: legacy.load_network_pkl(file)["G_ema"], legacy.save_official_pkl(file, contents). Nothing in a file is ever run.
 """
 
@@ -120,6 +124,8 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     type=shared_options.Snapshot(),
 )
 @click.option("--dest", help="What to write, by its ending: .pkl, .safetensors or .onnx", metavar="PATH", required=True)
+@click.option("--model-card", help="Write a folder for model hubs, --dest, with all of them and a card", is_flag=True)
+@click.option("--license", "licence", help="Of the network, for its card", metavar="NAME")
 @click.option(
     "--format",
     "layout",
@@ -134,8 +140,15 @@ def half_precision(kwargs: dict[str, Any]) -> dict[str, Any]:
     type=bool,
     default=False,
 )
-def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
+def main(source: str, dest: str, model_card: bool, licence: str | None, layout: str, force_fp16: bool) -> None:
     path = Path(dest)
+    if licence is not None and not model_card:
+        raise UserError(f"--license={licence}: stands in the card of --model-card, which is not asked for")
+    if model_card:
+        if layout != "snapshot" or force_fp16:
+            raise UserError("--model-card writes float32 files of this project; leave --format and --force-fp16 out")
+        write_model(source, path, licence)
+        return
     with importing():
         from training.checkpoints.snapshot import load_snapshot
     write = writer_for(path, layout, force_fp16)
@@ -144,6 +157,17 @@ def main(source: str, dest: str, layout: str, force_fp16: bool) -> None:
     with naming("--source"):
         contents = load_snapshot(source, verbose=True)
     for line in write(path, with_half_precision(contents) if force_fp16 else contents):
+        print(line)
+
+
+def write_model(source: str, folder: Path, licence: str | None) -> None:
+    """The folder of a network, for model hubs."""
+    with importing():
+        from training.checkpoints.snapshot import load_snapshot
+        from training.sampling.model_card import write_folder
+    with naming("--source"):
+        contents = load_snapshot(source, verbose=True)
+    for line in write_folder(folder, contents, source, licence):
         print(line)
 
 
