@@ -20,7 +20,6 @@ import dnnlib.interrupts  # before what takes long
 
 # isort: split
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +144,7 @@ def work(options: dict[str, Any], device: torch.device) -> int:
         return 0
     failed = []
     table: dict[str, dict[int, float]] = {}
+    said: set[str] = set()  # every class has the same to say
     for label, part in parts:
         for name in options["metrics"]:
             result, failure = metric_main.try_metric(name, part)
@@ -152,8 +152,10 @@ def work(options: dict[str, Any], device: torch.device) -> int:
                 distributed.print0(f"Warning: {failure}", file=sys.stderr)
                 failed.append(name)
             elif distributed.get_rank() == 0:
-                for warning in result["warnings"]:
-                    say_warning(warning)
+                new = [warning for warning in result["warnings"] if warning not in said]
+                said.update(new)
+                for warning in new:
+                    print(f"Warning: {warning}", file=sys.stderr)
                 report({**result, **label}, options)
                 for number in label.values():
                     scores = {key: value for key, value in result["results"].items() if "_std" not in key}
@@ -173,12 +175,6 @@ def say_classes(table: dict[str, dict[int, float]]) -> None:
     for name, values in table.items():
         ranked = ", ".join(f"{number}: {values[number]:.4g}" for number in sorted(values, key=lambda one: values[one]))
         print(f"{name} by class: {ranked}; mean {sum(values.values()) / len(values):.4g}", file=sys.stderr)
-
-
-@functools.cache
-def say_warning(warning: str) -> None:
-    """Once: every class has the same to say."""
-    print(f"Warning: {warning}", file=sys.stderr)
 
 
 def check_flags(options: dict[str, Any]) -> None:

@@ -169,7 +169,7 @@ def main(
     with importing():
         from training.data.grids import Finish
         from training.sampling.conditions import check_look, chosen_classes, noise_mode_for
-        from training.sampling.directions import add_direction
+        from training.sampling.directions import add_directions
         from training.sampling.picture_files import Output, Sheets
         from training.sampling.prior_pictures import check_flags
         from training.sampling.sampler import Look, default_batch, move_image, open_sampler
@@ -186,8 +186,7 @@ def main(
         check_look(sampler, look, has_condition=projected_w is not None or from_grid is not None)
     if translate != (0, 0) or rotate != 0:
         move_image(sampler, translate, rotate)
-    for text in direction:
-        add_direction(sampler, text)
+    add_directions(sampler, direction)
     out = Output(
         Path(outdir),
         batch or default_batch(sampler.generator.img_resolution, sampler.device),

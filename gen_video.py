@@ -110,7 +110,7 @@ def main(
         from dnnlib.files import prepare_folder
         from training.data.videos import save_video
         from training.sampling.conditions import check_look
-        from training.sampling.directions import open_directions
+        from training.sampling.directions import add_directions
         from training.sampling.sampler import Look, choose_seeds, default_batch, open_sampler
         from training.sampling.walks import StageWalk, Walk, arrange_seeds
     start_time = time.time()
@@ -121,7 +121,7 @@ def main(
         raise UserError("--stages: the network has a single stage; a cascade is trained with --source=snapshot.pkl")
     columns, rows = grid
     arranged = arrange_seeds(choose_seeds(sampler, seeds), columns * rows, num_keyframes, shuffle_seed)
-    sweeps = open_directions(sampler, direction)
+    sweeps = add_directions(sampler, direction, may_sweep=True)
     if video_path is not None and not sweeps:
         check_moves(arranged)
     for path in filter(None, (video_path, sheet_path)):

@@ -38,6 +38,12 @@ def atomic_write(path: str | os.PathLike, sealed: bool = False) -> Iterator[Bina
         ) from error
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8, whole or not at all. Raises `UserError`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` once the block has ended well and its bytes are on the disk.

@@ -13,7 +13,7 @@ from tests.test_project import call, networks, photos  # noqa: F401 (fixtures)
 from training.data.grids import LABEL_HEIGHT, LABEL_WIDTH, SMALLEST_CELL
 from training.sampling.directions import (
     Directions,
-    add_direction,
+    add_directions,
     find_directions,
     samples_of_w,
     style_axes,
@@ -119,8 +119,7 @@ def test_folders_of_latents_and_films(tmp_path, networks):  # noqa: F811
 def test_several_directions_add_up(tmp_path, networks, sampler):  # noqa: F811
     G = sampler.generator
     Directions(torch.eye(G.w_dim)[:2], torch.ones(2), "pca", G.num_ws).save(tmp_path / "file.npz")
-    for text in ("0=2", "1=-3"):
-        add_direction(sampler, f"{tmp_path / 'file.npz'}:{text}")
+    add_directions(sampler, [f"{tmp_path / 'file.npz'}:{text}" for text in ("0=2", "1=-3")])
     moved = sampler.move(torch.zeros(1, G.num_ws, G.w_dim))
     assert moved[0, 0, :3].tolist() == [2, -3, 0]
 

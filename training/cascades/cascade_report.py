@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, write_text
 from metrics import metric_main
 from metrics.detectors import Detectors, describe
 from metrics.stopping import Stopped
@@ -166,11 +166,6 @@ def aligned(cells: list[list[str]]) -> list[str]:
 def markdown(cells: list[list[str]]) -> list[str]:
     lines = [f"| {' | '.join(row)} |" for row in cells]
     return [lines[0], f"|{' --- |' * len(cells[0])}", *lines[1:], ""]
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 # The picture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, remove_parts
+from dnnlib.files import remove_parts, write_text
 from training.checkpoints.snapshot import images_seen
 from training.checkpoints.state_file import (
     BEST,
@@ -265,5 +265,4 @@ def keep_lines(path: Path, is_kept: Any) -> None:
         except (ValueError, KeyError, TypeError):
             break
     if "".join(kept) != before:  # a full disk must not cost what was there
-        with atomic_write(path) as file:
-            file.write("".join(kept).encode())
+        write_text(path, "".join(kept))

@@ -19,6 +19,7 @@ from training.data.image_names import counted
 from training.data.labels import Label, find_labels
 from training.data.pixels import Header, decode, probe, reason_for
 
+MAX_IMAGE_BYTES = 1 << 28  # of an encoded image
 MAX_ARRAY_BYTES = 1 << 30  # of MNIST and CIFAR files; the real ones have less than 600 MB
 
 
@@ -83,7 +84,34 @@ class ArrayCollection(Collection):
         return self._images[index]
 
 
-class LmdbCollection(Collection):
+class EncodedCollection(Collection):
+    """Images as encoded bytes. A subclass gives `data(index)`, which may raise whatever a damaged file makes a library raise."""
+
+    def data(self, index: int) -> bytes:
+        raise NotImplementedError
+
+    def header(self, index: int) -> Header:
+        return self._look(index, lambda data: probe(io.BytesIO(data)))
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._look(index, decode)
+
+    def _look(self, index: int, read: Callable[[bytes], Any]) -> Any:
+        try:
+            data = self.data(index)
+            check_size(len(data))
+            return read(data)
+        except Exception as error:  # a damaged file can raise nearly anything inside an image library
+            raise BadImage(self.where, self.names[index], reason_for(error)) from error
+
+
+def check_size(num_bytes: int) -> None:
+    """Raises `ValueError` for more than an image has."""
+    if num_bytes > MAX_IMAGE_BYTES:
+        raise ValueError(f"more than {MAX_IMAGE_BYTES >> 20} MB")
+
+
+class LmdbCollection(EncodedCollection):
     """An LSUN database: encoded images by key, without labels."""
 
     def __init__(self, path: Path, max_images: int | None):
@@ -100,18 +128,9 @@ class LmdbCollection(Collection):
             raise UserError(f"{path}: is not a readable LMDB database ({error})") from error
         self.where, self.names = str(path), [key.decode("ascii", "replace") for key in self._keys]
 
-    def header(self, index: int) -> Header:
-        return self._look(index, lambda data: probe(io.BytesIO(data)))
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._look(index, decode)
-
-    def _look(self, index: int, read: Callable[[bytes], Any]) -> Any:
-        try:
-            with self._env.begin() as transaction:
-                return read(transaction.get(self._keys[index]))
-        except Exception as error:  # a damaged file can raise nearly anything inside an image library
-            raise BadImage(self.where, self.names[index], reason_for(error)) from error
+    def data(self, index: int) -> bytes:
+        with self._env.begin() as transaction:
+            return transaction.get(self._keys[index])
 
     def close(self) -> None:
         self._env.close()

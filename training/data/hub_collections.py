@@ -3,13 +3,12 @@
 `open_collection` tells these, and those of `collections.py`, by their names.
 """
 
-import io
 import json
 import os
 import tarfile
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,43 +18,22 @@ from dnnlib.errors import UserError
 from training.data.collections import (
     ArrayCollection,
     Collection,
+    EncodedCollection,
     FileCollection,
     LmdbCollection,
+    check_size,
     read_cifar10,
     read_mnist,
 )
-from training.data.image_files import BadImage
 from training.data.image_names import is_image_name
 from training.data.labels import MAX_CLASSES
-from training.data.pixels import Header, decode, probe, reason_for
+from training.data.pixels import reason_for
 
-MAX_IMAGE_BYTES, MAX_LABEL_BYTES = 1 << 28, 1 << 16
+MAX_LABEL_BYTES = 1 << 16
 PARQUET = ".parquet"
 IMAGE_NAMES, LABEL_NAMES = ("image", "img", "picture", "jpg", "png"), ("label", "labels", "fine_label", "class")
 LABEL_FILES = (".cls", ".json")  # beside an image of a WebDataset: a number, or an object with one
 SPLITS = ("train", "test", "validation", "valid", "val")  # how files of a published set begin
-
-
-class EncodedCollection(Collection):
-    """Images as encoded bytes. A subclass gives `data(index)`, which may raise whatever a damaged file makes a library raise."""
-
-    def data(self, index: int) -> bytes:
-        raise NotImplementedError
-
-    def header(self, index: int) -> Header:
-        return self._look(index, lambda data: probe(io.BytesIO(data)))
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._look(index, decode)
-
-    def _look(self, index: int, read: Callable[[bytes], Any]) -> Any:
-        try:
-            data = self.data(index)
-            if len(data) > MAX_IMAGE_BYTES:
-                raise ValueError(f"more than {MAX_IMAGE_BYTES >> 20} MB")
-            return read(data)
-        except Exception as error:
-            raise BadImage(self.where, self.names[index], reason_for(error)) from error
 
 
 class ParquetCollection(EncodedCollection):
@@ -162,8 +140,7 @@ class TarCollection(EncodedCollection):
 
     def data(self, index: int) -> bytes:
         offset, size = self._places[self.names[index]]
-        if size > MAX_IMAGE_BYTES:
-            raise ValueError(f"more than {MAX_IMAGE_BYTES >> 20} MB")
+        check_size(size)
         with self._lock:
             self._file.seek(offset)
             return self._file.read(size)

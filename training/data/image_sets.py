@@ -15,6 +15,7 @@ from torch_utils import seeding
 from training.data.image_files import BadImage, ImageFiles, content_fingerprint, open_files
 from training.data.image_tensors import to_uint8
 from training.data.labels import find_classes
+from training.data.pixels import eight_bits
 from training.data.shards import set_name
 
 NOISE = "noise"  # the name under which plain noise can be compared with data sets
@@ -64,8 +65,7 @@ class ImageSet:
             pixels = self._files.decode(int(index))
         except BadImage as error:
             return None, f"{error.name}: {error.reason}"
-        if pixels.dtype == np.uint16:
-            pixels = (pixels >> 8).astype(np.uint8)
+        pixels = eight_bits(pixels)
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1))), ""  # Pillow's own memory is not writable
 
 

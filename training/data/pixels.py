@@ -177,6 +177,11 @@ def _decode_as(data: bytes, raw_mode: str) -> np.ndarray:
         return np.asarray(image)
 
 
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 without its lower half."""
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+
+
 def widen(pixels: np.ndarray, channels: int) -> np.ndarray:
     """Gray to RGB, RGB to opaque RGBA: `[H, W, C]` to `[H, W, channels]` without loss."""
     if pixels.shape[2] == 1 and channels > 1:

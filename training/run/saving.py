@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write, tolerated
+from dnnlib.files import tolerated, write_text
 from torch_utils import distributed
 from training.checkpoints.snapshot import save_snapshot
 from training.checkpoints.state_file import (
@@ -211,8 +211,7 @@ class Saver:
             "run": run,
             **more,
         }
-        with atomic_write(self.run_dir / OPTIONS_FILE) as file:
-            file.write((json.dumps(options, indent=2) + "\n").encode())
+        write_text(self.run_dir / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
 
 
 def with_absolute_paths(config: TrainingConfig) -> dict[str, Any]:

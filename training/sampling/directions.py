@@ -78,27 +78,23 @@ class Directions:
         return cls(vectors, spread, method, num_ws)
 
 
-def add_direction(sampler: Sampler, text: str) -> None:
-    """Have a sampler move its ws as `FILE:K=STRENGTH` says, after what it does already. Raises `UserError`."""
-    move = parse_direction(sampler, text)
-    if move.is_swept:
-        raise UserError(
-            f"--direction={text}: a picture has one strength, such as =3; gen_video.py goes from one end to the other"
-        )
-    sampler.move = chained(sampler.move, move)
-
-
-def chained(first: Callable[[torch.Tensor], torch.Tensor], then: "Move") -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda ws: then(first(ws))
-
-
-def open_directions(sampler: Sampler, texts: Sequence[str]) -> "list[Move]":
-    """Have a sampler move its ws as some directions say; those that go to and fro are left to whoever knows the time."""
+def add_directions(sampler: Sampler, texts: Sequence[str], may_sweep: bool = False) -> "list[Move]":
+    """Have a sampler move its ws as some `FILE:K=STRENGTH` say, after what it does already; those that go to and fro, where they
+    may, are left to whoever knows the time. Raises `UserError`."""
     moves = [parse_direction(sampler, text) for text in texts]
+    for text, move in zip(texts, moves, strict=True):
+        if move.is_swept and not may_sweep:
+            raise UserError(
+                f"--direction={text}: a picture has one strength, such as =3; gen_video.py goes from one end to the other"
+            )
     for move in moves:
         if not move.is_swept:
             sampler.move = chained(sampler.move, move)
     return [move for move in moves if move.is_swept]
+
+
+def chained(first: Callable[[torch.Tensor], torch.Tensor], then: "Move") -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda ws: then(first(ws))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import UserError
-from dnnlib.files import atomic_write
+from dnnlib.files import atomic_write, write_text
 from torch_utils import persistence
 from training.checkpoints import onnx_export
 from training.checkpoints.snapshot import known_source, save_tensors
@@ -159,8 +159,3 @@ python gen_images.py --network={WEIGHTS} --seeds=0-7{" --class=any" if facts["c_
 
 What it draws is as good and as biased as the images that it was trained on; say here where these come from, and who may use them.
 """
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())

@@ -213,9 +213,8 @@ def save(job: Job, targets: list[Target], found: Found, with_film: bool) -> None
             save_picture(job.folder / job.named(target, file), image)
         save_latents(job.folder / job.named(target, LATENTS), found, index, job.space)
         if with_film:
-            film = [frame[index] for frame in found.frames] + [
-                found.images[index].cpu()
-            ] * FPS  # the last stays for a second
+            last = [found.images[index].cpu()] * FPS  # which stays for a second
+            film = [*(frame[index] for frame in found.frames), *last]
             frames = (rgb_pixels(torch.cat([target.image, frame], dim=2)[None])[0] for frame in film)
             save_video(job.folder / job.named(target, "proj.gif"), frames, FPS, "--outdir")
         print(

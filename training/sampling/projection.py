@@ -21,7 +21,7 @@ from torch_utils import seeding
 from torch_utils.misc import Network
 from training.layers.precision import FLOAT32, MixedPrecision
 from training.sampling.latent_spaces import Space
-from training.sampling.sampler import NOISE_NAME, Sampler
+from training.sampling.sampler import Sampler, noise_maps_of
 
 LARGEST_SEEN = 256  # pixels a side; larger pictures are averaged down for the perceptual distance
 PIXEL_RATE = 0.02  # learning rate of the pixels of source images
@@ -239,7 +239,7 @@ def load_latents(path: str, G: Network) -> tuple[torch.Tensor, dict[str, torch.T
     else:
         raise UserError(f"{path}: holds neither w nor z; give what project.py has found")
     maps = {key.removeprefix(NOISE): value for key, value in arrays.items() if key.startswith(NOISE)}
-    buffers = {name: buffer for name, buffer in G.synthesis.named_buffers() if name.endswith(NOISE_NAME)}
+    buffers = noise_maps_of(G)
     for key, value in maps.items():
         if key not in buffers or buffers[key].shape != value.shape:
             raise UserError(f"{path}: its noise map {key} {list(value.shape)} is not one of this network's")

@@ -125,7 +125,7 @@ class Sampler:
     @property
     def noise_maps(self) -> dict[str, torch.Tensor]:
         """Pixel noise of StyleGAN2's layers, by the names of their buffers; none in other networks."""
-        return {name: noise for name, noise in self.generator.synthesis.named_buffers() if name.endswith(NOISE_NAME)}
+        return noise_maps_of(self.generator)
 
     @property
     def has_pictures(self) -> bool:
@@ -318,6 +318,11 @@ def warn_of_far_images(encoder: torch.nn.Module, own: Source, given: ImageSource
 def lengths(encoder: torch.nn.Module, source: ImageSource) -> list[float]:
     """Of z of every image."""
     return [length for images in source.all_batches() for length in encoder(images).norm(dim=1).tolist()]
+
+
+def noise_maps_of(G: Network) -> dict[str, torch.Tensor]:
+    """By the names of their buffers in `G.synthesis`."""
+    return {name: noise for name, noise in G.synthesis.named_buffers() if name.endswith(NOISE_NAME)}
 
 
 def stages_of(network: Network) -> list[Network]:

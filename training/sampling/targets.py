@@ -12,7 +12,7 @@ from torch_utils.misc import Network
 from training.data.image_files import open_files
 from training.data.image_names import distinct_stems, is_image_name
 from training.data.image_tensors import resize, to_float
-from training.data.pixels import CHANNEL_NAMES, decode, reason_for
+from training.data.pixels import CHANNEL_NAMES, decode, eight_bits, reason_for
 from training.layers.pyramid import image_size
 from training.sampling.sampler import match_channels
 
@@ -66,7 +66,7 @@ def fitted(name: str, pixels: np.ndarray, G: Network) -> Target:
     """Crop the middle to the network's shape, resize, give it the network's channels; pixels `[H, W, C]`."""
     changes = []
     if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        pixels = eight_bits(pixels)
         changes.append("8 bits instead of 16")
     image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)))  # Pillow's own memory is not writable
     height, width = image_size(G.img_resolution)

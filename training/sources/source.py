@@ -24,7 +24,7 @@ from torch_utils import persistence, seeding
 from training.data.image_files import ImageFiles, content_fingerprint, fingerprint_at, open_files
 from training.data.image_tensors import small
 from training.data.labels import MAX_CLASSES, find_classes
-from training.data.pixels import widen
+from training.data.pixels import eight_bits, widen
 from training.data.shards import set_exists
 from training.sources.class_pairs import ClassPairs
 
@@ -412,8 +412,7 @@ def read_images(files: ImageFiles, indices: np.ndarray, shape: tuple[int, int, i
 
 def fit_image(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """`[H, W, C]` of 8 or 16 bits -> uint8 `[C, h, w]`, antialiased; alpha weighs the colours."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+    pixels = eight_bits(pixels)
     channels, height, width = shape
     pixels = widen(pixels, channels)
     if pixels.shape[:2] != (height, width):
