@@ -172,7 +172,7 @@ def _small_members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.Tar
             yield member
 
 
-_CIFAR_WAY_OUT = "use cifar-10-python.tar.gz as published"
+_CIFAR_WAY_OUT = "use cifar-10-python.tar.gz as published, or a tar of images that is not compressed"
 
 
 class _UnsafePickle(Exception):
